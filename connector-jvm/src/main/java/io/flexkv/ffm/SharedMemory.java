@@ -1,0 +1,211 @@
+package io.flexkv.ffm;
+
+import static java.lang.foreign.ValueLayout.ADDRESS;
+import static java.lang.foreign.ValueLayout.JAVA_INT;
+import static java.lang.foreign.ValueLayout.JAVA_LONG;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.FunctionDescriptor;
+import java.lang.foreign.Linker;
+import java.lang.foreign.MemorySegment;
+import java.lang.invoke.MethodHandle;
+
+/**
+ * memfds and mappings: {@code memfd_create}, {@code ftruncate}, seals, {@code mmap}, {@code
+ * madvise}.
+ *
+ * <p>A mapping is a segment of an arena: closing the arena unmaps it, and the JDK refuses every
+ * later access instead of crashing. A mapping of a file that somebody can shorten is a SIGBUS
+ * waiting, therefore {@link #mapShared} accepts only memfds sealed against shrinking.
+ */
+public final class SharedMemory {
+  /** No seal can be added any more. */
+  public static final int SEAL_SEAL = 0x1;
+
+  /** The file cannot become shorter. */
+  public static final int SEAL_SHRINK = 0x2;
+
+  /** The file cannot become longer. */
+  public static final int SEAL_GROW = 0x4;
+
+  private static final int MFD_CLOEXEC = 0x1;
+  private static final int MFD_ALLOW_SEALING = 0x2;
+  private static final int F_ADD_SEALS = 1033;
+  private static final int F_GET_SEALS = 1034;
+  private static final int SEEK_END = 2;
+  private static final int PROT_READ_WRITE = 0x3;
+  private static final int MAP_SHARED = 0x1;
+  private static final int MADV_POPULATE_WRITE = 23;
+
+  private static final MethodHandle MEMFD_CREATE =
+      Libc.function("memfd_create", FunctionDescriptor.of(JAVA_INT, ADDRESS, JAVA_INT));
+  private static final MethodHandle FTRUNCATE =
+      Libc.function("ftruncate", FunctionDescriptor.of(JAVA_INT, JAVA_INT, JAVA_LONG));
+  private static final MethodHandle FCNTL =
+      Libc.function(
+          "fcntl",
+          FunctionDescriptor.of(JAVA_INT, JAVA_INT, JAVA_INT, JAVA_INT),
+          Linker.Option.firstVariadicArg(2));
+  private static final MethodHandle LSEEK =
+      Libc.function("lseek", FunctionDescriptor.of(JAVA_LONG, JAVA_INT, JAVA_LONG, JAVA_INT));
+  private static final MethodHandle MMAP =
+      Libc.function(
+          "mmap",
+          FunctionDescriptor.of(
+              JAVA_LONG, JAVA_LONG, JAVA_LONG, JAVA_INT, JAVA_INT, JAVA_INT, JAVA_LONG));
+  private static final MethodHandle MUNMAP =
+      Libc.function("munmap", FunctionDescriptor.of(JAVA_INT, JAVA_LONG, JAVA_LONG));
+  private static final MethodHandle MADVISE =
+      Libc.function("madvise", FunctionDescriptor.of(JAVA_INT, JAVA_LONG, JAVA_LONG, JAVA_INT));
+
+  private SharedMemory() {}
+
+  /**
+   * A new memfd of {@code bytes}, zero-filled and without pages yet, sealed against shrinking and
+   * growing.
+   *
+   * @param name shown in {@code /proc/<pid>/maps}, at most 249 bytes
+   * @return the descriptor (close-on-exec); the caller closes it
+   */
+  public static int createMemfd(String name, long bytes) throws ErrnoException {
+    int fd;
+    try (Arena arena = Arena.ofConfined()) {
+      fd =
+          (int)
+              MEMFD_CREATE.invokeExact(
+                  Libc.state(), arena.allocateFrom(name), MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+    if (fd < 0) {
+      throw new ErrnoException("memfd_create(" + name + ")", Libc.errno());
+    }
+    try {
+      int answer;
+      try {
+        answer = (int) FTRUNCATE.invokeExact(Libc.state(), fd, bytes);
+      } catch (Throwable t) {
+        throw Libc.unexpected(t);
+      }
+      if (answer < 0) {
+        throw new ErrnoException("ftruncate(" + name + ", " + bytes + ")", Libc.errno());
+      }
+      addSeals(fd, SEAL_SHRINK | SEAL_GROW | SEAL_SEAL);
+      return fd;
+    } catch (ErrnoException | RuntimeException e) {
+      Linux.close(fd);
+      throw e;
+    }
+  }
+
+  private static int fcntl(int fd, int command, int argument) {
+    try {
+      return (int) FCNTL.invokeExact(Libc.state(), fd, command, argument);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+  }
+
+  /** Adds seals to a memfd. */
+  public static void addSeals(int fd, int seals) throws ErrnoException {
+    if (fcntl(fd, F_ADD_SEALS, seals) < 0) {
+      throw new ErrnoException("fcntl(fd=" + fd + ", F_ADD_SEALS, " + seals + ")", Libc.errno());
+    }
+  }
+
+  /** The seals of a memfd; {@code EINVAL} for a file that cannot be sealed. */
+  public static int seals(int fd) throws ErrnoException {
+    int seals = fcntl(fd, F_GET_SEALS, 0);
+    if (seals < 0) {
+      throw new ErrnoException("fcntl(fd=" + fd + ", F_GET_SEALS)", Libc.errno());
+    }
+    return seals;
+  }
+
+  /** The length of the file in bytes (by {@code lseek}: moves the file offset to the end). */
+  public static long size(int fd) throws ErrnoException {
+    long size;
+    try {
+      size = (long) LSEEK.invokeExact(Libc.state(), fd, 0L, SEEK_END);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+    if (size < 0) {
+      throw new ErrnoException("lseek(fd=" + fd + ", END)", Libc.errno());
+    }
+    return size;
+  }
+
+  /**
+   * Maps the first {@code length} bytes of a memfd, shared, for reading and writing.
+   *
+   * @param arena its close unmaps; the descriptor may be closed at once
+   * @throws ErrnoException {@code EINVAL} if the file is shorter than {@code length}, or is not
+   *     sealed against shrinking: a stranger could then kill this process by shortening it
+   */
+  public static MemorySegment mapShared(int fd, long length, Arena arena) throws ErrnoException {
+    int seals = seals(fd);
+    if ((seals & SEAL_SHRINK) == 0) {
+      throw new ErrnoException(
+          "mapShared(fd=" + fd + "): seals=" + seals + ", wanted F_SEAL_SHRINK (2)", Errno.EINVAL);
+    }
+    long size = size(fd);
+    if (length <= 0 || length > size) {
+      throw new ErrnoException(
+          "mapShared(fd=" + fd + "): length=" + length + ", file has " + size, Errno.EINVAL);
+    }
+    return map(fd, 0, length, arena);
+  }
+
+  /** Maps a range of a file, shared, for reading and writing; no check of size or seals. */
+  static MemorySegment map(int fd, long offset, long length, Arena arena) throws ErrnoException {
+    long address;
+    try {
+      address =
+          (long)
+              MMAP.invokeExact(Libc.state(), 0L, length, PROT_READ_WRITE, MAP_SHARED, fd, offset);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+    if (address == -1L) {
+      throw new ErrnoException(
+          "mmap(fd=" + fd + ", offset=" + offset + ", length=" + length + ")", Libc.errno());
+    }
+    return MemorySegment.ofAddress(address)
+        .reinterpret(length, arena, mapped -> unmap(mapped.address(), length));
+  }
+
+  private static void unmap(long address, long length) {
+    try {
+      int ignored = (int) MUNMAP.invokeExact(Libc.state(), address, length);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+  }
+
+  /**
+   * Gives a page-aligned range its pages now ({@code MADV_POPULATE_WRITE}, Linux 5.14), without
+   * changing its contents: safe beside threads that use it.
+   *
+   * @throws ErrnoException {@code EINVAL} from an older kernel, {@code ENOMEM} or {@code EFAULT}
+   *     where memory has run out
+   */
+  public static void populate(long address, long length) throws ErrnoException {
+    while (true) {
+      int answer;
+      try {
+        answer = (int) MADVISE.invokeExact(Libc.state(), address, length, MADV_POPULATE_WRITE);
+      } catch (Throwable t) {
+        throw Libc.unexpected(t);
+      }
+      if (answer == 0) {
+        return;
+      }
+      int errno = Libc.errno();
+      if (errno != Errno.EINTR && errno != Errno.EAGAIN) {
+        throw new ErrnoException(
+            "madvise(0x%x, %d, POPULATE_WRITE)".formatted(address, length), errno);
+      }
+    }
+  }
+}

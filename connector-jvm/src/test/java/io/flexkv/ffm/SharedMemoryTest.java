@@ -1,0 +1,114 @@
+package io.flexkv.ffm;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import org.junit.jupiter.api.Test;
+
+final class SharedMemoryTest {
+  @Test
+  void createMemfd_isSealedAgainstChangesOfLength() throws IOException {
+    int fd = SharedMemory.createMemfd("flexkv-test", 4096);
+    try {
+      assertThat(SharedMemory.seals(fd))
+          .isEqualTo(SharedMemory.SEAL_SHRINK | SharedMemory.SEAL_GROW | SharedMemory.SEAL_SEAL);
+      assertThat(SharedMemory.size(fd)).isEqualTo(4096);
+    } finally {
+      Linux.close(fd);
+    }
+  }
+
+  @Test
+  void mapShared_unsealedFile_refused() throws Exception {
+    Process python =
+        new ProcessBuilder(
+                "python3",
+                "-c",
+                """
+                import os, sys
+                fd = os.memfd_create('m', os.MFD_ALLOW_SEALING); os.ftruncate(fd, 4096)
+                print(fd, flush=True); sys.stdin.read()
+                """)
+            .start();
+    try (var in = python.inputReader();
+        Arena arena = Arena.ofConfined()) {
+      String theirs = "/proc/" + python.pid() + "/fd/" + in.readLine();
+      try (var file = new java.io.RandomAccessFile(theirs, "rw")) {
+        int fd = descriptorOf(file);
+        assertThatThrownBy(() -> SharedMemory.mapShared(fd, 4096, arena))
+            .isInstanceOf(ErrnoException.class)
+            .hasMessageContaining("seals=0");
+      }
+    } finally {
+      python.destroyForcibly().waitFor();
+    }
+  }
+
+  private static int descriptorOf(java.io.RandomAccessFile file) throws IOException {
+    try (var fds = java.nio.file.Files.list(java.nio.file.Path.of("/proc/self/fd"))) {
+      return fds.filter(fd -> linkOf(fd).contains("memfd:m"))
+          .mapToInt(fd -> Integer.parseInt(fd.getFileName().toString()))
+          .findFirst()
+          .orElseThrow(() -> new IOException("no descriptor for " + file));
+    }
+  }
+
+  private static String linkOf(java.nio.file.Path fd) {
+    try {
+      return java.nio.file.Files.readSymbolicLink(fd).toString();
+    } catch (IOException e) {
+      return "";
+    }
+  }
+
+  @Test
+  void mapShared_longerThanTheFile_refusedWithBothNumbers() throws IOException {
+    int fd = SharedMemory.createMemfd("flexkv-test", 4096);
+    try (Arena arena = Arena.ofConfined()) {
+      assertThatThrownBy(() -> SharedMemory.mapShared(fd, 8192, arena))
+          .isInstanceOf(ErrnoException.class)
+          .hasMessageContaining("length=8192")
+          .hasMessageContaining("file has 4096");
+    } finally {
+      Linux.close(fd);
+    }
+  }
+
+  @Test
+  void mapShared_afterItsArenaClosed_accessIsRefusedNotACrash() throws IOException {
+    int fd = SharedMemory.createMemfd("flexkv-test", 4096);
+    MemorySegment mapped;
+    try (Arena arena = Arena.ofConfined()) {
+      mapped = SharedMemory.mapShared(fd, 4096, arena);
+      mapped.set(ValueLayout.JAVA_LONG, 0, 1);
+    } finally {
+      Linux.close(fd);
+    }
+    assertThatThrownBy(() -> mapped.get(ValueLayout.JAVA_LONG, 0))
+        .isInstanceOf(IllegalStateException.class);
+  }
+
+  @Test
+  void populate_keepsContents() throws IOException {
+    int fd = SharedMemory.createMemfd("flexkv-test", 1 << 20);
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment mapped = SharedMemory.mapShared(fd, 1 << 20, arena);
+      mapped.set(ValueLayout.JAVA_LONG, 512 << 10, 42);
+      SharedMemory.populate(mapped.address(), mapped.byteSize());
+      assertThat(mapped.get(ValueLayout.JAVA_LONG, 512 << 10)).isEqualTo(42);
+    } finally {
+      Linux.close(fd);
+    }
+  }
+
+  @Test
+  void populate_addressNotMapped_failsWithTheAddress() {
+    assertThatThrownBy(() -> SharedMemory.populate(0x1000, 4096))
+        .isInstanceOf(ErrnoException.class)
+        .hasMessageContaining("0x1000");
+  }
+}
