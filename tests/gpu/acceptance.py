@@ -1,4 +1,4 @@
-"""The whole line on a GPU: real vLLM, real sidecar, tokens compared cold against served from the cache.
+"""The whole line on a GPU: real vLLM, real sidecar, tokens compared, cold against cached.
 
 Prompts run alone and cold, again with the engine's own prefix cache, again from the sidecar after
 that cache was dropped, then all at once under memory pressure with aborts, then with the sidecar
@@ -67,7 +67,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
         lengths = [rng.randrange(200, 3000) for _ in range(8)]
         return Plan("tiny", lengths, 12, 48 << 20, 0.5, 4096, 3, 1, args.seed)
     # Log-uniform between 2k and 30k tokens, both ends included.
-    lengths = [2048, 30000] + [int(2048 * (30000 / 2048) ** rng.random()) for _ in range(args.prompts - 2)]
+    lengths = [2048, 30000] + [
+        int(2048 * (30000 / 2048) ** rng.random()) for _ in range(args.prompts - 2)
+    ]
     return Plan("8b", lengths, 48, args.kv_gib << 30, args.cpu_cache_gb, 32000, 16, 3, args.seed)
 
 
@@ -156,7 +158,8 @@ class Engine:
         return bool(self.llm.reset_prefix_cache())
 
     def metric(self, name: str) -> float:
-        return sum(m.value for m in self.llm.get_metrics() if m.name == name and hasattr(m, "value"))
+        found = [m for m in self.llm.get_metrics() if m.name == name and hasattr(m, "value")]
+        return float(sum(m.value for m in found))
 
 
 class Records:
@@ -182,7 +185,8 @@ def machine_name() -> str:
         import torch
 
         if torch.cuda.is_available():
-            return f"{torch.cuda.get_device_name(0)}, {os.cpu_count()} cores, torch {torch.__version__}"
+            gpu = torch.cuda.get_device_name(0)
+            return f"{gpu}, {os.cpu_count()} cores, torch {torch.__version__}"
     except ImportError:
         pass
     return f"{platform.machine()}, {os.cpu_count()} cores"
@@ -222,7 +226,8 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
             cold.append(engine.alone(prompt))
             warm.append(engine.alone(prompt))
             if number % 8 == 0:
-                say(f"cold {number + 1}/{len(prompts)}: {len(prompt)} tokens, {cold[-1].ttft_s:.3f} s")
+                took_s = cold[-1].ttft_s
+                say(f"cold {number + 1}/{len(prompts)}: {len(prompt)} tokens, {took_s:.3f} s")
         wait_for_saves(sum(plan.lengths))
 
         def served_from_cache(label: str) -> list[Served]:
@@ -245,7 +250,9 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
             records.add(f"alone, {label}: prompts with equal tokens", same, "prompts",
                         limit=len(prompts), bar=len(prompts), met=same == len(prompts))  # fmt: skip
             if same != len(prompts):
-                failures.append(f"{label}: {len(prompts) - same} prompts differ from their cold run")
+                failures.append(
+                    f"{label}: {len(prompts) - same} prompts differ from their cold run"
+                )
         for low, high in ((0, 4096), (4096, 12288), (12288, 40000)):
             chosen = [i for i, n in enumerate(plan.lengths) if low <= n < high]
             if chosen:
@@ -284,7 +291,9 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
             records.add(f"{label}: prompts with equal tokens", same, "prompts",
                         limit=len(prompts), bar=len(prompts), met=same == len(prompts))  # fmt: skip
             if same != len(prompts):
-                failures.append(f"{label}: {len(prompts) - same} differ; common prefixes {sorted(prefix)[:8]}")
+                failures.append(
+                    f"{label}: {len(prompts) - same} differ; common prefixes {sorted(prefix)[:8]}"
+                )
             records.add(f"{label}: preemptions",
                         engine.metric("vllm:num_preemptions") - preempted, "requests")  # fmt: skip
             records.add(f"{label}: aborts", len(extra), "requests")
@@ -306,9 +315,9 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
         records.add("after the kills: prompts with equal tokens", same, "prompts",
                     limit=len(prompts), bar=len(prompts), met=same == len(prompts))  # fmt: skip
         status = subprocess.run([sys.executable, "-m", "flexkv.cli", "status", "--json"],
-                                capture_output=True, text=True, timeout=30, check=False)  # fmt: skip
+                                capture_output=True, text=True, timeout=30,
+                                check=False)  # fmt: skip
         say(f"status: {status.stdout.strip()[:3000]} {status.stderr.strip()[-500:]}")
-        del engine
     pathlib.Path(args.out).write_text(json.dumps(records.rows, indent=1, ensure_ascii=False) + "\n")
     for text in failures:
         say("FAILED " + text)

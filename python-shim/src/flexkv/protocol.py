@@ -7,7 +7,7 @@ record with the Java codec, both ways.  ``docs/protocol.md`` tells how the recor
 Conventions
     * Everything is little-endian.  Sizes are bytes unless the name says otherwise.
     * ``u64`` fields lie on multiples of 8 within a record, ``u32`` on multiples of 4.
-    * A *block id* is vLLM's GPU block id (``u32``), a *block index* a position in a request's chain.
+    * A *block id* is vLLM's GPU block id (``u32``), a *block index* a place in a request's chain.
     * Nothing received is trusted: ``decode_record`` checks every length before it reads.
 
 Session file (one memfd a session, made and sealed by the client, sent with ``HELLO``)::
@@ -28,10 +28,11 @@ Session file (one memfd a session, made and sealed by the client, sent with ``HE
        640  sleeping u32         (sidecar writes; 1 = a record needs a wake-up through the eventfd)
       4096  ring to the sidecar, ring to the client, revoke words u64[], fence-seen words u64[]
 
-Tails and heads are monotonic byte positions; position modulo capacity (a power of two) is the offset
-in the ring.  A record never wraps: where it would, a PADDING record fills the rest.  A producer writes
-the record and then the tail with one aligned 8-byte store; on x86-64 stores become visible in program
-order, elsewhere (``RING_MACHINES``) the records travel as messages over the rendezvous socket.
+Tails and heads are monotonic byte positions; position modulo capacity (a power of two) is the
+offset in the ring.  A record never wraps: where it would, a PADDING record fills the rest.  A
+producer writes the record and then the tail with one aligned 8-byte store; on x86-64 stores become
+visible in program order, elsewhere (``RING_MACHINES``) the records travel as messages over the
+rendezvous socket.
 
 Generation file (a second memfd, scheduler sessions only; survives the sidecar)::
 
@@ -46,7 +47,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
 PROTOCOL_VERSION = 1
 """Version of everything in this file.  Both sides must have the same one."""
@@ -120,7 +121,7 @@ def job_id(session_id: int, counter: int) -> int:
 
 @dataclass(frozen=True)
 class SessionLayout:
-    """Geometry of a session file; built once by the client, read back and checked by the sidecar."""
+    """Geometry of a session file; built by the client, read back and checked by the sidecar."""
 
     role: int
     client_pid: int
@@ -187,7 +188,12 @@ STATUS_OK = 0
 STATUS_FAILED = 1
 STATUS_REVOKED = 2
 STATUS_VOID = 3
-STATUS_NAMES = {STATUS_OK: "ok", STATUS_FAILED: "failed", STATUS_REVOKED: "revoked", STATUS_VOID: "void"}
+STATUS_NAMES = {
+    STATUS_OK: "ok",
+    STATUS_FAILED: "failed",
+    STATUS_REVOKED: "revoked",
+    STATUS_VOID: "void",
+}
 
 LOOKUP_OK = 0
 LOOKUP_PENDING = 1
@@ -290,8 +296,8 @@ class Lookup:
             self._S.pack(
                 self.query_id, self.request_id, self.chain_blocks, self.first_block,
                 self.max_blocks, self.group, 0,
-            ),  # fmt: skip
-        )
+            ),
+        )  # fmt: skip
 
     @classmethod
     def decode(cls, body: bytes) -> Lookup:
@@ -352,9 +358,7 @@ class PlanSave:
         n = len(self.block_ids)
         _check(0 < n <= MAX_BLOCKS_A_PLAN, f"{n} blocks, at most {MAX_BLOCKS_A_PLAN}")
         _check(len(self.generations) == n, f"{len(self.generations)} counters for {n} blocks")
-        fixed = self._S.pack(
-            self.job_id, self.request_id, self.first_block, n, self.group, 0, 0
-        )
+        fixed = self._S.pack(self.job_id, self.request_id, self.first_block, n, self.group, 0, 0)
         return _header(self.TYPE, fixed + _u64s(self.generations) + _u32s(self.block_ids))
 
     @classmethod
@@ -447,8 +451,8 @@ class Go:
             self._S.pack(
                 self.job_id, self.fence_sequence, self.fence_index, self.revoke_index,
                 self.deadline_ms, self.kind, self.fence_kind,
-            ),  # fmt: skip
-        )
+            ),
+        )  # fmt: skip
 
     @classmethod
     def decode(cls, body: bytes) -> Go:
@@ -476,7 +480,7 @@ class Revoke:
 
 @dataclass(frozen=True)
 class LookupAnswer:
-    """Depths in blocks from the start of the chain; ``lease_id`` 0 = nothing beyond ``first_block``.
+    """Depths in blocks from the start of the chain; ``lease_id`` 0: nothing past ``first_block``.
 
     ``servable`` can be loaded now under the lease; ``resident`` also counts blocks whose save is on
     its way (a save plan starts there); ``host``/``ssd``/``remote`` are cumulative depths by tier.
@@ -502,8 +506,8 @@ class LookupAnswer:
             self._S.pack(
                 self.query_id, self.request_id, self.lease_id, self.generation, self.servable,
                 self.resident, self.host, self.ssd, self.remote, self.status, self.group,
-            ),  # fmt: skip
-        )
+            ),
+        )  # fmt: skip
 
     @classmethod
     def decode(cls, body: bytes) -> LookupAnswer:
@@ -619,26 +623,26 @@ class JobDone:
             self._S.pack(
                 self.job_id, self.boot_epoch, self.bytes_moved, self.blocks_ok, self.micros,
                 self.kind, self.status,
-            ),  # fmt: skip
-        )
+            ),
+        )  # fmt: skip
 
     @classmethod
     def decode(cls, body: bytes) -> JobDone:
         return cls(*cls._S.unpack(body))
 
 
-Record = Union[
-    Extend, Lookup, PlanLoad, PlanSave, EndRequest, Reset, Echo, EchoAnswer, Go, Revoke,
-    LookupAnswer, ResetAnswer, SaveDone, KvNotice, JobDone,
-]  # fmt: skip
+Record = (
+    Extend | Lookup | PlanLoad | PlanSave | EndRequest | Reset | Echo | EchoAnswer | Go | Revoke
+    | LookupAnswer | ResetAnswer | SaveDone | KvNotice | JobDone
+)  # fmt: skip
 
 RECORD_CLASSES: dict[int, type[Any]] = {
     cls.TYPE: cls
     for cls in (
         Extend, Lookup, PlanLoad, PlanSave, EndRequest, Reset, Echo, EchoAnswer, Go, Revoke,
         LookupAnswer, ResetAnswer, SaveDone, KvNotice, JobDone,
-    )  # fmt: skip
-}
+    )
+}  # fmt: skip
 
 
 def decode_record(data: bytes) -> Record:

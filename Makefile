@@ -1,0 +1,74 @@
+# What one types. Each target does all of its own set-up and keeps it; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help install demo test check bench test-gpu wheel clean \
+	java check-java check-python shim-tests end-to-end
+
+# With it set, every start of vLLM compiles thousands of modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Any Python from 3.10 on runs the set-up; it finds the interpreters and the JDK by itself.
+PYTHON ?= python3
+SETUP := $(PYTHON) tests/env
+BIN := .venv/bin
+SECTION = @printf '\n=== %s\n'
+PYTHON_FILES := python-shim/src python-shim/tests python-shim/hatch_build.py tests
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: ## .venv: the wheel, real vLLM on the CPU, the tests' tools (.venv-vllm-0.26.0 beside it)
+	@$(SETUP) install
+
+demo: ## the main job on real vLLM: cold, then from the cache (VLLM_PYTHON=… to use yours)
+	@python="$$($(SETUP) demo)"; "$$python" tests/demo
+
+test: ## all that CI checks: Java, format, lint, types, shim, end to end
+test: java check-python shim-tests end-to-end
+
+check: ## format, lint, types, architecture
+check: check-java check-python
+
+bench: ## records in build/bench/*.json, each beside its limit measured in the same run
+	@$(SETUP) venv 0.32.0 >/dev/null
+	@$(BIN)/python tests/bench
+
+test-gpu: ## the whole line on this machine's GPU with the installed vLLM
+	@python="$$($(SETUP) demo)"; mkdir -p build/bench; \
+	"$$python" tests/gpu/acceptance.py --out build/bench/gpu-acceptance.json
+
+wheel: ## the package with the sidecar inside, under dist/
+	@$(SETUP) wheel
+
+clean: ## removes what was built; the environments stay (they are .venv*)
+	rm -rf build dist connector-jvm/target python-shim/src/flexkv/_jar .cache
+
+# ---- the parts of test and check
+
+java:
+	$(SECTION) 'Java: format, static checks, unit, model, simulation, conformance and architecture tests'
+	@$(SETUP) mvn -B -ntp spotless:check test
+
+check-java:
+	$(SECTION) 'Java: format, static checks, architecture'
+	@$(SETUP) mvn -B -ntp -q -pl connector-jvm spotless:check test-compile surefire:test -Dtest='io.flexkv.architecture.*Test'
+
+check-python:
+	@$(SETUP) venv 0.32.0 >/dev/null
+	$(SECTION) 'Python: format and lint (ruff), types (mypy --strict)'
+	@$(BIN)/ruff format --check $(PYTHON_FILES)
+	@$(BIN)/ruff check $(PYTHON_FILES)
+	@$(BIN)/mypy python-shim/src python-shim/hatch_build.py tests/env
+	@$(BIN)/mypy --python-version 3.11 python-shim/tests tests
+
+shim-tests:
+	@$(SETUP) venv 0.32.0 >/dev/null
+	$(SECTION) 'Shim: unit tests and the scripted scheduler'
+	@$(BIN)/pytest python-shim/tests
+
+end-to-end:
+	@$(SETUP) install
+	$(SECTION) 'End to end: real vLLM, real sidecar'
+	@$(BIN)/pytest tests
