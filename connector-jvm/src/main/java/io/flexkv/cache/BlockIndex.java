@@ -1,0 +1,34 @@
+package io.flexkv.cache;
+
+/**
+ * The table of blocks: from a 128-bit key to an entry, and the fields of an entry. It knows nothing
+ * of what they mean. Entries are handles (small non-negative ints), valid until removed; fields are
+ * named by the constants of {@link EntryLayout}, so that an implementation may keep an entry as one
+ * row on the heap or off it.
+ *
+ * <p>Cache thread only.
+ */
+interface BlockIndex {
+  /** No entry. */
+  int NONE = -1;
+
+  /** The entry of a key, or {@link #NONE}. */
+  int find(long keyHi, long keyLo);
+
+  /** Adds an entry for a key that must be absent; its fields are 0, its links {@link #NONE}. */
+  int insert(long keyHi, long keyLo);
+
+  /** Removes an entry; its handle may come back for another one. */
+  void remove(int entry);
+
+  int getInt(int entry, int field);
+
+  void setInt(int entry, int field, int value);
+
+  long getLong(int entry, int field);
+
+  void setLong(int entry, int field, long value);
+
+  /** Entries present. */
+  int size();
+}

@@ -1,0 +1,280 @@
+package io.flexkv.cache;
+
+import static io.flexkv.cache.BlockIndex.NONE;
+import static io.flexkv.cache.EntryLayout.ATTEMPT;
+import static io.flexkv.cache.EntryLayout.ATTEMPT_INDEX;
+import static io.flexkv.cache.EntryLayout.CHILDREN;
+import static io.flexkv.cache.EntryLayout.COMPLETE;
+import static io.flexkv.cache.EntryLayout.FIRST_CHILD;
+import static io.flexkv.cache.EntryLayout.GROUP;
+import static io.flexkv.cache.EntryLayout.HASH;
+import static io.flexkv.cache.EntryLayout.NAMESPACE;
+import static io.flexkv.cache.EntryLayout.NEXT_SIBLING;
+import static io.flexkv.cache.EntryLayout.PARENT;
+import static io.flexkv.cache.EntryLayout.PENDING;
+import static io.flexkv.cache.EntryLayout.PINS;
+import static io.flexkv.cache.EntryLayout.PREVIOUS_SIBLING;
+import static io.flexkv.cache.EntryLayout.READY;
+import static io.flexkv.cache.EntryLayout.SLOT;
+import static io.flexkv.cache.EntryLayout.STATE;
+
+/**
+ * The blocks as trees: an entry exists only while its parent does, and is servable only while its
+ * parent is. All changes of entries go through here, so these two rules are kept in one place.
+ */
+final class BlockTree {
+  private final BlockIndex index;
+  private final Namespaces namespaces;
+  private final AttemptTable attempts;
+  private final SlotPool pool;
+  private final CacheEffects effects;
+  private final Counters counters;
+  private int ready;
+
+  BlockTree(
+      BlockIndex index,
+      Namespaces namespaces,
+      AttemptTable attempts,
+      SlotPool pool,
+      CacheEffects effects,
+      Counters counters) {
+    this.index = index;
+    this.namespaces = namespaces;
+    this.attempts = attempts;
+    this.pool = pool;
+    this.effects = effects;
+    this.counters = counters;
+  }
+
+  /** Whether an entry may be evicted: a servable leaf that nobody pins. */
+  static boolean evictable(BlockIndex index, int entry) {
+    return index.getInt(entry, STATE) == READY
+        && index.getInt(entry, CHILDREN) == 0
+        && index.getInt(entry, PINS) == 0;
+  }
+
+  int find(KeyProbe key) {
+    return index.find(key.hi(), key.lo());
+  }
+
+  boolean isReady(int entry) {
+    return index.getInt(entry, STATE) == READY;
+  }
+
+  int parent(int entry) {
+    return index.getInt(entry, PARENT);
+  }
+
+  long slot(int entry) {
+    return index.getLong(entry, SLOT);
+  }
+
+  boolean hasKey(int entry, KeyProbe key) {
+    return index.getLong(entry, EntryLayout.KEY_HI) == key.hi()
+        && index.getLong(entry, EntryLayout.KEY_LO) == key.lo();
+  }
+
+  int readyBlocks() {
+    return ready;
+  }
+
+  int pendingBlocks() {
+    return index.size() - ready;
+  }
+
+  void pin(int entry) {
+    index.setInt(entry, PINS, index.getInt(entry, PINS) + 1);
+  }
+
+  void unpin(int entry) {
+    int pins = index.getInt(entry, PINS) - 1;
+    if (pins < 0) {
+      throw new IllegalStateException("entry " + entry + " is not pinned");
+    }
+    index.setInt(entry, PINS, pins);
+    if (pins == 0) {
+      policy(entry).released(entry);
+    }
+  }
+
+  void touch(int entry) {
+    policy(entry).touch(entry);
+  }
+
+  /** Adds a block on its way in, under a parent (or NONE). */
+  int add(
+      Namespace namespace,
+      int group,
+      KeyProbe key,
+      long hash,
+      int parent,
+      long slot,
+      int attempt,
+      int attemptIndex) {
+    int entry = index.insert(key.hi(), key.lo());
+    index.setLong(entry, SLOT, slot);
+    index.setLong(entry, HASH, hash);
+    index.setInt(entry, NAMESPACE, namespace.handle());
+    index.setInt(entry, GROUP, group);
+    index.setInt(entry, STATE, PENDING);
+    index.setInt(entry, ATTEMPT, attempt);
+    index.setInt(entry, ATTEMPT_INDEX, attemptIndex);
+    attach(namespace, entry, parent);
+    return entry;
+  }
+
+  /** All parts of a pending block are in: publishes it and what waits for it, if its turn is. */
+  void complete(int entry) {
+    index.setInt(entry, STATE, COMPLETE);
+    index.setInt(entry, ATTEMPT, NONE);
+    int parent = parent(entry);
+    if (parent != NONE && !isReady(parent)) {
+      return;
+    }
+    // Walks the complete blocks below depth first; the links are the stack.
+    publish(entry);
+    int node = entry;
+    int child = index.getInt(node, FIRST_CHILD);
+    while (true) {
+      if (child == NONE) {
+        if (node == entry) {
+          return;
+        }
+        child = index.getInt(node, NEXT_SIBLING);
+        node = parent(node);
+      } else if (index.getInt(child, STATE) == COMPLETE) {
+        publish(child);
+        node = child;
+        child = index.getInt(node, FIRST_CHILD);
+      } else {
+        child = index.getInt(child, NEXT_SIBLING);
+      }
+    }
+  }
+
+  /** Drops a block that is not servable, and everything below it. */
+  void drop(int entry, DropReason reason) {
+    removeSubtree(entry, reason);
+  }
+
+  /** Evicts what the policy has chosen. */
+  void evict(int entry) {
+    if (!evictable(index, entry)) {
+      throw new IllegalStateException("entry " + entry + " is in use");
+    }
+    counters.evictedBlocks++;
+    effects.evicted(
+        index.getInt(entry, NAMESPACE), index.getInt(entry, GROUP), index.getLong(entry, HASH));
+    remove(entry, DropReason.RESET);
+  }
+
+  /** Removes every block of a namespace. No lease, load or save may refer to one. */
+  void clear(Namespace namespace) {
+    while (namespace.firstRoot != NONE) {
+      removeSubtree(namespace.firstRoot, DropReason.RESET);
+    }
+  }
+
+  private void publish(int entry) {
+    index.setInt(entry, STATE, READY);
+    ready++;
+    counters.savedBlocks++;
+    policy(entry).add(entry);
+    int parent = parent(entry);
+    effects.stored(
+        index.getInt(entry, NAMESPACE),
+        index.getInt(entry, GROUP),
+        index.getLong(entry, HASH),
+        parent == NONE ? 0 : index.getLong(parent, HASH),
+        parent != NONE);
+  }
+
+  /** Removes a subtree, leaves first; the links are the stack. */
+  private void removeSubtree(int root, DropReason reason) {
+    int node = root;
+    while (true) {
+      int child = index.getInt(node, FIRST_CHILD);
+      if (child != NONE) {
+        node = child;
+        continue;
+      }
+      int parent = parent(node);
+      remove(node, node == root ? reason : below(reason));
+      if (node == root) {
+        return;
+      }
+      node = parent;
+    }
+  }
+
+  private static DropReason below(DropReason reason) {
+    return reason == DropReason.RESET ? reason : DropReason.PARENT_LOST;
+  }
+
+  private void remove(int entry, DropReason reason) {
+    Namespace namespace = namespaces.require(index.getInt(entry, NAMESPACE));
+    detach(namespace, entry);
+    if (isReady(entry)) {
+      ready--;
+      namespace.policy().remove(entry);
+      pool.retire(slot(entry));
+    } else {
+      counters.drop(reason, 1);
+      giveUpSlot(entry);
+    }
+    index.remove(entry);
+  }
+
+  private void giveUpSlot(int entry) {
+    int reference = index.getInt(entry, ATTEMPT);
+    if (reference == NONE || attempts.drop(reference, index.getInt(entry, ATTEMPT_INDEX))) {
+      pool.retire(slot(entry));
+    } else {
+      pool.quarantineWritten();
+    }
+  }
+
+  private EvictionPolicy policy(int entry) {
+    return namespaces.require(index.getInt(entry, NAMESPACE)).policy();
+  }
+
+  private void attach(Namespace namespace, int entry, int parent) {
+    int next;
+    if (parent == NONE) {
+      next = namespace.firstRoot;
+      namespace.firstRoot = entry;
+    } else {
+      next = index.getInt(parent, FIRST_CHILD);
+      index.setInt(parent, FIRST_CHILD, entry);
+      index.setInt(parent, CHILDREN, index.getInt(parent, CHILDREN) + 1);
+    }
+    index.setInt(entry, PARENT, parent);
+    index.setInt(entry, NEXT_SIBLING, next);
+    if (next != NONE) {
+      index.setInt(next, PREVIOUS_SIBLING, entry);
+    }
+  }
+
+  private void detach(Namespace namespace, int entry) {
+    int parent = parent(entry);
+    int previous = index.getInt(entry, PREVIOUS_SIBLING);
+    int next = index.getInt(entry, NEXT_SIBLING);
+    if (previous != NONE) {
+      index.setInt(previous, NEXT_SIBLING, next);
+    } else if (parent == NONE) {
+      namespace.firstRoot = next;
+    } else {
+      index.setInt(parent, FIRST_CHILD, next);
+    }
+    if (next != NONE) {
+      index.setInt(next, PREVIOUS_SIBLING, previous);
+    }
+    if (parent != NONE) {
+      int children = index.getInt(parent, CHILDREN) - 1;
+      index.setInt(parent, CHILDREN, children);
+      if (children == 0 && isReady(parent)) {
+        namespace.policy().inherit(parent, entry);
+      }
+    }
+  }
+}

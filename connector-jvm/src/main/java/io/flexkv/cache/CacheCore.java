@@ -1,0 +1,552 @@
+package io.flexkv.cache;
+
+import static io.flexkv.cache.BlockIndex.NONE;
+
+import java.lang.foreign.MemorySegment;
+import java.util.BitSet;
+import java.util.function.LongSupplier;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * The cache core: which blocks are there, who may read them, and what is copied next.
+ *
+ * <p>One thread calls it. It does no I/O, and its clock and seed come from outside, so that a run
+ * repeats exactly. What it wants done goes through {@link CacheEffects}; what became of it comes
+ * back by {@link #loadPartDone} and {@link #savePartDone}. Nothing that a client can say makes it
+ * throw, except where a method says so.
+ */
+public final class CacheCore {
+  /*
+   * What always holds, and why.
+   *
+   * (1) Closed. An entry exists only while its parent does; it is servable (READY) only while its
+   * parent is. So along a chain "servable" and "present" are monotone, and a lookup is two binary
+   * searches. BlockTree alone changes entries: it adds under a parent, publishes top down, removes
+   * leaves first. Eviction takes leaves only.
+   *
+   * (2) A key finds right bytes or nothing. A key mixes the block's hash with namespace, generation
+   * and group (KeySalt); a reset raises the generation, and from then on older entries cannot be
+   * found, whatever else happens. A plan made by a request that was last looked up under an older
+   * generation is refused both ways: its bytes, or what it was promised, may be from before.
+   *
+   * (3) A block is READY only if one attempt brought in every part of it, each copied whole while
+   * the engine's block was still the planned one (the mover says so for each block). Parts of
+   * different attempts never meet in a slot: a slot belongs to one attempt from its allocation to
+   * its completion, and an attempt that loses one part of a block loses the block.
+   *
+   * (4) A slot is free only when no copy can touch it. A load pins its deepest block from its plan to
+   * the end of its last part; pinned blocks and their ancestors are not evicted. Only a reset takes
+   * pinned blocks away: then the load holds its slots in the pool. A save counts the copies
+   * running for each of its blocks; a dropped block's slot stays with the attempt until that
+   * count is zero. Both are what is called quarantine.
+   *
+   * (5) Every part of every job ends once. A part waits, runs, ends (Job); whoever moves it on checks
+   * where it stands, so duplicates and late messages do nothing. Ids of ended jobs are remembered
+   * for a while, so that a late go is not parked. A part that waits ends by tick(), by its rank's
+   * end, or by its instance's; a part that runs ends when the mover has reported it, and by nothing
+   * else, since until then its copy may touch memory.
+   *
+   * (6) Everything is bounded: by the pool (entries), by CacheConfig (chains, jobs, parked gos,
+   * remembered ids) or by these (leases: one a chain and group).
+   */
+
+  private final CacheConfig config;
+  private final LongSupplier nanoTime;
+  private final CacheEffects effects;
+  private final Counters counters = new Counters();
+  private final SlotPool pool;
+  private final Namespaces namespaces;
+  private final BlockTree tree;
+  private final Leases leases;
+  private final JobTable jobs;
+  private final ParkedGos parked;
+  private final LoadJobs loads;
+  private final SaveAttempts saves;
+  private final LongMap<Instance> instances = new LongMap<>();
+  private final Instance.ChainUse chainUse = new Instance.ChainUse();
+  private final KeyProbe probe = new KeyProbe();
+  private final LookupResult result = new LookupResult();
+
+  /**
+   * An empty core.
+   *
+   * @param config its limits
+   * @param slots where blocks get room
+   * @param effects what it acts through
+   * @param nanoTime the clock, in nanoseconds from any origin; never goes back
+   * @param seed where keys fall in the index depends on it; no answer does
+   */
+  public CacheCore(
+      CacheConfig config,
+      SlotAllocator slots,
+      CacheEffects effects,
+      LongSupplier nanoTime,
+      long seed) {
+    this.config = config;
+    this.nanoTime = nanoTime;
+    this.effects = effects;
+    BlockIndex index = new HeapBlockIndex(seed);
+    LruPolicy.Ticks ticks = new LruPolicy.Ticks();
+    AttemptTable attempts = new AttemptTable();
+    pool = new SlotPool(slots);
+    namespaces =
+        new Namespaces(
+            config, () -> new LruPolicy(index, entry -> BlockTree.evictable(index, entry), ticks));
+    tree = new BlockTree(index, namespaces, attempts, pool, effects, counters);
+    leases = new Leases(tree);
+    jobs = new JobTable(config.maxOpenJobs(), config.maxEndedJobs());
+    parked = new ParkedGos(config.maxParkedGos());
+    loads = new LoadJobs(tree, pool, jobs, effects, counters);
+    Evictor evictor = new Evictor(namespaces, tree, pool, config.maxForeignEvictionsPerPlan());
+    saves = new SaveAttempts(tree, pool, evictor, jobs, attempts, effects, counters);
+  }
+
+  /**
+   * Opens a namespace, or finds it again: the same digest gives the same handle.
+   *
+   * @param digestHi upper half of the digest of everything that must agree for bytes to be shared
+   * @param digestLo lower half
+   * @param parts parts of a block: ranks that hold different bytes of it
+   * @param partBytes size of each part in bytes; a slot is their sum
+   * @return its handle, small and not negative
+   * @throws IllegalArgumentException if the sizes make no sense, or differ from those that this
+   *     digest was opened with
+   * @throws IllegalStateException if too many namespaces are open
+   */
+  public int openNamespace(long digestHi, long digestLo, int parts, long[] partBytes) {
+    return namespaces.open(digestHi, digestLo, parts, partBytes).handle();
+  }
+
+  /** The present generation of a namespace. */
+  public int generation(int namespace) {
+    return namespaces.require(namespace).generation();
+  }
+
+  /**
+   * Opens an instance in a namespace; does nothing if it is open there already.
+   *
+   * @throws IllegalArgumentException if the namespace is unknown, or the instance is open in
+   *     another
+   * @throws IllegalStateException if too many instances are open
+   */
+  public void openInstance(int instanceId, int namespace) {
+    Namespace wanted = namespaces.require(namespace);
+    Instance known = instances.get(instanceId);
+    if (known != null) {
+      if (known.namespace != wanted) {
+        throw new IllegalArgumentException(
+            "instance %d is open in namespace %d, wanted %d"
+                .formatted(instanceId, known.namespace.handle(), namespace));
+      }
+      return;
+    }
+    if (instances.size() == config.maxInstances()) {
+      throw new IllegalStateException(
+          "%d instances are open, at most %d".formatted(instances.size(), config.maxInstances()));
+    }
+    instances.putNew(instanceId, new Instance(instanceId, wanted, config, leases, chainUse));
+  }
+
+  /**
+   * Ends an instance: its chains and leases go, its jobs end. Parts without a go end at once as
+   * VOID; running ones do when they are reported, and keep their slots until then.
+   */
+  public void closeInstance(int instanceId) {
+    Instance instance = instances.remove(instanceId);
+    if (instance == null) {
+      return;
+    }
+    instance.endAll();
+    for (Job job : jobs.where(job -> job.instanceId == instanceId)) {
+      job.failure = JobStatus.VOID;
+      switch (job) {
+        case LoadJob load -> loads.failWaiting(load);
+        case SaveAttempt save -> saves.lose(save, DropReason.INSTANCE_CLOSED);
+      }
+    }
+    saves.settleEmptied();
+  }
+
+  /**
+   * Appends block hashes to a request's chain, beginning it if there is none. What is known already
+   * and given again must be equal.
+   *
+   * @param firstIndex place of the first hash in the chain, at most its present length
+   * @param hashes whole hashes, joined
+   * @param hashBytes length of one, 16 to 64 bytes; the last 16 count
+   * @param count how many
+   * @return false if there is a gap, a hash differs, or a limit is met: the request has no chain
+   *     then (nor lease), and may begin again from 0
+   */
+  public boolean extendChain(
+      int instanceId, long requestId, int firstIndex, byte[] hashes, int hashBytes, int count) {
+    return extendChain(
+        instanceId, requestId, firstIndex, MemorySegment.ofArray(hashes), 0, hashBytes, count);
+  }
+
+  /** As the other, with hashes that lie at {@code offset} bytes in a segment. */
+  public boolean extendChain(
+      int instanceId,
+      long requestId,
+      int firstIndex,
+      MemorySegment hashes,
+      long offset,
+      int hashBytes,
+      int count) {
+    Instance instance = instances.get(instanceId);
+    return instance != null
+        && instance.extend(requestId, firstIndex, hashes, offset, hashBytes, count);
+  }
+
+  /**
+   * How deep a request's chain can be served. If that is beyond what the engine has itself, takes
+   * the request's lease on it, or extends and refreshes the one it has.
+   *
+   * @param groupId KV group
+   * @param firstBlock blocks that the engine has itself
+   * @param maxBlocks blocks beyond these that are of interest
+   * @return the answer, valid until the next call; all 0 if the request has no chain
+   */
+  public LookupResult lookup(
+      int instanceId, long requestId, int groupId, int firstBlock, int maxBlocks) {
+    counters.lookups++;
+    Instance instance = instances.get(instanceId);
+    if (instance == null) {
+      return result.set(0, 0, 0, 0, 0);
+    }
+    Namespace namespace = instance.namespace;
+    RequestChain chain = instance.chain(requestId);
+    if (chain == null || !namespace.hasGroup(groupId) || firstBlock < 0 || maxBlocks < 0) {
+      return result.set(0, 0, 0, 0, namespace.generation());
+    }
+    chain.generation = namespace.generation();
+    KeySalt salt = namespace.salt(groupId);
+    int limit = (int) Math.min(chain.blocks(), (long) firstBlock + maxBlocks);
+    int servable = depth(chain, salt, 0, limit, true);
+    int resident = depth(chain, salt, servable, chain.blocks(), false);
+    long leaseId = 0;
+    if (servable > 0) {
+      int deepest = find(chain, salt, servable - 1);
+      tree.touch(deepest);
+      if (servable > firstBlock) {
+        counters.hits++;
+        counters.hitBlocks += servable - firstBlock;
+        leaseId =
+            leases.take(chain, namespace, groupId, deepest, servable, nanoTime.getAsLong()).id;
+      }
+    }
+    return result.set(chain.blocks(), servable, resident, leaseId, namespace.generation());
+  }
+
+  /**
+   * Plans a load of chain blocks [firstBlock, firstBlock + gpuBlocks.length). It pins them from now
+   * until its last part has ended, and the request's lease becomes this pin. Without a lease (it
+   * ran out) it is good as well if all blocks are still servable and no reset came in between.
+   *
+   * @param jobId unique in this life of the sidecar; a known one is ignored
+   * @param gpuBlocks the engine's block ids; the core keeps the array
+   * @param requiredParts ranks that load, each by its own {@link #go}; may differ from the
+   *     namespace's parts where all ranks hold the same bytes
+   * @return whether the load is (already) open; if not, its parts were ended as failed
+   */
+  public boolean planLoad(
+      int instanceId,
+      long jobId,
+      long requestId,
+      int groupId,
+      int firstBlock,
+      int[] gpuBlocks,
+      int requiredParts) {
+    if (jobs.knows(jobId)) {
+      counters.ignoredCalls++;
+      return jobs.get(jobId) instanceof LoadJob;
+    }
+    if (requiredParts < 1 || requiredParts > config.maxParts()) {
+      counters.loadsRefused++;
+      return false;
+    }
+    BitSet gone = parked.take(jobId);
+    Instance instance = instances.get(instanceId);
+    RequestChain chain = instance == null ? null : instance.chain(requestId);
+    LoadJob job = null;
+    if (instance != null
+        && chain != null
+        && plannable(instance.namespace, chain, groupId, firstBlock, gpuBlocks.length)) {
+      job =
+          loads.plan(
+              instanceId,
+              instance.namespace,
+              chain,
+              jobId,
+              groupId,
+              firstBlock,
+              gpuBlocks,
+              requiredParts,
+              nanoTime.getAsLong());
+    }
+    if (chain != null) {
+      leases.end(chain, groupId);
+    }
+    if (job == null) {
+      counters.loadsRefused++;
+      jobs.remember(jobId);
+      for (int part = 0; part < requiredParts; part++) {
+        effects.jobDone(jobId, part, JobStatus.FAILED);
+      }
+      return false;
+    }
+    startParked(job, gone);
+    return true;
+  }
+
+  /**
+   * Plans a save of chain blocks [firstBlock, firstBlock + gpuBlocks.length): of those that are
+   * neither servable nor being saved, as many from the first on as find room. The block before the
+   * first must be there (or on its way in). Slots are taken now, from the least recently used if
+   * there is no free one.
+   *
+   * @param jobId unique in this life of the sidecar; a known one is ignored
+   * @param gpuBlocks the engine's block ids
+   * @param generations the engine's counter of each block, as the plan saw it
+   */
+  public void planSave(
+      int instanceId,
+      long jobId,
+      long requestId,
+      int groupId,
+      int firstBlock,
+      int[] gpuBlocks,
+      long[] generations) {
+    if (jobs.knows(jobId)) {
+      counters.ignoredCalls++;
+      return;
+    }
+    Instance instance = instances.get(instanceId);
+    if (instance == null) {
+      counters.ignoredCalls++;
+      return;
+    }
+    BitSet gone = parked.take(jobId);
+    Namespace namespace = instance.namespace;
+    RequestChain chain = instance.chain(requestId);
+    DropReason refusal =
+        saveRefusal(namespace, chain, groupId, firstBlock, gpuBlocks.length, generations.length);
+    SavePlan plan =
+        new SavePlan(
+            instanceId,
+            namespace,
+            chain == null ? new RequestChain(0) : chain,
+            jobId,
+            groupId,
+            firstBlock,
+            gpuBlocks,
+            generations,
+            nanoTime.getAsLong());
+    if (refusal != null) {
+      saves.refuse(plan, 0, refusal);
+      return;
+    }
+    SaveAttempt attempt = saves.plan(plan);
+    if (attempt != null) {
+      startParked(attempt, gone);
+    }
+  }
+
+  /**
+   * A rank says that its part of a job may start. If the plan is not there yet the go waits for it,
+   * within the configured number and time; without a plan it ends as VOID.
+   */
+  public void go(long jobId, int part) {
+    Job job = jobs.get(jobId);
+    if (job != null) {
+      start(job, part);
+    } else if (jobs.knows(jobId) || part < 0 || part >= config.maxParts()) {
+      counters.ignoredCalls++;
+    } else if (!parked.park(jobId, part, nanoTime.getAsLong())) {
+      effects.jobDone(jobId, part, JobStatus.VOID);
+    }
+  }
+
+  /** A running part of a load has ended: no copy of it can touch memory any more. */
+  public void loadPartDone(long jobId, int part, boolean ok) {
+    if (jobs.get(jobId) instanceof LoadJob load && load.runs(part)) {
+      loads.done(load, part, ok);
+    } else {
+      counters.ignoredCalls++;
+    }
+  }
+
+  /**
+   * A running part of a save has ended: no copy of it can touch memory any more.
+   *
+   * @param blockOk for each block of {@link CacheEffects#startSave}, whether it was copied and the
+   *     engine's counter was the planned one afterwards; what is missing at the end is not ok
+   */
+  public void savePartDone(long jobId, int part, boolean[] blockOk) {
+    if (jobs.get(jobId) instanceof SaveAttempt save && save.runs(part)) {
+      saves.done(save, part, blockOk);
+      saves.settleEmptied();
+    } else {
+      counters.ignoredCalls++;
+    }
+  }
+
+  /** A request is over: its chain and its leases go; its planned jobs live on. */
+  public void endRequest(int instanceId, long requestId) {
+    Instance instance = instances.get(instanceId);
+    if (instance != null) {
+      instance.end(requestId);
+    }
+  }
+
+  /**
+   * Forgets all that a namespace has: nothing of it is served again. Slots that a running copy may
+   * touch stay taken until it ends; open loads and saves end as failed.
+   *
+   * @return the namespace's new generation
+   * @throws IllegalArgumentException if the namespace is unknown
+   */
+  public int resetNamespace(int namespace) {
+    Namespace cleared = namespaces.require(namespace);
+    cleared.raiseGeneration();
+    leases.endAll(cleared);
+    for (Job job : jobs.where(job -> job.namespace == cleared)) {
+      switch (job) {
+        case LoadJob load -> loads.reset(load);
+        case SaveAttempt save -> saves.reset(save);
+      }
+    }
+    saves.settleEmptied();
+    tree.clear(cleared);
+    effects.cleared(namespace, cleared.generation());
+    return cleared.generation();
+  }
+
+  /**
+   * A rank has gone: its parts without a go end as failed now. Running ones end when they are
+   * reported, which the caller does (as not ok) once they are drained.
+   */
+  public void abandonPart(int instanceId, int part) {
+    for (Job job : jobs.where(job -> job.instanceId == instanceId && job.waits(part))) {
+      switch (job) {
+        case LoadJob load -> loads.fail(load, part);
+        case SaveAttempt save -> saves.lose(save, DropReason.PART_ABANDONED);
+      }
+    }
+    saves.settleEmptied();
+  }
+
+  /** Ends what has waited for too long. Call it about once a second. */
+  public void tick() {
+    long now = nanoTime.getAsLong();
+    leases.expire(now, config.leaseNanos());
+    for (long jobId : parked.expired(now, config.parkedNanos())) {
+      BitSet parts = parked.take(jobId);
+      if (parts != null) {
+        parts.stream().forEach(part -> effects.jobDone(jobId, part, JobStatus.VOID));
+      }
+    }
+    for (Job job : jobs.overdue(now, config.planNanos())) {
+      switch (job) {
+        case LoadJob load -> loads.failWaiting(load);
+        case SaveAttempt save -> saves.lose(save, DropReason.NO_GO);
+      }
+    }
+    saves.settleEmptied();
+  }
+
+  /** What happened, and what is there. */
+  public CacheStats stats() {
+    return new CacheStats(
+        counters.lookups,
+        counters.hits,
+        counters.hitBlocks,
+        counters.loadsPlanned,
+        counters.loadsRefused,
+        counters.loadPartsOk,
+        counters.loadPartsFailed,
+        counters.savesPlanned,
+        counters.savedBlocks,
+        counters.dropped(),
+        counters.evictedBlocks,
+        counters.ignoredCalls,
+        namespaces.size(),
+        instances.size(),
+        chainUse.chains,
+        chainUse.blocks,
+        leases.size(),
+        jobs.loads(),
+        jobs.saves(),
+        parked.size(),
+        tree.readyBlocks(),
+        tree.pendingBlocks(),
+        pool.quarantined(),
+        pool.capacityBytes(),
+        pool.usedBytes());
+  }
+
+  /** The number of blocks from the start that are servable (or just present), within bounds. */
+  private int depth(RequestChain chain, KeySalt salt, int atLeast, int atMost, boolean servable) {
+    int low = atLeast;
+    int high = atMost;
+    while (low < high) {
+      int middle = (low + high + 1) >>> 1;
+      int entry = find(chain, salt, middle - 1);
+      if (entry != NONE && (!servable || tree.isReady(entry))) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    return low;
+  }
+
+  private int find(RequestChain chain, KeySalt salt, int block) {
+    return tree.find(probe.set(salt, chain.hashHi(block), chain.hashLo(block)));
+  }
+
+  private boolean plannable(
+      Namespace namespace, RequestChain chain, int group, int firstBlock, int count) {
+    return namespace.hasGroup(group)
+        && chain.generation == namespace.generation()
+        && count > 0
+        && firstBlock >= 0
+        && count <= chain.blocks() - firstBlock
+        && !jobs.isFull();
+  }
+
+  private @Nullable DropReason saveRefusal(
+      Namespace namespace,
+      @Nullable RequestChain chain,
+      int group,
+      int firstBlock,
+      int count,
+      int generations) {
+    if (chain == null || firstBlock < 0 || count > chain.blocks() - firstBlock) {
+      return DropReason.UNKNOWN_CHAIN;
+    }
+    if (chain.generation != namespace.generation()) {
+      return DropReason.STALE_GENERATION;
+    }
+    return plannable(namespace, chain, group, firstBlock, count) && generations == count
+        ? null
+        : DropReason.REFUSED;
+  }
+
+  private void startParked(Job job, @Nullable BitSet gone) {
+    if (gone != null) {
+      gone.stream().forEach(part -> start(job, part));
+    }
+  }
+
+  private void start(Job job, int part) {
+    if (!job.waits(part)) {
+      counters.ignoredCalls++;
+      return;
+    }
+    switch (job) {
+      case LoadJob load -> loads.go(load, part);
+      case SaveAttempt save -> saves.go(save, part);
+    }
+  }
+}

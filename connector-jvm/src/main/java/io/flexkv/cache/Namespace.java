@@ -1,0 +1,90 @@
+package io.flexkv.cache;
+
+import static io.flexkv.cache.BlockIndex.NONE;
+
+import java.util.Arrays;
+import org.jspecify.annotations.Nullable;
+
+/** What may share bytes: its geometry, its present generation and the roots of its block trees. */
+final class Namespace {
+  private final int handle;
+  private final long digestHi;
+  private final long digestLo;
+  private final long[] partBytes;
+  private final long slotBytes;
+  private final EvictionPolicy policy;
+  private final @Nullable KeySalt[] salts;
+  private int generation;
+
+  /** Head of the sibling list of entries without a parent. */
+  int firstRoot = NONE;
+
+  Namespace(
+      int handle,
+      long digestHi,
+      long digestLo,
+      long[] partBytes,
+      EvictionPolicy policy,
+      int maxGroups) {
+    this.handle = handle;
+    this.digestHi = digestHi;
+    this.digestLo = digestLo;
+    this.partBytes = partBytes;
+    this.slotBytes = sum(partBytes);
+    this.policy = policy;
+    this.salts = new @Nullable KeySalt[maxGroups];
+  }
+
+  int handle() {
+    return handle;
+  }
+
+  int parts() {
+    return partBytes.length;
+  }
+
+  long[] partBytes() {
+    return partBytes;
+  }
+
+  /** Bytes of a block: all its parts one after another. */
+  long slotBytes() {
+    return slotBytes;
+  }
+
+  EvictionPolicy policy() {
+    return policy;
+  }
+
+  int generation() {
+    return generation;
+  }
+
+  /** Whether it has this group: ids are below the configured number. */
+  boolean hasGroup(int group) {
+    return group >= 0 && group < salts.length;
+  }
+
+  KeySalt salt(int group) {
+    KeySalt salt = salts[group];
+    if (salt == null) {
+      salt = KeySalt.of(digestHi, digestLo, generation, group);
+      salts[group] = salt;
+    }
+    return salt;
+  }
+
+  /** From now on no key of an older generation is found. */
+  void raiseGeneration() {
+    generation++;
+    Arrays.fill(salts, null);
+  }
+
+  static long sum(long[] partBytes) {
+    long sum = 0;
+    for (long bytes : partBytes) {
+      sum = Math.addExact(sum, bytes);
+    }
+    return sum;
+  }
+}

@@ -1,0 +1,29 @@
+package io.flexkv.cache;
+
+/**
+ * Room for blocks in a tier: the port through which the cache core takes and returns slots. A slot
+ * is an opaque 64-bit handle (an address, an offset), which the core stores and passes through.
+ *
+ * <p>Called by the cache thread only; must neither block nor call the core back.
+ */
+public interface SlotAllocator {
+  /** What {@link #allocate} answers when there is no room. */
+  long FULL = -1;
+
+  /**
+   * Takes a slot.
+   *
+   * @param slotBytes size of the block in bytes, positive; few different values occur
+   * @return its handle, or {@link #FULL}
+   */
+  long allocate(long slotBytes);
+
+  /** Returns a slot. The core calls it once for each allocated slot, when no copy can touch it. */
+  void free(long slot);
+
+  /** What this tier may hold at most, in bytes. */
+  long capacityBytes();
+
+  /** Bytes of the slots that are taken. */
+  long usedBytes();
+}

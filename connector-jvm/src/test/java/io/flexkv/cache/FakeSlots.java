@@ -1,0 +1,109 @@
+package io.flexkv.cache;
+
+import java.util.HashMap;
+import java.util.Map;
+import java.util.TreeSet;
+
+/**
+ * A pool that counts: hands out handles, refuses beyond its capacity, and insists that each slot is
+ * freed once. With extents, a size keeps the memory it was given until all of an extent is free.
+ */
+final class FakeSlots implements SlotAllocator {
+  private final long capacity;
+  private final long extentBytes;
+  private final Map<Long, Long> sizes = new HashMap<>();
+  private final Map<Long, Integer> usedInExtent = new HashMap<>();
+  private final Map<Long, Long> extentOwner = new HashMap<>();
+  private final TreeSet<Long> freeSlots = new TreeSet<>();
+  private long used;
+
+  FakeSlots(long capacity) {
+    this(capacity, 0);
+  }
+
+  FakeSlots(long capacity, long extentBytes) {
+    this.capacity = capacity;
+    this.extentBytes = extentBytes;
+  }
+
+  @Override
+  public long allocate(long slotBytes) {
+    return extentBytes == 0 ? fromOnePool(slotBytes) : fromExtents(slotBytes);
+  }
+
+  private long fromOnePool(long slotBytes) {
+    if (used + slotBytes > capacity) {
+      return FULL;
+    }
+    Long slot = freeSlots.pollFirst();
+    long handle = slot == null ? sizes.size() + 1000L : slot;
+    while (sizes.containsKey(handle)) {
+      handle++;
+    }
+    return take(handle, slotBytes);
+  }
+
+  private long fromExtents(long slotBytes) {
+    for (long extent = 0; extent < capacity / extentBytes; extent++) {
+      Long owner = extentOwner.get(extent);
+      if (owner != null && owner == slotBytes) {
+        for (long at = 0; at + slotBytes <= extentBytes; at += slotBytes) {
+          long handle = extent * extentBytes + at;
+          if (!sizes.containsKey(handle)) {
+            usedInExtent.merge(extent, 1, Integer::sum);
+            return take(handle, slotBytes);
+          }
+        }
+      }
+    }
+    for (long extent = 0; extent < capacity / extentBytes; extent++) {
+      if (!extentOwner.containsKey(extent)) {
+        extentOwner.put(extent, slotBytes);
+        usedInExtent.merge(extent, 1, Integer::sum);
+        return take(extent * extentBytes, slotBytes);
+      }
+    }
+    return FULL;
+  }
+
+  private long take(long handle, long slotBytes) {
+    sizes.put(handle, slotBytes);
+    used += slotBytes;
+    return handle;
+  }
+
+  @Override
+  public void free(long slot) {
+    Long bytes = sizes.remove(slot);
+    if (bytes == null) {
+      throw new AssertionError("slot " + slot + " is freed but not taken");
+    }
+    used -= bytes;
+    if (extentBytes == 0) {
+      freeSlots.add(slot);
+    } else {
+      long extent = slot / extentBytes;
+      if (usedInExtent.merge(extent, -1, Integer::sum) == 0) {
+        extentOwner.remove(extent);
+      }
+    }
+  }
+
+  boolean isTaken(long slot) {
+    return sizes.containsKey(slot);
+  }
+
+  int taken() {
+    return sizes.size();
+  }
+
+  @Override
+  public long capacityBytes() {
+    return capacity;
+  }
+
+  @Override
+  public long usedBytes() {
+    return used;
+  }
+}
