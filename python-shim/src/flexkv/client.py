@@ -1,0 +1,201 @@
+"""The link of one engine process to the sidecar: keeps one session alive in the background.
+
+The thread ``flexkv-attach`` connects (starting the sidecar where nobody listens), hands the new
+session to ``on_attach``, publishes it, sleeps until it ends, and starts again with back-off, for as
+long as the engine lives.  It logs one line a change of state.  The engine's thread only ever reads
+``Link.session()``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from flexkv import protocol as p
+from flexkv.config import Settings
+from flexkv.errors import FlexKVError
+from flexkv.launcher import start_or_join
+from flexkv.rendezvous import NobodyThereError
+from flexkv.ring import GenerationTable
+from flexkv.session import FENCE_WORDS, REVOKE_WORDS, Session, open_session
+from flexkv.version import __version__
+
+__all__ = [
+    "FENCE_WORDS",
+    "REVOKE_WORDS",
+    "GenerationTable",
+    "Link",
+    "Session",
+    "open_session",
+    "rings_usable",
+]
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_MIN_S = 0.1
+BACKOFF_MAX_S = 2.0
+_WATCH_S = 3600.0
+
+
+def rings_usable(settings: Settings) -> bool:
+    """Whether records may travel through shared memory here; else they are messages."""
+    return settings.rings and platform.machine() in p.RING_MACHINES
+
+
+class Link:
+    """See the module.
+
+    ``hello`` is called in the attach thread for every attempt.  ``on_attach`` runs there too, before
+    the session is published; ``False`` or an exception closes it and the attempt counts as failed.
+    ``generation_entries`` > 0 (a scheduler) makes the block-generation table, which outlives every
+    session.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        hello: Callable[[], p.Hello],
+        *,
+        generation_entries: int = 0,
+        on_attach: Callable[[Session], bool] | None = None,
+        launch: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.generations = GenerationTable(generation_entries)
+        self._hello = hello
+        self._on_attach = on_attach
+        self._launch = launch and settings.launch
+        self._session: Session | None = None
+        self._changed = threading.Condition()
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self._stopping = False
+        self._state = ""
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts the attach thread; returns at once.  Does nothing if it runs or was closed."""
+        with self._changed:
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(target=self._run, name="flexkv-attach", daemon=True)
+                self._thread.start()
+
+    def session(self) -> Session | None:
+        """The session that is open now, or ``None``: one attribute read, no lock."""
+        return self._session
+
+    def wait(self, timeout_s: float) -> Session | None:
+        """Waits for a session (start of an engine, tools, tests); ``None`` when none came."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._session or self._stopping, timeout_s)
+            return self._session
+
+    def close(self) -> None:
+        """Ends the session and the thread; bounded by two seconds, safe to call twice."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        os.eventfd_write(self._stop_fd, 1)
+        session = self._session
+        if session is not None:
+            session.close()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(2.0)
+
+    def __del__(self) -> None:
+        fd = getattr(self, "_stop_fd", -1)
+        if fd >= 0:
+            os.close(fd)
+
+    # ------------------------------------------------------------------ the attach thread
+    def _run(self) -> None:
+        backoff_s = BACKOFF_MIN_S
+        while not self._stopping:
+            session = self._attempt()
+            if session is None:
+                self._pause(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+                continue
+            began = time.monotonic()
+            self._publish(session)
+            self._note(
+                logging.INFO,
+                f"FlexKV attached: sidecar pid {session.server_pid}, session "
+                f"{session.session_id}, log {session.welcome.log_file or 'unknown'}",
+            )
+            while not self._stopping and not session.wait_until_over(self._stop_fd, _WATCH_S):
+                pass
+            self._publish(None)
+            session.close()
+            if not self._stopping:
+                self._note(
+                    logging.WARNING,
+                    f"FlexKV detached: session {session.session_id} with sidecar pid "
+                    f"{session.server_pid} is over; vLLM goes on without it",
+                )
+                if time.monotonic() - began > BACKOFF_MAX_S:
+                    backoff_s = BACKOFF_MIN_S
+                self._pause(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    def _attempt(self) -> Session | None:
+        """One attempt at a session, the sidecar started if need be; every failure becomes a note."""
+        try:
+            session = self._open()
+            if session is None:
+                return None
+            try:
+                accepted = self._on_attach is None or self._on_attach(session)
+            except BaseException:
+                session.close()
+                raise
+            if not accepted:
+                session.close()
+                self._note(logging.WARNING, "FlexKV is not used: registration was refused")
+                return None
+            return session
+        except FlexKVError as error:
+            self._note(logging.WARNING, f"FlexKV is not attached: {error}")
+        except Exception as error:  # the engine must live, whatever this was
+            if self._note(
+                logging.ERROR, f"FlexKV is not attached: {type(error).__name__}: {error}"
+            ):
+                logger.debug("Details of the failed attach", exc_info=True)
+        return None
+
+    def _open(self) -> Session | None:
+        hello = replace(self._hello(), rings=rings_usable(self.settings), build=__version__)
+        path = self.settings.socket_path
+        try:
+            return open_session(path, hello, self.generations)
+        except NobodyThereError as error:
+            if not self._launch:
+                raise
+            self._note(logging.INFO, f"FlexKV starts a sidecar: {error}")
+        return start_or_join(
+            self.settings,
+            lambda: open_session(path, hello, self.generations),
+            lambda: self._stopping,
+        )
+
+    def _publish(self, session: Session | None) -> None:
+        with self._changed:
+            self._session = None if self._stopping else session
+            self._changed.notify_all()
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, seconds)
+
+    def _note(self, level: int, text: str) -> bool:
+        """Logs ``text`` unless it is what was logged last: one line a change of state."""
+        if text == self._state:
+            return False
+        self._state = text
+        logger.log(level, text)
+        return True

@@ -1,0 +1,39 @@
+"""The family of errors of the package.
+
+No error of this family reaches vLLM: the connector's hooks are total.  They are for tools, tests,
+the attach thread (which logs them once a change of state) and the worker's registration.
+"""
+
+from __future__ import annotations
+
+
+class FlexKVError(Exception):
+    """Base of everything that this package raises on purpose; the text says what would help."""
+
+
+class ConfigError(FlexKVError):
+    """A setting has a value that cannot be used; names the setting, the value and what is allowed."""
+
+
+class AttachError(FlexKVError):
+    """No session could be opened with the sidecar."""
+
+
+class RefusedError(AttachError):
+    """The sidecar answered the hello with a refusal; ``code`` is one of ``protocol.REFUSED_*``."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"the sidecar refused the session ({code}): {message}")
+        self.code = code
+
+
+class LaunchError(FlexKVError):
+    """The sidecar could not be started; carries the last lines it wrote."""
+
+
+class ControlError(FlexKVError):
+    """A control-plane request failed; ``code`` is the sidecar's, or ``timeout`` or ``gone``."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,257 @@
+"""Starts the sidecar, once, for everybody who finds nobody at the rendezvous address.
+
+Who starts it is decided by a lock file beside the socket (``<socket>.launch``, 0600, ``flock``):
+the winner holds it until the sidecar answers, the others wait for it, bounded, and then join.  The
+lock goes with its process, so a killed winner blocks nobody.
+
+The sidecar is a child in a session of its own (no terminal signal of the engine reaches it) whose
+output goes to a file, never to a pipe that somebody must drain.  It outlives the engine that started
+it: it ends when its last client has been gone for ``FLEXKV_IDLE_EXIT_S``.  A thread waits for its
+end, so that no zombie stays in a container whose first process reaps nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from flexkv.config import CONFIG_PATH_ENV, Settings
+from flexkv.errors import AttachError, FlexKVError, LaunchError
+from flexkv.java import JVM_ARGS_NAME, find_jar, find_java
+from flexkv.rendezvous import NobodyThereError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOCK_EXTRA_S = 10.0
+"""A waiting process gives up this long after the winner must have."""
+
+BACKOFF_MIN_S = 1.0
+BACKOFF_MAX_S = 60.0
+OUTPUT_LIMIT_BYTES = 1024 * 1024
+TAIL_LINES = 12
+_SLICE_S = 0.05
+_KILL_WAIT_S = 5.0
+
+DEFAULT_JVM_ARGS = (
+    "--enable-native-access=ALL-UNNAMED",
+    "-XX:+UseShenandoahGC",
+    "-XX:ShenandoahGCMode=generational",
+    "-Xms256m",
+    "-Xmx1g",
+    "-XX:+ExitOnOutOfMemoryError",
+)
+"""Used where no ``flexkv-jvm.args`` lies beside the jar."""
+
+
+@dataclass(slots=True)
+class _Failures:
+    """Failed starts at one address, in this process."""
+
+    count: int = 0
+    next_start: float = 0.0
+    last: str = ""
+
+
+_failures: dict[str, _Failures] = {}
+
+
+def start_or_join(
+    settings: Settings, attempt: Callable[[], T], stopping: Callable[[], bool]
+) -> T | None:
+    """Makes sure that a sidecar runs and returns what ``attempt`` then returns.
+
+    ``attempt`` opens a session and raises ``NobodyThereError`` while nobody listens.  ``None`` when
+    ``stopping`` became true.  ``LaunchError`` after a failed start; further calls repeat the same
+    text without starting anything until the back-off (1 s … 60 s) is over.
+    """
+    address = settings.server_recv_port
+    failures = _failures.setdefault(address, _Failures())
+    if time.monotonic() < failures.next_start:
+        raise LaunchError(failures.last)
+    with _start_lock(settings, stopping) as locked:
+        if not locked:
+            return None
+        try:
+            result = attempt()
+        except NobodyThereError:
+            pass
+        else:
+            return result
+        try:
+            result_or_none = _start_and_wait(settings, attempt, stopping)
+        except FlexKVError as error:
+            failures.count += 1
+            failures.last = str(error)
+            delay = min(BACKOFF_MIN_S * 2 ** (failures.count - 1), BACKOFF_MAX_S)
+            failures.next_start = time.monotonic() + delay
+            raise
+        if result_or_none is not None:
+            failures.count = 0
+        return result_or_none
+
+
+@contextmanager
+def _start_lock(settings: Settings, stopping: Callable[[], bool]) -> Iterator[bool]:
+    """Holds the lock file; yields ``False`` when ``stopping`` became true first."""
+    path = settings.socket_path + ".launch"
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise LaunchError(
+            f"cannot open the lock file {path}: {error.strerror}. Remedy: set "
+            "FLEXKV_SERVER_RECV_PORT to a path in a folder of your own"
+        ) from None
+    try:
+        info = os.fstat(fd)
+        if info.st_uid != os.geteuid() or not stat.S_ISREG(info.st_mode):
+            raise LaunchError(
+                f"the lock file {path} belongs to uid {info.st_uid}. Remedy: set "
+                "FLEXKV_SERVER_RECV_PORT to a path in a folder of your own"
+            )
+        give_up = time.monotonic() + settings.start_timeout_s + LOCK_EXTRA_S
+        while True:
+            if stopping():
+                yield False
+                return
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pass
+            if time.monotonic() > give_up:
+                raise LaunchError(f"another process holds {path} and no sidecar came up")
+            time.sleep(_SLICE_S)
+        yield True
+    finally:
+        os.close(fd)
+
+
+def runtime_dir(settings: Settings) -> Path:
+    """A folder that only we can write: ``FLEXKV_RUNTIME_DIR`` or ``/tmp/flexkv-<uid>``."""
+    folder = Path(settings.runtime_dir or f"/tmp/flexkv-{os.geteuid()}")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = os.lstat(folder)
+    except OSError as error:
+        raise LaunchError(f"cannot make the folder {folder}: {error}") from None
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise LaunchError(
+            f"{folder} is not a folder that only uid {os.geteuid()} can write. Remedy: set "
+            "FLEXKV_RUNTIME_DIR to one"
+        )
+    return folder
+
+
+def output_file(settings: Settings) -> Path:
+    """Where stdout and stderr of a sidecar that we start go (one file an address)."""
+    digest = hashlib.sha256(settings.server_recv_port.encode()).hexdigest()[:8]
+    return runtime_dir(settings) / f"sidecar-{digest}.out"
+
+
+def command(settings: Settings) -> list[str]:
+    """The command line of the sidecar; raises ``LaunchError`` where Java or jar is missing."""
+    java = find_java(settings)
+    jar = find_jar(settings)
+    args_file = jar.with_name(JVM_ARGS_NAME)
+    jvm_args = [f"@{args_file}"] if args_file.is_file() else list(DEFAULT_JVM_ARGS)
+    return [java.path, *jvm_args, "-jar", str(jar)]
+
+
+def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
+    """The sidecar's environment: ours, with what the settings decided on top."""
+    env = dict(base)
+    env["FLEXKV_SERVER_RECV_PORT"] = settings.server_recv_port
+    env["FLEXKV_IDLE_EXIT_S"] = f"{settings.idle_exit_s:g}"
+    env["FLEXKV_LOG_LEVEL"] = settings.log_level
+    env["FLEXKV_RUNTIME_DIR"] = str(runtime_dir(settings))
+    if settings.config_path:
+        env[CONFIG_PATH_ENV] = os.path.abspath(settings.config_path)
+    for name, value in settings.sidecar.items():
+        env[f"FLEXKV_{name.upper()}"] = str(value)
+    return env
+
+
+def _start_and_wait(
+    settings: Settings, attempt: Callable[[], T], stopping: Callable[[], bool]
+) -> T | None:
+    argv = command(settings)
+    output = output_file(settings)
+    began = time.monotonic()
+    process, output_start = _spawn(argv, environment(settings, os.environ), output)
+    logger.info("FlexKV sidecar started: pid %d, output %s", process.pid, output)
+    logger.debug("FlexKV sidecar command: %s", argv)
+    deadline = began + settings.start_timeout_s
+    while not stopping():
+        try:
+            result = attempt()
+        except NobodyThereError:
+            pass
+        except AttachError:
+            if process.poll() is None:
+                raise  # it is up and said no: the text says why
+        else:
+            logger.info("FlexKV sidecar ready after %.2f s", time.monotonic() - began)
+            return result
+        code = process.poll()
+        if code is not None:
+            raise LaunchError(
+                f"the sidecar ended with code {code} before it was ready. Last lines of {output}:\n"
+                + tail(output, output_start)
+            )
+        if time.monotonic() > deadline:
+            process.kill()
+            raise LaunchError(
+                f"the sidecar was not ready within {settings.start_timeout_s:g} s "
+                f"(FLEXKV_START_TIMEOUT_S). Last lines of {output}:\n" + tail(output, output_start)
+            )
+        time.sleep(_SLICE_S)
+    return None
+
+
+def _spawn(
+    argv: list[str], env: dict[str, str], output: Path
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The process and the length of its output file before it wrote anything."""
+    try:
+        if output.exists() and output.stat().st_size > OUTPUT_LIMIT_BYTES:
+            output.replace(output.with_suffix(".out.1"))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(output, flags, 0o600)
+    except OSError as error:
+        raise LaunchError(f"cannot write {output}: {error}") from None
+    try:
+        start = os.fstat(fd).st_size
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, env=env, start_new_session=True
+        )
+    except OSError as error:
+        raise LaunchError(f"cannot run {argv[0]}: {error}") from None
+    finally:
+        os.close(fd)
+    threading.Thread(target=process.wait, name=f"flexkv-reap-{process.pid}", daemon=True).start()
+    return process, start
+
+
+def tail(path: Path, start: int = 0) -> str:
+    """The last lines of ``path`` that were written behind byte ``start``."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(start, path.stat().st_size - 16_384))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError as error:
+        return f"(cannot be read: {error})"
+    return "\n".join(lines[-TAIL_LINES:]) or "(nothing was written)"

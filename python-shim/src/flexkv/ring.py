@@ -1,0 +1,232 @@
+"""The hot plane as the client sees it: a session file, its two rings, its revoke and fence words.
+
+The layout is drawn in ``protocol.py``; this file holds the algorithm.  Both rings have one producer
+and one consumer.  The argument for their order: a producer writes the record's bytes and then the
+tail with one aligned 8-byte store; a consumer reads the tail, then the bytes, then stores the head.
+On x86-64 loads are not reordered with loads nor stores with stores, CPython executes one bytecode
+after another, and ``memoryview.cast("Q")[i]`` is one 8-byte copy, so this order is the order the
+other side sees.  Elsewhere (``protocol.RING_MACHINES``) ``frames.FrameChannel`` takes this place.
+
+A channel is used by one thread at a time: the attach thread until the session is published, the
+engine's thread from then on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+from flexkv import protocol as p
+from flexkv.errors import AttachError
+
+_TO_SERVER_TAIL = p.OFF_TO_SERVER_TAIL // 8
+_TO_SERVER_HEAD = p.OFF_TO_SERVER_HEAD // 8
+_TO_CLIENT_TAIL = p.OFF_TO_CLIENT_TAIL // 8
+_TO_CLIENT_HEAD = p.OFF_TO_CLIENT_HEAD // 8
+_SLEEPING = p.OFF_SLEEPING // 4
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+
+
+class Channel(Protocol):
+    """Moves whole records both ways; never blocks."""
+
+    def write(self, records: Sequence[bytes]) -> bool:
+        """Hands over all records or none; ``False`` when there is no room for all of them."""
+
+    def drain(self) -> list[p.Record]:
+        """Everything that has arrived; ``ProtocolError`` if the other side broke the format."""
+
+    def pending(self) -> bool:
+        """Whether ``drain`` may find something; far cheaper than ``drain``."""
+
+
+def sealed_memfd(name: str, size: int) -> int:
+    """A memfd of ``size`` bytes that nobody can shrink or grow (a mapping of it never faults)."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+class SessionFile:
+    """One session's shared memory; made by the client, sent with ``HELLO``, then mapped by both.
+
+    The descriptor is closed once it has been sent (``release_fd``); the mapping lives as long as
+    the last reference to this object, so that a thread that still holds an ended session can go on
+    reading it without a fault.
+    """
+
+    def __init__(self, layout: p.SessionLayout) -> None:
+        self.layout = layout
+        offsets = layout.offsets()
+        self.to_server_offset, self.to_client_offset, self._revoke, self._fence, total = offsets
+        self.fd = sealed_memfd("flexkv-session", total)
+        try:
+            self._map = mmap.mmap(self.fd, total, mmap.MAP_SHARED)
+        except (OSError, ValueError):
+            self.release_fd()
+            raise
+        self.bytes = memoryview(self._map)
+        self.words = self.bytes.cast("Q")
+        self.halves = self.bytes.cast("I")
+        header = layout.header()
+        self.bytes[: len(header)] = header
+
+    def release_fd(self) -> None:
+        """Closes the descriptor; the mapping stays."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "fd", -1) >= 0:
+            os.close(self.fd)
+
+    def check_written_by_sidecar(self, boot_epoch: int, session_id: int) -> None:
+        """Raises ``AttachError`` unless the sidecar has written what it said in ``WELCOME``."""
+        seen = self.words[p.OFF_BOOT_EPOCH // 8], self.words[p.OFF_SESSION_ID // 8]
+        if seen != (boot_epoch, session_id):
+            raise AttachError(
+                f"the session file says epoch {seen[0]:016x} session {seen[1]}, WELCOME said "
+                f"epoch {boot_epoch:016x} session {session_id}: the sidecar maps another file"
+            )
+
+    @property
+    def sleeping(self) -> bool:
+        """Whether the sidecar waits on its eventfd (it may just have been woken by another)."""
+        return self.halves[_SLEEPING] != 0
+
+    def set_revoke(self, index: int, job_id: int) -> None:
+        """Stores ``job_id`` in revoke word ``index`` (one 8-byte store)."""
+        if not 0 <= index < self.layout.revoke_count:
+            raise IndexError(f"revoke word {index} of {self.layout.revoke_count}")
+        self.words[self._revoke // 8 + index] = job_id
+
+    def fence_seen(self, index: int) -> int:
+        """The highest sequence number of fence ``index`` that the sidecar has seen complete."""
+        if not 0 <= index < self.layout.fence_count:
+            raise IndexError(f"fence word {index} of {self.layout.fence_count}")
+        return self.words[self._fence // 8 + index]
+
+
+class RingChannel:
+    """Both rings of a session file."""
+
+    def __init__(self, file: SessionFile) -> None:
+        self._file = file  # keeps the mapping alive
+        self._bytes = file.bytes
+        self._words = file.words
+        self._out_base = file.to_server_offset
+        self._out_capacity = file.layout.to_server_capacity
+        self._out_tail = 0
+        self._in_base = file.to_client_offset
+        self._in_capacity = file.layout.to_client_capacity
+        self._in_head = 0
+
+    def write(self, records: Sequence[bytes]) -> bool:
+        """See ``Channel``.  Bytes beyond the tail that a refused batch left behind mean nothing."""
+        capacity = self._out_capacity
+        base = self._out_base
+        target = self._bytes
+        head = self._words[_TO_SERVER_HEAD]
+        at = self._out_tail
+        if not 0 <= at - head <= capacity:
+            raise p.ProtocolError(f"head {head} of the ring to the sidecar, tail {at}")
+        limit = head + capacity
+        for record in records:
+            length = len(record)
+            need = (length + 7) & ~7
+            offset = at & (capacity - 1)
+            room = capacity - offset
+            if need > room:
+                if at + room + need > limit:
+                    return False
+                target[base + offset : base + offset + p.RECORD_HEADER_BYTES] = p.padding(room)
+                at += room
+                offset = 0
+            elif at + need > limit:
+                return False
+            target[base + offset : base + offset + length] = record
+            at += need
+        self._out_tail = at
+        self._words[_TO_SERVER_TAIL] = at
+        return True
+
+    def pending(self) -> bool:
+        """See ``Channel``."""
+        return self._words[_TO_CLIENT_TAIL] != self._in_head
+
+    def drain(self) -> list[p.Record]:
+        """See ``Channel``."""
+        tail = self._words[_TO_CLIENT_TAIL]
+        head = self._in_head
+        if tail == head:
+            return []
+        capacity = self._in_capacity
+        if not 0 < tail - head <= capacity or tail & 7:
+            raise p.ProtocolError(f"tail {tail} of the ring to the client, head {head}")
+        source = self._bytes
+        records: list[p.Record] = []
+        while head != tail:
+            offset = head & (capacity - 1)
+            at = self._in_base + offset
+            length, record_type = p.record_header(source, at)
+            need = (length + 7) & ~7
+            if length < p.RECORD_HEADER_BYTES or need > min(capacity - offset, tail - head):
+                raise p.ProtocolError(
+                    f"record type {record_type} of {length} bytes at offset {offset} of "
+                    f"{capacity}, {tail - head} bytes published"
+                )
+            if record_type != p.TYPE_PADDING:
+                records.append(p.decode_record(bytes(source[at : at + length])))
+            head += need
+        self._in_head = head
+        self._words[_TO_CLIENT_HEAD] = head
+        return records
+
+
+class GenerationTable:
+    """One counter a GPU block in a memfd that outlives every sidecar (scheduler sessions only).
+
+    The engine's thread raises a counter when vLLM newly assigns the block; the sidecar compares it
+    with the one a save plan saw.  Counters are never lowered and never reset.
+    """
+
+    def __init__(self, entries: int) -> None:
+        if entries < 0 or entries > 1 << 31:
+            raise ValueError(f"{entries} generation counters, allowed 0 to {1 << 31}")
+        self.entries = entries
+        self.fd = -1
+        self._words: memoryview | list[int] = []
+        if entries:
+            size = p.GENERATION_HEADER_BYTES + 8 * entries
+            self.fd = sealed_memfd("flexkv-generations", size)
+            self._map = mmap.mmap(self.fd, size, mmap.MAP_SHARED)
+            header = p.generation_header(entries)
+            self._map[: len(header)] = header
+            self._words = memoryview(self._map)[p.GENERATION_HEADER_BYTES :].cast("Q")
+
+    def __len__(self) -> int:
+        return self.entries
+
+    def __getitem__(self, block_id: int) -> int:
+        return self._words[block_id]
+
+    def raise_(self, block_id: int) -> int:
+        """Raises the counter of ``block_id`` by one and returns it."""
+        value = self._words[block_id] + 1
+        self._words[block_id] = value
+        return value
+
+    def __del__(self) -> None:
+        if getattr(self, "fd", -1) >= 0:
+            os.close(self.fd)
+            self.fd = -1

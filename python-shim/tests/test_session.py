@@ -1,0 +1,308 @@
+"""Sessions against a fake sidecar: the wire both ways, and everything the other side can do wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_sidecar import FakeSidecar
+
+from flexkv import protocol as p
+from flexkv.errors import AttachError, RefusedError
+from flexkv.rendezvous import NobodyThereError
+from flexkv.ring import GenerationTable
+from flexkv.session import REVOKE_WORDS, RING_BYTES, Session, open_session
+
+SCHEDULER = p.Hello(role=p.ROLE_SCHEDULER, pid=0, instance="i")
+WORKER = p.Hello(role=p.ROLE_WORKER, pid=0, instance="i")
+FRAMES = dataclasses.replace(SCHEDULER, rings=False)
+
+
+def collect(session: Session, count: int, timeout_s: float = 5.0) -> list[p.Record]:
+    found: list[p.Record] = []
+    end = time.monotonic() + timeout_s
+    while len(found) < count and time.monotonic() < end:
+        found += session.poll()
+        time.sleep(0.0005)
+    return found
+
+
+@pytest.mark.parametrize("hello", [SCHEDULER, FRAMES], ids=["rings", "frames"])
+def test_echo_random_sizes_through_many_wraps(socket_path: str, hello: p.Hello) -> None:
+    rng = random.Random(1)
+    with FakeSidecar(socket_path):
+        session = open_session(socket_path, hello, None)
+        sent = 0
+        for query in range(200):
+            payload = rng.randbytes(rng.choice([0, 1, 7, 8, 100, 4097, 60_000, 200_000]))
+            sent += len(payload)
+            assert session.send(p.Echo(query, payload))
+            answer = session.wait_for(query, 5_000_000)
+            assert isinstance(answer, p.EchoAnswer) and answer.payload == payload
+        assert sent > 4 * RING_BYTES
+        assert session.alive()
+
+
+@pytest.mark.parametrize("hello", [SCHEDULER, FRAMES], ids=["rings", "frames"])
+def test_wait_for_leaves_others_in_order(socket_path: str, hello: p.Hello) -> None:
+    with FakeSidecar(socket_path):
+        session = open_session(socket_path, hello, None)
+        assert session.send(*(p.Echo(i) for i in range(5)))
+        answer = session.wait_for(3, 2_000_000)
+        assert answer is not None
+        rest = collect(session, 4)
+        assert [r.query_id for r in rest] == [0, 1, 2, 4]  # type: ignore[union-attr]
+        assert session.send(p.Echo(9, b"x" * 8))
+        by_predicate = session.wait_for(lambda r: isinstance(r, p.EchoAnswer), 2_000_000)
+        assert by_predicate == p.EchoAnswer(9, b"x" * 8)
+
+
+def test_wait_for_gives_up_in_time(socket_path: str) -> None:
+    with FakeSidecar(socket_path, answers=lambda _: []):
+        session = open_session(socket_path, SCHEDULER, None)
+        session.send(p.Echo(1))
+        began = time.perf_counter()
+        assert session.wait_for(1, 2000) is None
+        assert 0.002 <= time.perf_counter() - began < 0.2
+
+
+@pytest.mark.parametrize("hello", [SCHEDULER, FRAMES], ids=["rings", "frames"])
+def test_full_refuses_all_or_nothing(socket_path: str, hello: p.Hello) -> None:
+    with FakeSidecar(socket_path, reading=False, answers=lambda _: []) as server:
+        session = open_session(socket_path, hello, None)
+        accepted = 0
+        while session.send(p.Echo(accepted, b"x" * 100_000)):
+            accepted += 1
+            assert accepted < 100
+        assert accepted >= 9
+        both = session.send(p.Echo(500), p.Echo(501, b"x" * 200_000))
+        assert not both, "the small record must not go without the large one"
+        server.reading = True
+        deadline = time.monotonic() + 5
+        while not session.send(p.Echo(502)) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        client = server.wait_client()
+        while len(client.records) <= accepted and time.monotonic() < deadline:
+            session.poll()
+            time.sleep(0.001)
+        ids = [r.query_id for r in client.records]  # type: ignore[union-attr]
+        assert ids == [*range(accepted), 502]
+
+
+def test_sleeping_server_is_woken_and_awake_one_is_not(socket_path: str) -> None:
+    with FakeSidecar(socket_path) as server:
+        session = open_session(socket_path, SCHEDULER, None)
+        client = server.wait_client()
+        session.send(p.Echo(1))
+        assert session.wait_for(1, 2_000_000)
+        assert client.wakes == 0
+        client.set_sleeping(1)
+        session.send(p.Echo(2), p.Echo(3))
+        assert session.wait_for(3, 2_000_000)
+        time.sleep(0.02)
+        assert client.wakes == 1
+
+
+def test_words_reach_the_other_side(socket_path: str) -> None:
+    with FakeSidecar(socket_path) as server:
+        session = open_session(socket_path, WORKER, None)
+        client = server.wait_client()
+        session.set_revoke(0, 5)
+        session.set_revoke(REVOKE_WORDS - 1, (3 << 40) | 9)
+        base = client.words[p.OFF_REVOKE_OFFSET // 8] // 8
+        assert client.words[base] == 5
+        assert client.words[base + REVOKE_WORDS - 1] == (3 << 40) | 9
+        fence = client.words[p.OFF_FENCE_OFFSET // 8] // 8
+        client.words[fence + 7] = 99
+        assert session.fence_seen(7) == 99 and session.fence_seen(6) == 0
+        with pytest.raises(IndexError):
+            session.set_revoke(REVOKE_WORDS, 1)
+        with pytest.raises(IndexError):
+            session.fence_seen(-1)
+
+
+def test_generation_table_is_shared_and_survives_the_session(socket_path: str) -> None:
+    table = GenerationTable(10)
+    assert table.raise_(3) == 1
+    for life in range(2):
+        with FakeSidecar(socket_path) as server:
+            session = open_session(socket_path, SCHEDULER, table)
+            seen = server.wait_client().generations
+            assert seen is not None
+            words = memoryview(seen)[p.GENERATION_HEADER_BYTES :].cast("Q")
+            assert words[3] == table[3] == 1 + life
+            table.raise_(3)
+            assert words[3] == table[3] == 2 + life
+            assert bytes(seen[:16]) == p.generation_header(10)
+            session.close()
+    with pytest.raises(IndexError):
+        table.raise_(10)
+
+
+def test_files_are_sealed(socket_path: str) -> None:
+    table = GenerationTable(8)
+    for size in (1, 1 << 20):
+        with pytest.raises(PermissionError):
+            os.ftruncate(table.fd, size)
+
+
+def test_nobody_there(socket_path: str) -> None:
+    with pytest.raises(NobodyThereError, match="no sidecar listens"):
+        open_session(socket_path, SCHEDULER, None)
+    Path(socket_path).touch()
+    with pytest.raises(AttachError):
+        open_session(socket_path, SCHEDULER, None)
+
+
+def garbage(_: p.Welcome) -> bytes:
+    return b"HTTP/1.1 400 Bad Request\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"boot_epoch": "xyz"}, "boot epoch 'xyz'"),
+        ({"boot_epoch": "0" * 16}, "boot epoch 0"),
+        ({"session_id": 0}, "session id 0"),
+        ({"session_id": 1 << 23}, "session id 8388608"),
+        ({"session_id": "1"}, "session id '1'"),
+        ({"server_pid": 1}, "PID namespace"),
+        ({"control_endpoint": "tcp://example.org:5"}, "control endpoint"),
+        ({"session_id": 77}, "the sidecar maps another file"),
+    ],
+)
+def test_wrong_welcome_is_named(socket_path: str, change: dict[str, object], text: str) -> None:
+    def lie(welcome: p.Welcome) -> bytes:
+        return dataclasses.replace(welcome, **change).encode()  # type: ignore[arg-type]
+
+    before = len(os.listdir("/proc/self/fd"))
+    with FakeSidecar(socket_path, welcome=lie), pytest.raises(AttachError, match=text):
+        open_session(socket_path, SCHEDULER, None)
+    assert len(os.listdir("/proc/self/fd")) <= before, "a failed attempt leaks no descriptor"
+
+
+def test_garbage_welcome(socket_path: str) -> None:
+    with FakeSidecar(socket_path, welcome=garbage), pytest.raises(AttachError, match="magic"):
+        open_session(socket_path, SCHEDULER, None)
+
+
+def test_welcome_of_another_version(socket_path: str) -> None:
+    def newer(welcome: p.Welcome) -> bytes:
+        data = bytearray(welcome.encode())
+        data[4] = 9
+        return bytes(data)
+
+    with FakeSidecar(socket_path, welcome=newer), pytest.raises(RefusedError, match="protocol 9"):
+        open_session(socket_path, SCHEDULER, None)
+
+
+def test_refusal_carries_code_and_text(socket_path: str) -> None:
+    refusal = p.Refused(p.REFUSED_DUPLICATE, "the first one lives")
+    with (
+        FakeSidecar(socket_path, refuse=refusal),
+        pytest.raises(RefusedError, match="the first one lives") as caught,
+    ):
+        open_session(socket_path, SCHEDULER, None)
+    assert caught.value.code == p.REFUSED_DUPLICATE
+
+
+def test_silent_server_is_bounded(socket_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flexkv.rendezvous.WELCOME_TIMEOUT_S", 0.3)
+    with FakeSidecar(socket_path, silent=True) as server:
+        began = time.monotonic()
+        with pytest.raises(AttachError, match="no answer"):
+            open_session(socket_path, SCHEDULER, None)
+        assert 0.3 <= time.monotonic() - began < 2
+        server._stop.set()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x04\0\0\0\x44\0\0\0",
+        b"\xff\xff\xff\x7f\x44\0\0\0",
+        b"\x10\0\0\0\x99\0\0\0" + b"\0" * 8,
+        b"\x10\0\0\0\x40\0\0\0" + b"\0" * 8,
+    ],
+    ids=["short", "long", "unknown", "truncated-answer"],
+)
+def test_corrupt_ring_ends_the_session_and_raises_nothing(
+    socket_path: str, raw: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FakeSidecar(socket_path, answers=lambda _: []) as server:
+        session = open_session(socket_path, SCHEDULER, None)
+        server.wait_client().write_raw(raw)
+        for _ in range(5):
+            assert session.poll() == []
+            assert session.wait_for(1, 10) is None
+            assert not session.send(p.Echo(1))
+        assert not session.alive()
+        assert len([r for r in caplog.records if "is over" in r.message]) == 1
+
+
+@pytest.mark.parametrize("word", [p.OFF_TO_CLIENT_TAIL, p.OFF_TO_SERVER_HEAD])
+@pytest.mark.parametrize("value", [1 << 40, (1 << 64) - 8])
+def test_impossible_position_ends_the_session(socket_path: str, word: int, value: int) -> None:
+    with FakeSidecar(socket_path, reading=False) as server:
+        session = open_session(socket_path, SCHEDULER, None)
+        server.wait_client().words[word // 8] = value
+        assert not session.send(p.Echo(1)) or session.poll() == []
+        assert not session.alive()
+
+
+def spawn(path: str) -> subprocess.Popen[bytes]:
+    script = Path(__file__).with_name("fake_sidecar.py")
+    process = subprocess.Popen([sys.executable, str(script), path])
+    deadline = time.monotonic() + 10
+    while not os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize("hello", [SCHEDULER, FRAMES], ids=["rings", "frames"])
+@pytest.mark.parametrize("way", ["kill_server", "outside"])
+def test_death_of_the_server_is_seen(socket_path: str, hello: p.Hello, way: str) -> None:
+    process = spawn(socket_path)
+    try:
+        session = open_session(socket_path, hello, None)
+        assert session.alive() and not session.server_dead()
+        assert session.server_pid == process.pid
+        if way == "kill_server":
+            assert session.kill_server()
+        else:
+            process.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while not session.server_dead() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert session.server_dead()
+        time.sleep(0.002)
+        assert not session.alive()
+        assert not session.send(p.Echo(1))
+        assert session.poll() == []
+        assert session.kill_server(), "killing the dead is done"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_close_is_seen_by_the_server_and_frees_descriptors(socket_path: str) -> None:
+    with FakeSidecar(socket_path) as server:
+        before = len(os.listdir("/proc/self/fd"))
+        session = open_session(socket_path, SCHEDULER, None)
+        server.wait_client()
+        session.close()
+        session.close()
+        assert not session.alive() and session.poll() == [] and not session.send(p.Echo(1))
+        del session
+        server.clients.clear()  # the fake's own mapping
+        deadline = time.monotonic() + 5
+        while len(os.listdir("/proc/self/fd")) > before and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert len(os.listdir("/proc/self/fd")) <= before
