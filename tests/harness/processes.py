@@ -1,0 +1,99 @@
+"""Starting and ending processes by their own id, with bounds on every wait."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent() -> None:
+    """Called in a child between fork and exec: no server outlives a test run that was killed."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def vllm_environment() -> dict[str, str]:
+    """This process' environment, with vLLM kept from the network and from asking for usage data.
+
+    PYTHONDONTWRITEBYTECODE goes, because vLLM without bytecode files takes a minute to start.
+    PYTHONHASHSEED goes, because setting it where the user did not is the plugin's work, and a test
+    must not do it for the product.
+    """
+    environment = {
+        **os.environ,
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED"):
+        environment.pop(name, None)
+    return environment
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], T], timeout_s: float, what: str, every_s: float = 0.02) -> T:
+    """Asks until the answer is truthy and returns it; `TimeoutError` naming `what` at the bound."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"{what}: not within {timeout_s:g} s, the last answer was {answer!r}"
+            )
+        time.sleep(every_s)
+
+
+def is_running(pid: int) -> bool:
+    """Whether this process exists and is no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def send_signal(pid: int, number: signal.Signals) -> None:
+    """Signals one process; that it is gone already is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def stop(process: subprocess.Popen[bytes], timeout_s: float = 20.0) -> int:
+    """Asks a child to end, kills it at the bound, returns its exit status."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.wait(5)
+
+
+def tail(path: Path, lines: int = 30) -> str:
+    """The last lines of a log file, for an error message."""
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    except OSError as error:
+        return f"(no log: {error})"
