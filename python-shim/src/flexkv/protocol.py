@@ -671,6 +671,35 @@ def padding(length: int) -> bytes:
     return _RECORD_HEADER.pack(length, TYPE_PADDING, 0)
 
 
+# --------------------------------------------------------------------------- layout proof
+_U64 = (1 << 64) - 1
+PROOF_STEP = 0x9E3779B97F4A7C15
+PROOF_MULTIPLIER = 0xD6E8FEB86659FD93
+
+
+def _proof_mix(x: int) -> int:
+    x = (x ^ x >> 32) * PROOF_MULTIPLIER & _U64
+    x = (x ^ x >> 32) * PROOF_MULTIPLIER & _U64
+    return x ^ x >> 32
+
+
+def proof_key(seed: int, region: int, block: int) -> int:
+    """What the proof pattern of one region of one block starts from (``seed`` is a ``u64``)."""
+    row = _proof_mix(seed + region * PROOF_STEP & _U64)
+    return _proof_mix(row + block * PROOF_STEP & _U64)
+
+
+def proof_bytes(seed: int, region: int, block: int, length: int) -> bytes:
+    """The pattern that proves a layout: word *i* (``u64``) is ``mix(key + i * PROOF_STEP)``.
+
+    All steps are 64-bit multiplications, additions and shifts, so that a worker may compute the
+    same with numpy or torch; this is the definition.
+    """
+    key = proof_key(seed, region, block)
+    words = [_proof_mix(key + i * PROOF_STEP & _U64) for i in range((length + 7) // 8)]
+    return struct.pack(f"<{len(words)}Q", *words)[:length]
+
+
 # --------------------------------------------------------------------------- rendezvous frames
 FRAME_MAGIC = int.from_bytes(b"FXKV", "little")
 _FRAME_HEADER = struct.Struct("<IHHI")

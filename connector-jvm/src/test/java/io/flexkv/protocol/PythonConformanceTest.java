@@ -146,6 +146,23 @@ class PythonConformanceTest {
   }
 
   @Test
+  void proofPattern_ofPython_isTheSame() {
+    SplittableRandom random = new SplittableRandom(SEED);
+    for (int i = 0; i < ROUNDS; i++) {
+      long seed = random.nextLong(Long.MAX_VALUE);
+      int region = random.nextInt(200);
+      int block = random.nextInt(1 << 20);
+      int length = random.nextInt(300);
+      assertThat(HEX.formatHex(ProofPattern.bytes(seed, region, block, length)))
+          .isEqualTo(
+              python
+                  .eval(
+                      "p.proof_bytes(%d, %d, %d, %d).hex()".formatted(seed, region, block, length))
+                  .asString());
+    }
+  }
+
+  @Test
   void frames_headerOfPython_isTheSame() throws ProtocolException {
     byte[] payload = "{\"a\":1}".getBytes(java.nio.charset.StandardCharsets.US_ASCII);
     byte[] ours = FrameDescriptor.encode(FrameDescriptor.REFUSED, payload);
