@@ -1,8 +1,8 @@
-"""A sidecar in a thread or process for failure injection: the server's half of ``docs/protocol.md``.
+"""A sidecar in a thread or process: the server's half of ``docs/protocol.md``, for tests.
 
-Speaks rings and frames, answers ``Echo`` and ``Lookup``, and can be told to lie: a garbage welcome,
-silence, a refusal, a corrupt ring, sudden death.  Run as a program it is a whole process that can be
-killed (``python fake_sidecar.py <socket>``).
+Speaks rings and frames, answers ``Echo`` and ``Lookup``, and can be told to lie: a garbage
+welcome, silence, a refusal, a corrupt ring, sudden death.  Run as a program it is a whole process
+that can be killed (``python fake_sidecar.py <socket>``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from flexkv import protocol as p
@@ -74,7 +75,7 @@ class Client:
         found: list[p.Record] = []
         while self.in_head != tail:
             at = base + self.in_head % capacity
-            length, kind = p.record_header(self.map, at)
+            length, kind = p.record_header(memoryview(self.map), at)
             if kind != p.TYPE_PADDING:
                 found.append(p.decode_record(self.map[at : at + length]))
             self.in_head += p.align8(length)
@@ -135,8 +136,7 @@ class FakeSidecar:
         self.reading = reading
         self._endpoint = control_endpoint
         self._stop = threading.Event()
-        if os.path.exists(path):
-            os.unlink(path)
+        Path(path).unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen(16)
@@ -155,8 +155,7 @@ class FakeSidecar:
         for thread in self._threads:
             thread.join(3)
         self._listener.close()
-        if os.path.exists(self.path):
-            os.unlink(self.path)
+        Path(self.path).unlink(missing_ok=True)
 
     def _accept(self) -> None:
         while not self._stop.is_set():
@@ -252,14 +251,14 @@ class FakeSidecar:
 def main(argv: list[str]) -> None:
     """A process of its own: counts its starts in ``<socket>.starts``, serves until killed."""
     path = argv[0] if argv else os.environ["FLEXKV_SERVER_RECV_PORT"].removeprefix("ipc://")
-    with open(path + ".starts", "a") as file:
+    with Path(path + ".starts").open("a") as file:
         file.write(f"{os.getpid()}\n")
-    with open(path + ".env", "w") as file:
-        json.dump({k: v for k, v in os.environ.items() if k.startswith("FLEXKV")}, file)
+    ours = {k: v for k, v in os.environ.items() if k.startswith("FLEXKV")}
+    Path(path + ".env").write_text(json.dumps(ours))
     behaviour: dict[str, Any] = json.loads(os.environ.get("FAKE_SIDECAR", "{}"))
     time.sleep(behaviour.get("delay_s", 0))
     if "fail" in behaviour:
-        print(behaviour["fail"], file=sys.stderr)
+        sys.stderr.write(behaviour["fail"])
         sys.exit(3)
     with FakeSidecar(path):
         while True:

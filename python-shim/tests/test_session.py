@@ -1,4 +1,4 @@
-"""Sessions against a fake sidecar: the wire both ways, and everything the other side can do wrong."""
+"""Sessions against a fake sidecar: the wire both ways, and what the other side can do wrong."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ WORKER = p.Hello(role=p.ROLE_WORKER, pid=0, instance="i")
 FRAMES = dataclasses.replace(SCHEDULER, rings=False)
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def collect(session: Session, count: int, timeout_s: float = 5.0) -> list[p.Record]:
     found: list[p.Record] = []
     end = time.monotonic() + timeout_s
@@ -45,7 +49,8 @@ def test_echo_random_sizes_through_many_wraps(socket_path: str, hello: p.Hello) 
             sent += len(payload)
             assert session.send(p.Echo(query, payload))
             answer = session.wait_for(query, 5_000_000)
-            assert isinstance(answer, p.EchoAnswer) and answer.payload == payload
+            assert isinstance(answer, p.EchoAnswer)
+            assert answer.payload == payload
         assert sent > 4 * RING_BYTES
         assert session.alive()
 
@@ -121,7 +126,8 @@ def test_words_reach_the_other_side(socket_path: str) -> None:
         assert client.words[base + REVOKE_WORDS - 1] == (3 << 40) | 9
         fence = client.words[p.OFF_FENCE_OFFSET // 8] // 8
         client.words[fence + 7] = 99
-        assert session.fence_seen(7) == 99 and session.fence_seen(6) == 0
+        assert session.fence_seen(7) == 99
+        assert session.fence_seen(6) == 0
         with pytest.raises(IndexError):
             session.set_revoke(REVOKE_WORDS, 1)
         with pytest.raises(IndexError):
@@ -182,10 +188,10 @@ def test_wrong_welcome_is_named(socket_path: str, change: dict[str, object], tex
     def lie(welcome: p.Welcome) -> bytes:
         return dataclasses.replace(welcome, **change).encode()  # type: ignore[arg-type]
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with FakeSidecar(socket_path, welcome=lie), pytest.raises(AttachError, match=text):
         open_session(socket_path, SCHEDULER, None)
-    assert len(os.listdir("/proc/self/fd")) <= before, "a failed attempt leaks no descriptor"
+    assert open_descriptors() <= before, "a failed attempt leaks no descriptor"
 
 
 def test_garbage_welcome(socket_path: str) -> None:
@@ -261,7 +267,7 @@ def spawn(path: str) -> subprocess.Popen[bytes]:
     script = Path(__file__).with_name("fake_sidecar.py")
     process = subprocess.Popen([sys.executable, str(script), path])
     deadline = time.monotonic() + 10
-    while not os.path.exists(path) and time.monotonic() < deadline:
+    while not Path(path).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     return process
 
@@ -272,7 +278,8 @@ def test_death_of_the_server_is_seen(socket_path: str, hello: p.Hello, way: str)
     process = spawn(socket_path)
     try:
         session = open_session(socket_path, hello, None)
-        assert session.alive() and not session.server_dead()
+        assert session.alive()
+        assert not session.server_dead()
         assert session.server_pid == process.pid
         if way == "kill_server":
             assert session.kill_server()
@@ -294,15 +301,17 @@ def test_death_of_the_server_is_seen(socket_path: str, hello: p.Hello, way: str)
 
 def test_close_is_seen_by_the_server_and_frees_descriptors(socket_path: str) -> None:
     with FakeSidecar(socket_path) as server:
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         session = open_session(socket_path, SCHEDULER, None)
         server.wait_client()
         session.close()
         session.close()
-        assert not session.alive() and session.poll() == [] and not session.send(p.Echo(1))
+        assert not session.alive()
+        assert session.poll() == []
+        assert not session.send(p.Echo(1))
         del session
         server.clients.clear()  # the fake's own mapping
         deadline = time.monotonic() + 5
-        while len(os.listdir("/proc/self/fd")) > before and time.monotonic() < deadline:
+        while open_descriptors() > before and time.monotonic() < deadline:
             time.sleep(0.005)
-        assert len(os.listdir("/proc/self/fd")) <= before
+        assert open_descriptors() <= before

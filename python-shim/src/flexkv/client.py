@@ -50,10 +50,10 @@ def rings_usable(settings: Settings) -> bool:
 class Link:
     """See the module.
 
-    ``hello`` is called in the attach thread for every attempt.  ``on_attach`` runs there too, before
-    the session is published; ``False`` or an exception closes it and the attempt counts as failed.
-    ``generation_entries`` > 0 (a scheduler) makes the block-generation table, which outlives every
-    session.
+    ``hello`` is called in the attach thread for every attempt.  ``on_attach`` runs there too,
+    before the session is published; ``False`` or an exception closes it and the attempt counts as
+    failed.  ``generation_entries`` > 0 (a scheduler) makes the block-generation table, which
+    outlives every session.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Link:
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
     def _attempt(self) -> Session | None:
-        """One attempt at a session, the sidecar started if need be; every failure becomes a note."""
+        """One attempt, the sidecar started if need be; every failure becomes a note."""
         try:
             session = self._open()
             if session is None:
@@ -157,8 +157,7 @@ class Link:
             if not accepted:
                 session.close()
                 self._note(logging.WARNING, "FlexKV is not used: registration was refused")
-                return None
-            return session
+                session = None
         except FlexKVError as error:
             self._note(logging.WARNING, f"FlexKV is not attached: {error}")
         except Exception as error:  # the engine must live, whatever this was
@@ -166,6 +165,8 @@ class Link:
                 logging.ERROR, f"FlexKV is not attached: {type(error).__name__}: {error}"
             ):
                 logger.debug("Details of the failed attach", exc_info=True)
+        else:
+            return session
         return None
 
     def _open(self) -> Session | None:

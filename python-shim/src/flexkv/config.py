@@ -127,10 +127,6 @@ def _split_extra(
         if name in OPTIONS_BY_NAME or name == "config_path":
             target = own
         elif name in SIDECAR_OPTIONS:
-            value = _parsed(
-                f"kv_connector_extra_config {key}", SIDECAR_OPTIONS[name], value,
-                "a number in range",
-            )  # fmt: skip
             target = sidecar
         else:
             (unknown if key.startswith("flexkv_") else ignored).append(key)
@@ -140,6 +136,9 @@ def _split_extra(
                 f"kv_connector_extra_config names {name} twice: {target[name]!r} and {value!r}"
             )
         target[name] = value
+    for name, value in sidecar.items():
+        source = f"kv_connector_extra_config {name}"
+        sidecar[name] = _parsed(source, SIDECAR_OPTIONS[name], value, "a number in range")
     if unknown:
         known = sorted([*OPTIONS_BY_NAME, *SIDECAR_OPTIONS, "config_path"])
         raise ConfigError(

@@ -59,8 +59,8 @@ class ControlClient:
                 raise ControlError("gone", f"{op}: the session is closed")
             if self._socket is None:
                 self._socket = zmq.Context.instance().socket(zmq.DEALER)
-                self._socket.linger = 0
-                self._socket.maxmsgsize = MAX_MESSAGE_BYTES
+                self._socket.setsockopt(zmq.LINGER, 0)
+                self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
                 self._socket.connect(self._endpoint)
             self._socket.send(data, zmq.NOBLOCK)
             while True:

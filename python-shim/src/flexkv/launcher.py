@@ -5,15 +5,16 @@ the winner holds it until the sidecar answers, the others wait for it, bounded, 
 lock goes with its process, so a killed winner blocks nobody.
 
 The sidecar is a child in a session of its own (no terminal signal of the engine reaches it) whose
-output goes to a file, never to a pipe that somebody must drain.  It outlives the engine that started
-it: it ends when its last client has been gone for ``FLEXKV_IDLE_EXIT_S``.  A thread waits for its
-end, so that no zombie stays in a container whose first process reaps nothing.
+output goes to a file, never to a pipe that somebody must drain.  It outlives the engine that
+started it: it ends when its last client has been gone for ``FLEXKV_IDLE_EXIT_S``.  A thread waits
+for its end, so that no zombie stays in a container whose first process reaps nothing.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import stat
@@ -40,6 +41,9 @@ LOCK_EXTRA_S = 10.0
 
 BACKOFF_MIN_S = 1.0
 BACKOFF_MAX_S = 60.0
+OVERRIDES_ENV = "FLEXKV_OVERRIDES"
+"""Options from ``kv_connector_extra_config`` as a JSON object, above the configuration file."""
+
 OUTPUT_LIMIT_BYTES = 1024 * 1024
 TAIL_LINES = 12
 _SLICE_S = 0.05
@@ -142,7 +146,7 @@ def _start_lock(settings: Settings, stopping: Callable[[], bool]) -> Iterator[bo
 
 def runtime_dir(settings: Settings) -> Path:
     """A folder that only we can write: ``FLEXKV_RUNTIME_DIR`` or ``/tmp/flexkv-<uid>``."""
-    folder = Path(settings.runtime_dir or f"/tmp/flexkv-{os.geteuid()}")
+    folder = Path(settings.runtime_dir or f"/tmp/flexkv-{os.geteuid()}")  # noqa: S108 - checked below
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = os.lstat(folder)
@@ -179,9 +183,9 @@ def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
     env["FLEXKV_LOG_LEVEL"] = settings.log_level
     env["FLEXKV_RUNTIME_DIR"] = str(runtime_dir(settings))
     if settings.config_path:
-        env[CONFIG_PATH_ENV] = os.path.abspath(settings.config_path)
-    for name, value in settings.sidecar.items():
-        env[f"FLEXKV_{name.upper()}"] = str(value)
+        env[CONFIG_PATH_ENV] = str(Path(settings.config_path).absolute())
+    if settings.sidecar:
+        env[OVERRIDES_ENV] = json.dumps(dict(settings.sidecar))
     return env
 
 

@@ -19,7 +19,7 @@ _FALSE = ("0", "false", "no", "off", "")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option; ``parse`` takes text or an already typed value and raises ``ValueError``."""
+    """One option; ``parse`` takes text or a typed value; raises ``ValueError`` or ``TypeError``."""
 
     name: str
     env: str
@@ -45,7 +45,7 @@ def _bool(value: Any) -> bool:
 def _integer(low: int, high: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise ValueError
+            raise TypeError
         number = int(value)
         if not low <= number <= high:
             raise ValueError
@@ -57,7 +57,7 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
 def _number(low: float, high: float) -> Callable[[Any], float]:
     def parse(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise ValueError
+            raise TypeError
         number = float(value)
         if not low <= number <= high:  # NaN fails both
             raise ValueError
@@ -79,13 +79,13 @@ def _choice(*names: str) -> Callable[[Any], str]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError
+        raise TypeError
     return value.strip()
 
 
 def _version_text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError
+        raise TypeError
     return str(value)
 
 
@@ -187,4 +187,4 @@ SIDECAR_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "cpu_cache_gb": _number(0, 1 << 20),
     "num_cpu_blocks": _integer(1, 1 << 31),
 }
-"""Options of the sidecar that ``kv_connector_extra_config`` may give to one that the shim starts."""
+"""Options that ``kv_connector_extra_config`` may give to a sidecar that the shim starts."""

@@ -51,16 +51,20 @@ def connect(path: str) -> socket.socket:
             if error.errno == errno.EAGAIN:  # a full backlog: somebody is there, and busy
                 raise AttachError(f"the sidecar at {path} does not accept connections") from None
             raise AttachError(f"cannot connect to {path}: {error}") from None
-        _, uid, _ = peer_credentials(sock)
-        if uid != os.geteuid():
-            raise AttachError(
-                f"the process at {path} runs as uid {uid}, this one as uid {os.geteuid()}: set "
-                "FLEXKV_SERVER_RECV_PORT to a path of your own"
-            )
+        _check_user(path, peer_credentials(sock)[1], os.geteuid())
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _check_user(path: str, theirs: int, ours: int) -> None:
+    """Somebody else's process in our place would be shown our memory."""
+    if theirs != ours:
+        raise AttachError(
+            f"the process at {path} runs as uid {theirs}, this one as uid {ours}: set "
+            "FLEXKV_SERVER_RECV_PORT to a path of your own"
+        )
 
 
 def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
@@ -76,9 +80,7 @@ def greet(sock: socket.socket, hello: p.Hello, fds: list[int]) -> Greeting:
     received: list[int] = []
     try:
         sock.settimeout(WELCOME_TIMEOUT_S)
-        frame = hello.encode()
-        sent = socket.send_fds(sock, [frame], fds)
-        sock.sendall(frame[sent:])
+        _send_hello(sock, hello, fds)
         frame_type, payload, rest = _read_frame(sock, received, deadline)
         if frame_type == p.FRAME_REFUSED:
             refused = p.Refused.decode(payload)
@@ -89,6 +91,8 @@ def greet(sock: socket.socket, hello: p.Hello, fds: list[int]) -> Greeting:
         _check_welcome(welcome, peer_credentials(sock)[0])
         if len(received) != 1:
             raise AttachError(f"{len(received)} descriptors came with WELCOME, must be 1")
+        if rest and hello.rings:
+            raise AttachError(f"{len(rest)} bytes behind WELCOME")
         greeting = Greeting(welcome, received.pop(), rest)
     except (p.ProtocolError, TypeError) as error:
         raise AttachError(f"the answer to the hello is malformed: {error}") from None
@@ -100,6 +104,16 @@ def greet(sock: socket.socket, hello: p.Hello, fds: list[int]) -> Greeting:
         for fd in received:
             os.close(fd)
     return greeting
+
+
+def _send_hello(sock: socket.socket, hello: p.Hello, fds: list[int]) -> None:
+    frame = hello.encode()
+    try:
+        sent = socket.send_fds(sock, [frame], fds)
+        if sent < len(frame):
+            sock.sendall(frame[sent:])
+    except (BrokenPipeError, ConnectionResetError):
+        return  # refused before it was read to the end: the answer says why
 
 
 def _read_frame(

@@ -7,6 +7,7 @@ one with another epoch or id.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -118,13 +119,9 @@ class Session:
         except ProcessLookupError:
             return True  # dead already
         except OSError as error:
-            logger.error("Cannot kill the sidecar, pid %d: %s", self.server_pid, error)
+            logger.warning("Cannot kill the sidecar, pid %d: %s", self.server_pid, error)
             return False
         return True
-
-    def mark_over(self) -> None:
-        """Every later call answers as for a dead sidecar; the connection stays for ``close``."""
-        self._over = True
 
     # ------------------------------------------------------------------ hot plane
     def send(self, *records: p.Record) -> bool:
@@ -189,6 +186,7 @@ class Session:
     def _broken(self, what: str, error: Exception) -> None:
         if not self._over:
             self._over = True
+            self._shut_down()  # wakes the attach thread, which replaces the session
             logger.warning("FlexKV session %d is over: %s: %s", self.session_id, what, error)
 
     # ------------------------------------------------------------------ words
@@ -216,10 +214,11 @@ class Session:
         """
         self._over = True
         self._control.close()
-        try:
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        with contextlib.suppress(OSError):  # the other side was first
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other side was first
 
     def wait_until_over(self, stop_fd: int, timeout_s: float) -> bool:
         """For the attach thread: sleeps until the session ends or ``stop_fd`` becomes readable."""
@@ -284,13 +283,7 @@ def open_session(path: str, hello: p.Hello, generations: GenerationTable | None)
         welcome = greeting.welcome
         file.check_written_by_sidecar(int(welcome.boot_epoch, 16), welcome.session_id)
         pidfd = _pidfd_of_peer(sock, welcome.server_pid)
-        channel: Channel
-        if hello.rings:
-            if greeting.rest:
-                raise AttachError(f"{len(greeting.rest)} bytes behind WELCOME")
-            channel = RingChannel(file)
-        else:
-            channel = FrameChannel(sock, greeting.rest)
+        channel: Channel = RingChannel(file) if hello.rings else FrameChannel(sock, greeting.rest)
         sock.setblocking(False)
         return Session(sock, file, channel, greeting, pidfd, hello)
     except BaseException:
