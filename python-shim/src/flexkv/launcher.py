@@ -146,7 +146,7 @@ def _start_lock(settings: Settings, stopping: Callable[[], bool]) -> Iterator[bo
 
 def runtime_dir(settings: Settings) -> Path:
     """A folder that only we can write: ``FLEXKV_RUNTIME_DIR`` or ``/tmp/flexkv-<uid>``."""
-    folder = Path(settings.runtime_dir or f"/tmp/flexkv-{os.geteuid()}")  # noqa: S108 - checked below
+    folder = Path(settings.runtime_dir or f"/tmp/flexkv-{os.geteuid()}")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = os.lstat(folder)
