@@ -54,6 +54,7 @@ public final class CacheCore {
   private final LongSupplier nanoTime;
   private final CacheEffects effects;
   private final Counters counters = new Counters();
+  private final BlockIndex index;
   private final SlotPool pool;
   private final Namespaces namespaces;
   private final BlockTree tree;
@@ -85,7 +86,7 @@ public final class CacheCore {
     this.config = config;
     this.nanoTime = nanoTime;
     this.effects = effects;
-    BlockIndex index = new HeapBlockIndex(seed);
+    index = new HeapBlockIndex(seed);
     LruPolicy.Ticks ticks = new LruPolicy.Ticks();
     AttemptTable attempts = new AttemptTable();
     pool = new SlotPool(slots);
@@ -483,6 +484,16 @@ public final class CacheCore {
         pool.quarantined(),
         pool.capacityBytes(),
         pool.usedBytes());
+  }
+
+  /** For tests that look at the links. */
+  BlockIndex index() {
+    return index;
+  }
+
+  /** For tests that look at the links. */
+  Namespaces namespaces() {
+    return namespaces;
   }
 
   /** The number of blocks from the start that are servable (or just present), within bounds. */
