@@ -40,11 +40,11 @@ public final class CacheCore {
    * running for each of its blocks; a dropped block's slot stays with the attempt until that
    * count is zero. Both are what is called quarantine.
    *
-   * (5) Every part of every job ends once. A part waits, runs, ends (Job); whoever moves it on checks
-   * where it stands, so duplicates and late messages do nothing. Ids of ended jobs are remembered
-   * for a while, so that a late go is not parked. A part that waits ends by tick(), by its rank's
-   * end, or by its instance's; a part that runs ends when the mover has reported it, and by nothing
-   * else, since until then its copy may touch memory.
+   * (5) Every part of every job ends once, and every go is answered once. A part waits, runs, ends
+   * (Job); whoever moves it on checks where it stands, so duplicates and late messages do nothing.
+   * A part that waits ends by tick(), by its rank's end, or by its instance's, and is answered when
+   * its go comes after all (EndedJobs remembers for a while). A part that runs ends when the mover
+   * has reported it, and by nothing else, since until then its copy may touch memory.
    *
    * (6) Everything is bounded: by the pool (entries), by CacheConfig (chains, jobs, parked gos,
    * remembered ids) or by these (leases: one a chain and group).
@@ -59,6 +59,7 @@ public final class CacheCore {
   private final Namespaces namespaces;
   private final BlockTree tree;
   private final Leases leases;
+  private final EndedJobs ended;
   private final JobTable jobs;
   private final ParkedGos parked;
   private final LoadJobs loads;
@@ -95,11 +96,12 @@ public final class CacheCore {
             config, () -> new LruPolicy(index, entry -> BlockTree.evictable(index, entry), ticks));
     tree = new BlockTree(index, namespaces, attempts, pool, effects, counters);
     leases = new Leases(tree);
-    jobs = new JobTable(config.maxOpenJobs(), config.maxEndedJobs());
+    ended = new EndedJobs(config.maxEndedJobs(), effects);
+    jobs = new JobTable(config.maxOpenJobs(), ended);
     parked = new ParkedGos(config.maxParkedGos());
     loads = new LoadJobs(tree, pool, jobs, effects, counters);
     Evictor evictor = new Evictor(namespaces, tree, pool, config.maxForeignEvictionsPerPlan());
-    saves = new SaveAttempts(tree, pool, evictor, jobs, attempts, effects, counters);
+    saves = new SaveAttempts(tree, pool, evictor, jobs, ended, attempts, effects, counters);
   }
 
   /**
@@ -149,8 +151,8 @@ public final class CacheCore {
   }
 
   /**
-   * Ends an instance: its chains and leases go, its jobs end. Parts without a go end at once as
-   * VOID; running ones do when they are reported, and keep their slots until then.
+   * Ends an instance: its chains and leases go, its jobs end as VOID. Parts that run end when they
+   * are reported, and keep their slots until then.
    */
   public void closeInstance(int instanceId) {
     Instance instance = instances.remove(instanceId);
@@ -248,7 +250,7 @@ public final class CacheCore {
    * @param gpuBlocks the engine's block ids; the core keeps the array
    * @param requiredParts ranks that load, each by its own {@link #go}; may differ from the
    *     namespace's parts where all ranks hold the same bytes
-   * @return whether the load is (already) open; if not, its parts were ended as failed
+   * @return whether the load is (already) open; if not, every part's go is answered as failed
    */
   public boolean planLoad(
       int instanceId,
@@ -290,10 +292,7 @@ public final class CacheCore {
     }
     if (job == null) {
       counters.loadsRefused++;
-      jobs.remember(jobId);
-      for (int part = 0; part < requiredParts; part++) {
-        effects.jobDone(jobId, part, JobStatus.FAILED);
-      }
+      ended.refuse(jobId, requiredParts, JobStatus.FAILED, gone);
       return false;
     }
     startParked(job, gone);
@@ -342,7 +341,8 @@ public final class CacheCore {
             firstBlock,
             gpuBlocks,
             generations,
-            nanoTime.getAsLong());
+            nanoTime.getAsLong(),
+            gone);
     if (refusal != null) {
       saves.refuse(plan, 0, refusal);
       return;
@@ -355,17 +355,50 @@ public final class CacheCore {
 
   /**
    * A rank says that its part of a job may start. If the plan is not there yet the go waits for it,
-   * within the configured number and time; without a plan it ends as VOID.
+   * within the configured number and time; without a plan it is answered as VOID.
    */
   public void go(long jobId, int part) {
     Job job = jobs.get(jobId);
     if (job != null) {
       start(job, part);
-    } else if (jobs.knows(jobId) || part < 0 || part >= config.maxParts()) {
-      counters.ignoredCalls++;
+    } else if (ended.knows(jobId) || part < 0 || part >= config.maxParts()) {
+      if (!ended.answer(jobId, part)) {
+        counters.ignoredCalls++;
+      }
     } else if (!parked.park(jobId, part, nanoTime.getAsLong())) {
       effects.jobDone(jobId, part, JobStatus.VOID);
     }
+  }
+
+  /**
+   * A rank takes its part of a load back. If the part runs, this does nothing: the mover stops, and
+   * its report ends the part. Otherwise the part ends now, copies nothing, and is answered at once
+   * (unless it was before).
+   *
+   * @return whether the part runs: its answer is still to come
+   */
+  public boolean revokeLoad(long jobId, int part) {
+    Job job = jobs.get(jobId);
+    if (job instanceof LoadJob load) {
+      if (load.waits(part)) {
+        loads.fail(load, part);
+      }
+      if (load.runs(part)) {
+        return true;
+      }
+      job = jobs.get(jobId);
+      if (job == null) {
+        ended.answer(jobId, part);
+      } else if (job.isSilent(part)) {
+        answer(job, part);
+      }
+    } else if (ended.knows(jobId)) {
+      ended.answer(jobId, part);
+    } else if (job == null) {
+      parked.unpark(jobId, part);
+      effects.jobDone(jobId, part, JobStatus.VOID);
+    }
+    return false;
   }
 
   /** A running part of a load has ended: no copy of it can touch memory any more. */
@@ -424,8 +457,8 @@ public final class CacheCore {
   }
 
   /**
-   * A rank has gone: its parts without a go end as failed now. Running ones end when they are
-   * reported, which the caller does (as not ok) once they are drained.
+   * A rank has gone: its parts without a go end now. Running ones end when they are reported, which
+   * the caller does (as not ok) once they are drained.
    */
   public void abandonPart(int instanceId, int part) {
     for (Job job : jobs.where(job -> job.instanceId == instanceId && job.waits(part))) {
@@ -551,13 +584,20 @@ public final class CacheCore {
   }
 
   private void start(Job job, int part) {
-    if (!job.waits(part)) {
+    if (job.isSilent(part)) {
+      answer(job, part);
+    } else if (job.waits(part)) {
+      switch (job) {
+        case LoadJob load -> loads.go(load, part);
+        case SaveAttempt save -> saves.go(save, part);
+      }
+    } else {
       counters.ignoredCalls++;
-      return;
     }
-    switch (job) {
-      case LoadJob load -> loads.go(load, part);
-      case SaveAttempt save -> saves.go(save, part);
-    }
+  }
+
+  private void answer(Job job, int part) {
+    job.answer(part);
+    effects.jobDone(job.id, part, job.failure);
   }
 }

@@ -7,9 +7,9 @@ package io.flexkv.cache;
  * must not block, must not throw and must not call the core back from inside (queue what it has to
  * say). Arrays belong to the core: they stay as they are after the call and must not be changed.
  *
- * <p>For every part of every job exactly one {@link #jobDone} is emitted. It comes after the last
- * copy of this part has been reported to the core, so that no copy can touch memory any more, or
- * without a copy if none was started.
+ * <p>{@link #jobDone} answers a go, once. It comes after the last copy of this part has been
+ * reported to the core, so that no copy can touch memory any more; at once for a part that had
+ * ended before its go came; and from {@link CacheCore#tick} for a go whose plan did not come.
  */
 public interface CacheEffects {
   /**
@@ -35,7 +35,7 @@ public interface CacheEffects {
    */
   void startSave(long jobId, int part, int[] gpuBlocks, long[] slots, long[] generations);
 
-  /** A rank's part of a job has ended. Once for each part of a job; nothing more comes of it. */
+  /** A rank's part of a job has ended: the answer to its go. No copy of it runs or will run. */
   void jobDone(long jobId, int part, JobStatus status);
 
   /**

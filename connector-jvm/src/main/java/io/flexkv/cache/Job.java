@@ -1,13 +1,17 @@
 package io.flexkv.cache;
 
+import java.util.BitSet;
+
 /**
  * A load or a save of one request in one step, in as many parts as ranks take part. A part waits
- * for its go, is started, and ends; each of these once.
+ * for its go, runs, and is answered when it has ended; or it ends without a go, and is answered
+ * when that comes.
  */
 abstract sealed class Job permits LoadJob, SaveAttempt {
   private static final byte WAITING = 0;
-  private static final byte STARTED = 1;
-  private static final byte ENDED = 2;
+  private static final byte RUNNING = 1;
+  private static final byte SILENT = 2;
+  private static final byte ANSWERED = 3;
 
   final long id;
   final int instanceId;
@@ -15,7 +19,7 @@ abstract sealed class Job permits LoadJob, SaveAttempt {
   final long plannedAt;
   private final byte[] states;
   private int waiting;
-  private int started;
+  private int running;
 
   /** What a part that is not OK ends as: VOID once the instance has gone. */
   JobStatus failure = JobStatus.FAILED;
@@ -38,7 +42,7 @@ abstract sealed class Job permits LoadJob, SaveAttempt {
   }
 
   final boolean runs(int part) {
-    return part >= 0 && part < states.length && states[part] == STARTED;
+    return part >= 0 && part < states.length && states[part] == RUNNING;
   }
 
   /** Parts without a go. */
@@ -48,28 +52,55 @@ abstract sealed class Job permits LoadJob, SaveAttempt {
 
   /** Parts whose copy is not reported yet. */
   final int running() {
-    return started;
+    return running;
+  }
+
+  /** Whether a part ended without a go, and so without an answer. */
+  final boolean isSilent(int part) {
+    return part >= 0 && part < states.length && states[part] == SILENT;
+  }
+
+  /** Parts that got their answer. */
+  final BitSet answered() {
+    BitSet result = new BitSet(states.length);
+    for (int part = 0; part < states.length; part++) {
+      result.set(part, states[part] == ANSWERED);
+    }
+    return result;
   }
 
   final boolean over() {
-    return waiting == 0 && started == 0;
+    return waiting == 0 && running == 0;
   }
 
   final void start(int part) {
-    if (!waits(part)) {
-      throw new IllegalStateException("job " + id + " part " + part + " does not wait");
-    }
-    states[part] = STARTED;
+    move(part, WAITING, RUNNING);
     waiting--;
-    started++;
+    running++;
   }
 
+  /** A running part has ended and gets its answer. */
   final void end(int part) {
-    switch (states[part]) {
-      case WAITING -> waiting--;
-      case STARTED -> started--;
-      default -> throw new IllegalStateException("job " + id + " part " + part + " has ended");
+    move(part, RUNNING, ANSWERED);
+    running--;
+  }
+
+  /** A waiting part ends without a go. */
+  final void endSilently(int part) {
+    move(part, WAITING, SILENT);
+    waiting--;
+  }
+
+  /** The go of such a part has come and gets its answer. */
+  final void answer(int part) {
+    move(part, SILENT, ANSWERED);
+  }
+
+  private void move(int part, byte from, byte to) {
+    if (states[part] != from) {
+      throw new IllegalStateException(
+          "job %d part %d is in state %d, expected %d".formatted(id, part, states[part], from));
     }
-    states[part] = ENDED;
+    states[part] = to;
   }
 }

@@ -1,32 +1,26 @@
 package io.flexkv.cache;
 
-import java.util.ArrayDeque;
 import java.util.ArrayList;
-import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Queue;
-import java.util.Set;
 import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 
-/** The open jobs by id, in the order of their plans, and the ids of those that ended lately. */
+/** The open jobs by id, in the order of their plans. Those that end are handed to EndedJobs. */
 final class JobTable {
   private final Map<Long, Job> open = new LinkedHashMap<>();
 
   /** Those of them with a part that waits for its go. */
   private final Map<Long, Job> awaiting = new LinkedHashMap<>();
 
-  private final Set<Long> ended = new HashSet<>();
-  private final Queue<Long> endedInOrder = new ArrayDeque<>();
+  private final EndedJobs ended;
   private final int maxOpen;
-  private final int maxEnded;
   private int loads;
 
-  JobTable(int maxOpen, int maxEnded) {
+  JobTable(int maxOpen, EndedJobs ended) {
     this.maxOpen = maxOpen;
-    this.maxEnded = maxEnded;
+    this.ended = ended;
   }
 
   boolean isFull() {
@@ -47,7 +41,7 @@ final class JobTable {
 
   /** Whether this id is taken, by an open job or one that ended lately. */
   boolean knows(long jobId) {
-    return open.containsKey(jobId) || ended.contains(jobId);
+    return open.containsKey(jobId) || ended.knows(jobId);
   }
 
   void add(Job job) {
@@ -71,17 +65,7 @@ final class JobTable {
     if (job instanceof LoadJob) {
       loads--;
     }
-    remember(job.id);
-  }
-
-  /** A job id is used up: what comes for it later is ignored. */
-  void remember(long jobId) {
-    if (ended.add(jobId)) {
-      endedInOrder.add(jobId);
-      if (endedInOrder.size() > maxEnded) {
-        ended.remove(endedInOrder.remove());
-      }
-    }
+    ended.add(job);
   }
 
   List<Job> where(Predicate<Job> condition) {

@@ -109,10 +109,9 @@ final class LoadJobs {
   }
 
   private void endWaiting(LoadJob job, int part) {
-    job.end(part);
+    job.endSilently(part);
     jobs.partLeft(job);
     counters.loadPartsFailed++;
-    effects.jobDone(job.id, part, job.failure);
   }
 
   private void settle(LoadJob job) {

@@ -54,6 +54,20 @@ final class ParkedGos {
     return parked.parts;
   }
 
+  /** Takes one parked go back; returns whether there was one. */
+  boolean unpark(long jobId, int part) {
+    Parked parked = byJob.get(jobId);
+    if (parked == null || part < 0 || !parked.parts.get(part)) {
+      return false;
+    }
+    parked.parts.clear(part);
+    size--;
+    if (parked.parts.isEmpty()) {
+      byJob.remove(jobId);
+    }
+    return true;
+  }
+
   /** Jobs whose first go has waited for too long. */
   List<Long> expired(long now, long parkedNanos) {
     List<Long> result = new ArrayList<>();

@@ -15,6 +15,7 @@ final class SaveAttempts {
   private final SlotPool pool;
   private final Evictor evictor;
   private final JobTable jobs;
+  private final EndedJobs ended;
   private final AttemptTable attempts;
   private final CacheEffects effects;
   private final Counters counters;
@@ -25,6 +26,7 @@ final class SaveAttempts {
       SlotPool pool,
       Evictor evictor,
       JobTable jobs,
+      EndedJobs ended,
       AttemptTable attempts,
       CacheEffects effects,
       Counters counters) {
@@ -32,6 +34,7 @@ final class SaveAttempts {
     this.pool = pool;
     this.evictor = evictor;
     this.jobs = jobs;
+    this.ended = ended;
     this.attempts = attempts;
     this.effects = effects;
     this.counters = counters;
@@ -203,9 +206,8 @@ final class SaveAttempts {
     if (attempt.alive() == 0) {
       for (int part = 0; part < attempt.parts(); part++) {
         if (attempt.waits(part)) {
-          attempt.end(part);
+          attempt.endSilently(part);
           jobs.partLeft(attempt);
-          effects.jobDone(attempt.id, part, attempt.failure);
         }
       }
     }
@@ -226,10 +228,7 @@ final class SaveAttempts {
   }
 
   private void end(SavePlan plan, int skipped, JobStatus status) {
-    jobs.remember(plan.jobId);
-    for (int part = 0; part < plan.namespace.parts(); part++) {
-      effects.jobDone(plan.jobId, part, status);
-    }
+    ended.refuse(plan.jobId, plan.namespace.parts(), status, plan.gone);
     effects.saveDone(plan.jobId, 0, skipped, plan.gpuBlocks.length - skipped);
   }
 

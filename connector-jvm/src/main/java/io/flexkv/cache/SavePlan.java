@@ -1,5 +1,8 @@
 package io.flexkv.cache;
 
+import java.util.BitSet;
+import org.jspecify.annotations.Nullable;
+
 /** What a save asks for: to bring in blocks of a chain, beginning with {@link #firstBlock}. */
 final class SavePlan {
   final int instanceId;
@@ -12,6 +15,9 @@ final class SavePlan {
   final long[] generations;
   final long now;
 
+  /** Parts whose go came before the plan, or null. */
+  final @Nullable BitSet gone;
+
   SavePlan(
       int instanceId,
       Namespace namespace,
@@ -21,7 +27,8 @@ final class SavePlan {
       int firstBlock,
       int[] gpuBlocks,
       long[] generations,
-      long now) {
+      long now,
+      @Nullable BitSet gone) {
     this.instanceId = instanceId;
     this.namespace = namespace;
     this.chain = chain;
@@ -31,5 +38,6 @@ final class SavePlan {
     this.gpuBlocks = gpuBlocks;
     this.generations = generations;
     this.now = now;
+    this.gone = gone;
   }
 }

@@ -16,9 +16,9 @@ import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 
 /**
- * Seeded random calls, each answered by {@link CacheCore} and by {@link NaiveCache}: answers, notices
- * (evictions in their order), states, pins and slots must be the same after every one. {@code
- * -Dflexkv.sim.steps} makes it longer, {@code -Dflexkv.sim.seed} repeats one run.
+ * Seeded random calls, each answered by {@link CacheCore} and by {@link NaiveCache}: answers,
+ * notices (evictions in their order), states, pins and slots must be the same after every one.
+ * {@code -Dflexkv.sim.steps} makes it longer, {@code -Dflexkv.sim.seed} repeats one run.
  */
 class ModelTest {
   private static final long SECOND = 1_000_000_000L;
@@ -27,7 +27,8 @@ class ModelTest {
   private static final int RUNS = 12;
 
   private static final CacheConfig CONFIG =
-      new CacheConfig(8, 8, 2, 4, 24, 5, 150, 9, 5, 1_000_000, 3, 30 * SECOND, 60 * SECOND, 50 * SECOND);
+      new CacheConfig(
+          8, 8, 2, 4, 24, 6, 330, 14, 5, 1_000_000, 3, 30 * SECOND, 60 * SECOND, 50 * SECOND);
 
   @Test
   void everyCall_comparedWithTheNaiveReference_agrees() {
@@ -41,11 +42,11 @@ class ModelTest {
         throw new AssertionError("run with -Dflexkv.sim.seed=" + seed + ": " + e.getMessage(), e);
       }
     }
-    System.Logger log = System.getLogger("flexkv.test");
-    log.log(System.Logger.Level.INFO, "model test: {0} steps in {1} runs, {2}", STEPS * RUNS, RUNS, counts);
+    System.out.printf("model test: %d runs of %d calls: %s%n", RUNS, STEPS, counts);
     assertThat(counts)
         .as("the run must have met each of these")
-        .containsKeys("hit", "load ok", "load failed", "evicted", "quarantined", "parked", "partial");
+        .containsKeys(
+            "hit", "part ok", "part failed", "evicted", "quarantined", "parked", "partial");
   }
 
   private static final class Run {
@@ -75,8 +76,7 @@ class ModelTest {
     }
 
     void open(int parts, long bytes) {
-      int handle =
-          core.openNamespace(parts, bytes, parts, CoreFixture.sizes(parts, bytes));
+      int handle = core.openNamespace(parts, bytes, parts, CoreFixture.sizes(parts, bytes));
       model.open(new NaiveCache.Space(handle, parts * bytes, parts));
     }
 
@@ -113,17 +113,31 @@ class ModelTest {
     private void oneCall() {
       int instance = random.nextInt(4);
       long request = random.nextInt(7);
-      int group = random.nextInt(5) == 0 ? 1 : 0;
+      int group = random.nextInt(9) == 0 ? 1 : 0;
       switch (random.nextInt(40)) {
         case 0, 1, 2, 3, 4 -> extend(instance, request);
         case 5, 6, 7, 8, 9, 10 -> lookup(instance, request, group);
-        case 11, 12, 13, 14 -> planLoad(instance, request, group);
-        case 15, 16, 17, 18, 19, 20, 21 -> planSave(instance, request, group);
+        case 11, 12, 13 -> {
+          List<NaiveCache.LeaseKey> leases = List.copyOf(model.leases.keySet());
+          if (leases.isEmpty() || random.nextInt(3) == 0) {
+            planLoad(instance, request, group);
+          } else {
+            NaiveCache.LeaseKey lease = leases.get(random.nextInt(leases.size()));
+            planLoad(lease.instance(), lease.request(), lease.group());
+          }
+        }
+        case 14, 15, 16, 17, 18, 19, 20, 21 -> planSave(instance, request, group);
         case 22, 23, 24, 25, 26, 27 -> goJob();
         case 28, 29, 30, 31, 32, 33 -> partDone();
         case 34 -> end(instance, request);
         case 35, 36 -> tick();
-        case 37 -> abandon(instance);
+        case 37 -> {
+          if (random.nextBoolean()) {
+            abandon(instance);
+          } else {
+            revoke();
+          }
+        }
         case 38 -> reset();
         default -> close(instance);
       }
@@ -143,21 +157,20 @@ class ModelTest {
     private void extend(int instance, long request) {
       NaiveCache.Chain known = model.chains.getOrDefault(instance, Map.of()).get(request);
       int length = known == null ? 0 : known.hashes.size();
-      int first = random.nextInt(12) == 0 ? random.nextInt(25) : random.nextInt(length + 1);
-      int count = random.nextInt(30) == 0 ? 30 : random.nextInt(12);
+      int first = random.nextInt(40) == 0 ? random.nextInt(25) : random.nextInt(length + 1);
+      int count = random.nextInt(60) == 0 ? 30 : random.nextInt(12);
       List<Long> hashes = new ArrayList<>();
       for (int i = first; i < first + count; i++) {
         hashes.add(i < 24 ? chain(request).get(i) : 77L);
       }
       int overlap = Math.min(count, length - first);
-      if (overlap > 0 && random.nextInt(15) == 0) {
+      if (overlap > 0 && random.nextInt(40) == 0) {
         hashes.set(random.nextInt(overlap), 5L);
       }
       step = "extend %d %d %d %s".formatted(instance, request, first, hashes);
       ByteBuffer bytes = ByteBuffer.allocate(count * HASH_BYTES);
       hashes.forEach(hash -> bytes.putLong(9).putLong(9).putLong(~hash).putLong(hash));
-      boolean answer =
-          core.extendChain(instance, request, first, bytes.array(), HASH_BYTES, count);
+      boolean answer = core.extendChain(instance, request, first, bytes.array(), HASH_BYTES, count);
       assertThat(answer).isEqualTo(model.extend(instance, request, first, hashes));
     }
 
@@ -185,17 +198,19 @@ class ModelTest {
     }
 
     private void planLoad(int instance, long request, int group) {
-      NaiveCache.Lease lease =
-          model.leases.get(new NaiveCache.LeaseKey(instance, request, group));
+      NaiveCache.Lease lease = model.leases.get(new NaiveCache.LeaseKey(instance, request, group));
       int depth = lease == null ? 1 + random.nextInt(12) : lease.depth;
       int first = random.nextInt(depth);
       int count = random.nextInt(3) == 0 ? 1 + random.nextInt(depth - first) : depth - first;
       int parts = 1 + random.nextInt(3);
       long job = job();
       int[] gpu = gpu(count);
-      step = "load %d by %d/%d group %d [%d+%d)".formatted(job, instance, request, group, first, count);
+      step =
+          "load %d by %d/%d group %d [%d+%d)"
+              .formatted(job, instance, request, group, first, count);
       boolean open = core.planLoad(instance, job, request, group, first, gpu, parts);
       assertThat(open).isEqualTo(model.planLoad(instance, job, request, group, first, gpu, parts));
+      counts.merge(open ? "load" : "load refused", 1, Integer::sum);
     }
 
     private void planSave(int instance, long request, int group) {
@@ -205,7 +220,9 @@ class ModelTest {
       int count = random.nextInt(20) == 0 ? length + 1 : Math.max(1, length - first);
       long job = job();
       int[] gpu = gpu(count);
-      step = "save %d by %d/%d group %d [%d+%d)".formatted(job, instance, request, group, first, count);
+      step =
+          "save %d by %d/%d group %d [%d+%d)"
+              .formatted(job, instance, request, group, first, count);
       core.planSave(instance, job, request, group, first, gpu, new long[count]);
       model.planSave(instance, job, request, group, first, gpu);
       NaiveCache.Work work = model.jobs.get(job);
@@ -214,8 +231,7 @@ class ModelTest {
       }
     }
 
-    private static final AtomicInteger BLOCKS =
-        new AtomicInteger();
+    private static final AtomicInteger BLOCKS = new AtomicInteger();
 
     private static int[] gpu(int count) {
       return IntStream.range(0, count).map(i -> BLOCKS.incrementAndGet()).toArray();
@@ -236,20 +252,32 @@ class ModelTest {
       }
     }
 
+    private void revoke() {
+      List<Long> open = List.copyOf(model.jobs.keySet());
+      long job =
+          open.isEmpty() || random.nextInt(3) == 0
+              ? 1 + random.nextInt((int) nextJob)
+              : open.get(random.nextInt(open.size()));
+      int part = random.nextInt(3);
+      step = "revoke " + job + " " + part;
+      assertThat(core.revokeLoad(job, part)).isEqualTo(model.revoke(job, part));
+    }
+
     private void partDone() {
       List<Long> open = List.copyOf(model.jobs.keySet());
       long job =
           open.isEmpty() || random.nextInt(10) == 0
               ? 1 + random.nextInt((int) nextJob)
               : open.get(random.nextInt(open.size()));
-      int part = random.nextInt(3);
+      NaiveCache.Work work = model.jobs.get(job);
+      int running = work == null ? -1 : Arrays.asList(work.parts).indexOf("runs");
+      int part = running >= 0 && random.nextInt(4) > 0 ? running : random.nextInt(3);
       boolean[] ok = new boolean[24];
       Arrays.fill(ok, true);
       if (random.nextInt(4) == 0) {
         ok[random.nextInt(6)] = false;
       }
       step = "part done %d %d %s".formatted(job, part, Arrays.toString(ok));
-      NaiveCache.Work work = model.jobs.get(job);
       if (work != null ? work.save : random.nextBoolean()) {
         core.savePartDone(job, part, ok);
         model.saveDone(job, part, ok);
@@ -266,7 +294,7 @@ class ModelTest {
     }
 
     private void tick() {
-      now += random.nextInt(4) == 0 ? random.nextLong(40 * SECOND) : random.nextLong(SECOND);
+      now += random.nextInt(8) == 0 ? random.nextLong(40 * SECOND) : random.nextLong(SECOND);
       model.now = now;
       step = "tick " + now;
       core.tick();
@@ -281,7 +309,7 @@ class ModelTest {
     }
 
     private void reset() {
-      if (random.nextInt(3) > 0) {
+      if (random.nextInt(10) > 0) {
         return;
       }
       int namespace = random.nextInt(3);
@@ -292,7 +320,7 @@ class ModelTest {
 
     private void close(int instance) {
       step = "close " + instance;
-      if (random.nextInt(3) == 0) {
+      if (random.nextInt(6) == 0) {
         core.closeInstance(instance);
         model.closeInstance(instance);
       }
@@ -353,12 +381,10 @@ class ModelTest {
       }
       effects.done.forEach(
           done -> is.add("done %d %d %s".formatted(done.jobId(), done.part(), done.status())));
-      effects.saves.forEach(
-          save ->
-              is.add(
-                  "saved %d %d %d %d"
-                      .formatted(
-                          save.jobId(), save.committed(), save.skipped(), save.dropped())));
+      effects.saves.forEach(save ->
+          is.add(
+              "saved %d %d %d %d"
+                  .formatted(save.jobId(), save.committed(), save.skipped(), save.dropped())));
       effects.cleared.forEach(
           generation -> is.add("cleared " + step.substring(6) + " " + generation));
       assertThat(is).containsExactlyInAnyOrderElementsOf(model.expected);
@@ -368,8 +394,8 @@ class ModelTest {
           .as("evictions in order")
           .containsExactlyElementsOf(model.evicted);
       compareStored();
-      count("load ok", is, "done .* OK");
-      count("load failed", is, "done .* FAILED");
+      count("part ok", is, "done .* OK");
+      count("part failed", is, "done .* FAILED");
       counts.merge("evicted", model.evicted.size(), Integer::sum);
     }
 
@@ -384,8 +410,7 @@ class ModelTest {
       assertThat(effects.stored).hasSameSizeAs(model.published);
       for (RecordedEffects.Stored stored : effects.stored) {
         NaiveCache.Block block =
-            model.blocks.get(
-                new NaiveCache.Key(stored.namespace(), stored.group(), stored.hash()));
+            model.blocks.get(new NaiveCache.Key(stored.namespace(), stored.group(), stored.hash()));
         assertThat(model.published).contains(block);
         assertThat(stored.hasParent()).isEqualTo(block.parent != null);
         assertThat(stored.parentHash()).isEqualTo(block.parent == null ? 0 : block.parent);

@@ -15,8 +15,8 @@ import java.util.TreeSet;
 
 /**
  * What {@link CacheCore} should do, written as plainly as possible: maps, linear searches, nothing
- * remembered that can be counted. Blocks are told apart by their hash; it has the core's answers and
- * notices as its results.
+ * remembered that can be counted. Blocks are told apart by their hash; it has the core's answers
+ * and notices as its results.
  */
 final class NaiveCache {
   record Key(int namespace, int group, long hash) {}
@@ -121,6 +121,19 @@ final class NaiveCache {
     }
   }
 
+  /** A job that has ended: what its unanswered parts are told when their go comes. */
+  private static final class Ended {
+    final String status;
+    final Set<Integer> owed = new TreeSet<>();
+
+    Ended(String status, int parts) {
+      this.status = status;
+      for (int part = 0; part < parts; part++) {
+        owed.add(part);
+      }
+    }
+  }
+
   private static final class Parked {
     final Set<Integer> parts = new TreeSet<>();
     final long since;
@@ -138,7 +151,7 @@ final class NaiveCache {
   final Map<Integer, Map<Long, Chain>> chains = new TreeMap<>();
   final Map<LeaseKey, Lease> leases = new LinkedHashMap<>();
   final Map<Long, Work> jobs = new LinkedHashMap<>();
-  final Set<Long> ended = new HashSet<>();
+  private final Map<Long, Ended> ended = new HashMap<>();
   private final Map<Long, Parked> parked = new LinkedHashMap<>();
 
   /** What the last call should have emitted; order counts for evictions only. */
@@ -245,7 +258,7 @@ final class NaiveCache {
     if (jobs.containsKey(job)) {
       return !jobs.get(job).save;
     }
-    if (ended.contains(job)) {
+    if (ended.containsKey(job)) {
       return false;
     }
     Parked gone = parked.remove(job);
@@ -262,10 +275,7 @@ final class NaiveCache {
     }
     leases.remove(new LeaseKey(instance, request, group));
     if (wanted.size() < gpu.length) {
-      ended.add(job);
-      for (int part = 0; part < parts; part++) {
-        done(job, part, "FAILED");
-      }
+      refuse(job, parts, "FAILED", gone);
       return false;
     }
     Work load = new Work(job, instance, space, false, now, 0, 0, wanted, gpu, parts);
@@ -277,7 +287,7 @@ final class NaiveCache {
 
   void planSave(int instance, long job, long request, int group, int first, int[] gpu) {
     Space space = instances.get(instance);
-    if (jobs.containsKey(job) || ended.contains(job) || space == null) {
+    if (jobs.containsKey(job) || ended.containsKey(job) || space == null) {
       return;
     }
     Parked gone = parked.remove(job);
@@ -318,10 +328,7 @@ final class NaiveCache {
       leases.remove(new LeaseKey(-1, -1, -1));
     }
     if (placed.isEmpty()) {
-      ended.add(job);
-      for (int part = 0; part < space.parts; part++) {
-        done(job, part, possible && skipped == n ? "OK" : "FAILED");
-      }
+      refuse(job, space.parts, possible && skipped == n ? "OK" : "FAILED", gone);
       expected.add("saved %d 0 %d %d".formatted(job, skipped, n - skipped));
       return;
     }
@@ -334,11 +341,48 @@ final class NaiveCache {
     startParked(save, gone);
   }
 
+  private void refuse(long job, int parts, String status, Parked gone) {
+    ended.put(job, new Ended(status, parts));
+    if (gone != null) {
+      gone.parts.forEach(part -> go(job, part));
+    }
+  }
+
+  boolean revoke(long job, int part) {
+    Work work = jobs.get(job);
+    if (work != null) {
+      if (work.save || part >= work.parts.length) {
+        return false;
+      }
+      if (work.parts[part].equals("waits")) {
+        work.parts[part] = "silent";
+        settle(work);
+      }
+      if (!work.parts[part].equals("silent")) {
+        return work.parts[part].equals("runs");
+      }
+      go(job, part);
+    } else if (ended.containsKey(job)) {
+      go(job, part);
+    } else {
+      if (parked.containsKey(job)) {
+        parked.get(job).parts.remove(part);
+        parked.values().removeIf(p -> p.parts.isEmpty());
+      }
+      done(job, part, "VOID");
+    }
+    return false;
+  }
+
   void go(long job, int part) {
     Work work = jobs.get(job);
     if (work != null) {
       start(work, part);
-    } else if (!ended.contains(job)) {
+    } else if (ended.containsKey(job)) {
+      if (ended.get(job).owed.remove(part)) {
+        done(job, part, ended.get(job).status);
+      }
+    } else {
       Parked waiting = parked.get(job);
       if (waiting != null && waiting.parts.contains(part)) {
         return;
@@ -471,8 +515,7 @@ final class NaiveCache {
         if (work.save) {
           lose(work);
         } else {
-          work.parts[part] = "ended";
-          done(work.id, part, work.failure);
+          work.parts[part] = "silent";
         }
       }
     }
@@ -525,11 +568,10 @@ final class NaiveCache {
 
   boolean hasChildren(Block block) {
     return blocks.values().stream()
-        .anyMatch(
-            other ->
-                Objects.equals(other.parent, block.key.hash)
-                    && other.space == block.space
-                    && other.key.group == block.key.group);
+        .anyMatch(other ->
+            Objects.equals(other.parent, block.key.hash)
+                && other.space == block.space
+                && other.key.group == block.key.group);
   }
 
   private Block parent(Block block) {
@@ -592,8 +634,7 @@ final class NaiveCache {
       return false;
     }
     evicted.add(
-        "evicted %d %d %d"
-            .formatted(victim.key.namespace, victim.key.group, victim.key.hash));
+        "evicted %d %d %d".formatted(victim.key.namespace, victim.key.group, victim.key.hash));
     remove(victim);
     return true;
   }
@@ -631,8 +672,7 @@ final class NaiveCache {
   private void failWaiting(Work work) {
     for (int part = 0; part < work.parts.length; part++) {
       if (work.parts[part].equals("waits")) {
-        work.parts[part] = "ended";
-        done(work.id, part, work.failure);
+        work.parts[part] = "silent";
       }
     }
     settle(work);
@@ -652,7 +692,9 @@ final class NaiveCache {
     }
     if (!work.has("waits") && !work.has("runs")) {
       jobs.remove(work.id);
-      ended.add(work.id);
+      Ended over = new Ended(work.failure, work.parts.length);
+      over.owed.removeIf(part -> work.parts[part].equals("ended"));
+      ended.put(work.id, over);
       if (work.save) {
         int whole = (int) work.blocks.stream().filter(block -> block.whole).count();
         expected.add(
@@ -674,6 +716,11 @@ final class NaiveCache {
   }
 
   private void start(Work work, int part) {
+    if (part < work.parts.length && work.parts[part].equals("silent")) {
+      work.parts[part] = "ended";
+      done(work.id, part, work.failure);
+      return;
+    }
     if (part >= work.parts.length || !work.parts[part].equals("waits")) {
       return;
     }
