@@ -1,0 +1,38 @@
+package io.flexkv.device;
+
+import java.util.List;
+
+/**
+ * The only door to the memory of one engine rank. Opened from a checked layout; nothing else in the
+ * sidecar dereferences an engine address.
+ *
+ * <p>Threads: {@link #openStream} from the thread that will own the stream; everything else from
+ * any. {@link #close} after the streams are closed.
+ */
+public interface DeviceMemory extends AutoCloseable {
+  /** What was registered. */
+  RankLayout layout();
+
+  /**
+   * Address of block 0 of a region in the terms of this backend's streams; block b follows at b
+   * times the region's stride.
+   */
+  long regionAddress(int region);
+
+  /** Opens the stream of one direction. */
+  CopyStream openStream(Direction direction) throws DeviceException;
+
+  /**
+   * Opens the worker's events.
+   *
+   * @param handles one for each event, in the backend's format (CUDA: 64 bytes of {@code
+   *     CUipcEventHandle})
+   */
+  FenceRing openFences(List<byte[]> handles, FenceRing.Seen onSeen) throws DeviceException;
+
+  /** Whether the owner of the memory still exists, as far as this backend can tell. */
+  boolean alive();
+
+  @Override
+  void close();
+}
