@@ -1,0 +1,27 @@
+package io.flexkv.transfer;
+
+/** A duty cycle: a thread calls {@link #doWork} again and again until it is told to stop. */
+interface Agent {
+  /** Does what there is to do now, without waiting; returns how much it was, 0 = idle. */
+  int doWork();
+
+  /** What {@link AgentRunner} should do after an idle cycle. */
+  Idle idle();
+
+  /** Whether the agent was told to stop and has nothing left to end. */
+  boolean finished();
+
+  /** The thread's name. */
+  String roleName();
+
+  /** Called once by the agent's own thread, after the last {@link #doWork}. */
+  void onClose();
+
+  /** How long the thread may rest. */
+  enum Idle {
+    /** Something is under way that only asking again reveals: rest for microseconds. */
+    POLL,
+    /** Nothing is there: rest until woken. */
+    WAIT
+  }
+}

@@ -1,0 +1,86 @@
+package io.flexkv.transfer;
+
+import java.lang.System.Logger.Level;
+import java.util.concurrent.locks.LockSupport;
+
+/**
+ * Runs one agent on a platform thread of its own until the agent is finished. Idle cycles first
+ * spin a little, then rest: 20 µs while something is under way, growing to 200 µs, or until {@link
+ * #wake} when nothing is.
+ */
+final class AgentRunner {
+  private static final System.Logger LOG = System.getLogger(AgentRunner.class.getName());
+  private static final int SPINS = 50;
+  private static final long REST_NANOS_MIN = 20_000;
+  private static final long REST_NANOS_MAX = 200_000;
+
+  private final Agent agent;
+  private final Thread thread;
+  private volatile boolean signalled;
+
+  AgentRunner(Agent agent) {
+    this.agent = agent;
+    this.thread = Thread.ofPlatform().daemon().name(agent.roleName()).unstarted(this::run);
+  }
+
+  void start() {
+    thread.start();
+  }
+
+  private void run() {
+    int idleCycles = 0;
+    long rest = REST_NANOS_MIN;
+    try {
+      while (!agent.finished()) {
+        if (agent.doWork() > 0) {
+          idleCycles = 0;
+          rest = REST_NANOS_MIN;
+        } else if (++idleCycles < SPINS) {
+          Thread.onSpinWait();
+        } else if (agent.idle() == Agent.Idle.POLL) {
+          LockSupport.parkNanos(this, rest);
+          rest = Math.min(2 * rest, REST_NANOS_MAX);
+        } else {
+          await();
+          idleCycles = 0;
+          rest = REST_NANOS_MIN;
+        }
+      }
+    } catch (RuntimeException | Error e) {
+      LOG.log(Level.ERROR, agent.roleName() + " ended by an error of its own", e);
+      throw e;
+    } finally {
+      agent.onClose();
+    }
+  }
+
+  private void await() {
+    while (!signalled) {
+      LockSupport.park(this);
+    }
+    signalled = false;
+  }
+
+  /** Ends the rest of an agent that waits; call after making the work visible. */
+  void wake() {
+    if (!signalled) {
+      signalled = true;
+      LockSupport.unpark(thread);
+    }
+  }
+
+  /** Whether the thread has ended. */
+  boolean ended() {
+    return !thread.isAlive();
+  }
+
+  /** Waits for the thread's end; false at the limit. An interrupt stays set for the caller. */
+  boolean join(long timeoutNanos) {
+    try {
+      return thread.join(java.time.Duration.ofNanos(Math.max(1, timeoutNanos)));
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      return ended();
+    }
+  }
+}

@@ -1,0 +1,414 @@
+package io.flexkv.transfer;
+
+import io.flexkv.device.CopySlice;
+import io.flexkv.device.CopyStream;
+import io.flexkv.device.DeviceException;
+import io.flexkv.device.Direction;
+import io.flexkv.device.FenceRing;
+import io.flexkv.device.SliceLimits;
+import java.lang.System.Logger.Level;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Iterator;
+import java.util.List;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.LongSupplier;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * Copies of one direction of one rank: the duty cycle of one thread.
+ *
+ * <p>A job waits until its fence is reached (others pass it meanwhile), then stands in line. The
+ * first in line gives slices until it is all submitted or has to end early; its revoke word is read
+ * before each. It ends when its last slice has ended, and only then are the generations compared
+ * and the completion posted. Saves leave the device to loads: while any load is active they submit
+ * one slice in 10 ms, so that they end at all.
+ */
+final class CopyAgent implements Agent {
+  private static final System.Logger LOG = System.getLogger(CopyAgent.class.getName());
+  private static final long SAVE_PAUSE_NANOS = 10_000_000;
+  private static final int MAX_NEW_JOBS_A_CYCLE = 64;
+
+  /** One submitted slice: whose, how many of its blocks are whole with it, how many bytes. */
+  private record InFlight(JobState state, int blocks, long bytes) {}
+
+  private final String roleName;
+  private final Direction direction;
+  private final Geometry geometry;
+  private final CopyStream stream;
+  private final SliceLimits limits;
+  private final CopySlice slice;
+  private final FenceRing fences;
+  private final CompletionQueue completions;
+  private final AtomicInteger activeLoads;
+  private final LongSupplier clock;
+  private final MpscQueue<TransferJob> arrivals;
+  private final MpscQueue<Long> revokes = new MpscQueue<>(1024);
+  private final AgentCounters counters = new AgentCounters();
+
+  private final List<JobState> waiting = new ArrayList<>();
+  private final ArrayDeque<JobState> ready = new ArrayDeque<>();
+  private final ArrayDeque<InFlight> inFlight = new ArrayDeque<>();
+  private final List<FencePoint> abandonedFences = new ArrayList<>();
+  private long slicesEnded;
+  private long lastSubmitNanos;
+  private @Nullable String dead;
+  private volatile boolean stopping;
+  private volatile boolean gaveUp;
+  private volatile long giveUpAtNanos = Long.MAX_VALUE;
+
+  CopyAgent(
+      String roleName,
+      Direction direction,
+      Geometry geometry,
+      CopyStream stream,
+      FenceRing fences,
+      CompletionQueue completions,
+      AtomicInteger activeLoads,
+      LongSupplier clock,
+      int maxJobs) {
+    this.roleName = roleName;
+    this.direction = direction;
+    this.geometry = geometry;
+    this.stream = stream;
+    this.limits = stream.limits();
+    this.slice = new CopySlice(limits.copies());
+    this.fences = fences;
+    this.completions = completions;
+    this.activeLoads = activeLoads;
+    this.clock = clock;
+    this.arrivals = new MpscQueue<>(maxJobs);
+    this.lastSubmitNanos = clock.getAsLong() - SAVE_PAUSE_NANOS;
+  }
+
+  /** Any thread: accepts a job, or refuses it because there is no room or the mover stops. */
+  boolean offer(TransferJob job) {
+    if (!completions.reserve()) {
+      return false;
+    }
+    if (!arrivals.reserve()) {
+      completions.cancel();
+      return false;
+    }
+    // Asked after the room was taken: the agent ends only once it sees `stopping` and no room
+    // taken.
+    if (stopping) {
+      arrivals.cancel();
+      completions.cancel();
+      return false;
+    }
+    arrivals.put(job);
+    return true;
+  }
+
+  /** Any thread: takes a job back; false if too many such requests wait already. */
+  boolean revoke(long jobId) {
+    if (!revokes.reserve()) {
+      return false;
+    }
+    revokes.put(jobId);
+    return true;
+  }
+
+  /** Any thread: accept nothing more, end what has not begun, drain the rest until the limit. */
+  void stop(long giveUpAt) {
+    giveUpAtNanos = giveUpAt;
+    stopping = true;
+  }
+
+  AgentCounters counters() {
+    return counters;
+  }
+
+  @Override
+  public int doWork() {
+    int work = 0;
+    work += takeRevokes();
+    work += takeArrivals();
+    work += pollFences();
+    work += collectEndedSlices();
+    work += endEarly();
+    work += submitSlices();
+    work += pollAbandonedFences();
+    work += giveUp();
+    return work;
+  }
+
+  private int takeArrivals() {
+    int taken = 0;
+    while (taken < MAX_NEW_JOBS_A_CYCLE) {
+      TransferJob job = arrivals.poll();
+      if (job == null) {
+        return taken;
+      }
+      taken++;
+      JobState state = new JobState(job, clock.getAsLong());
+      int foreign = geometry.firstForeign(job.gpuBlocks());
+      if (foreign != -1 || job.direction() != direction) {
+        state.endAs(
+            Completion.Status.FAILED,
+            "block %d, the layout has 0 to %d; direction %s, this is %s"
+                .formatted(foreign, geometry.blocks() - 1, job.direction(), direction));
+      }
+      waiting.add(state);
+    }
+    return taken;
+  }
+
+  private int takeRevokes() {
+    int taken = 0;
+    for (Long jobId; (jobId = revokes.poll()) != null; taken++) {
+      long id = jobId;
+      // What has not been taken from the arrivals came after this request, or is taken first.
+      while (takeArrivals() > 0) {}
+      for (JobState state : waiting) {
+        if (state.job.jobId() == id) {
+          state.endAs(Completion.Status.REVOKED, "revoked");
+        }
+      }
+      for (JobState state : ready) {
+        if (state.job.jobId() == id) {
+          state.endAs(Completion.Status.REVOKED, "revoked");
+        }
+      }
+    }
+    return taken;
+  }
+
+  /** Moves jobs whose fence is reached into the line; those that have to end leave. */
+  private int pollFences() {
+    int moved = 0;
+    for (Iterator<JobState> states = waiting.iterator(); states.hasNext(); ) {
+      JobState state = states.next();
+      checkEarlyEnd(state);
+      FencePoint fence = state.job.fence();
+      boolean reached = fence == null || reached(state, fence);
+      if (state.end != null) {
+        states.remove();
+        if (!reached && fence != null && dead == null) {
+          abandonedFences.add(fence);
+        }
+        finish(state, true);
+        moved++;
+      } else if (reached) {
+        states.remove();
+        activate(state);
+        ready.add(state);
+        moved++;
+      }
+    }
+    return moved;
+  }
+
+  private boolean reached(JobState state, FencePoint fence) {
+    if (dead != null) {
+      return false;
+    }
+    try {
+      return fences.reached(fence.index(), fence.sequence());
+    } catch (DeviceException e) {
+      state.endAs(Completion.Status.FAILED, e.getMessage());
+      if (e.kind() == DeviceException.Kind.GONE) {
+        die(e.getMessage());
+      }
+      return true; // nothing to watch any more
+    }
+  }
+
+  private void activate(JobState state) {
+    if (direction == Direction.LOAD) {
+      state.active = true;
+      activeLoads.incrementAndGet();
+    }
+  }
+
+  private void checkEarlyEnd(JobState state) {
+    if (state.end != null) {
+      return;
+    }
+    if (dead != null) {
+      state.endAs(Completion.Status.FAILED, dead);
+    } else if (stopping) {
+      state.endAs(Completion.Status.FAILED, "the mover stops");
+    } else if (state.job.revoke().revokes(state.job.jobId())) {
+      state.endAs(Completion.Status.REVOKED, "revoked");
+    } else if (clock.getAsLong() - state.job.deadlineNanos() > 0) {
+      state.endAs(Completion.Status.FAILED, "its deadline has passed");
+    }
+  }
+
+  /** Takes out of the line what has to end and has nothing on its way. */
+  private int endEarly() {
+    int ended = 0;
+    for (Iterator<JobState> states = ready.iterator(); states.hasNext(); ) {
+      JobState state = states.next();
+      if (!state.allSubmitted()) {
+        checkEarlyEnd(state);
+      }
+      if (state.over()) {
+        states.remove();
+        finish(state, true);
+        ended++;
+      }
+    }
+    return ended;
+  }
+
+  private int submitSlices() {
+    int submitted = 0;
+    while (dead == null && inFlight.size() < limits.inFlight() && mayCopy()) {
+      JobState state = nextToSubmit();
+      if (state == null) {
+        return submitted;
+      }
+      slice.clear();
+      geometry.fill(slice, state, limits.bytes());
+      lastSubmitNanos = clock.getAsLong();
+      try {
+        stream.submit(slice);
+      } catch (DeviceException e) {
+        state.endAs(Completion.Status.FAILED, e.getMessage());
+        if (e.kind() == DeviceException.Kind.GONE) {
+          die(e.getMessage());
+        }
+        return submitted + 1;
+      }
+      state.inFlight++;
+      inFlight.add(new InFlight(state, state.block, slice.bytes()));
+      submitted++;
+    }
+    return submitted;
+  }
+
+  private boolean mayCopy() {
+    return direction == Direction.LOAD
+        || activeLoads.get() == 0
+        || clock.getAsLong() - lastSubmitNanos >= SAVE_PAUSE_NANOS;
+  }
+
+  private @Nullable JobState nextToSubmit() {
+    for (JobState state : ready) {
+      if (!state.allSubmitted()) {
+        checkEarlyEnd(state);
+        if (state.end == null) {
+          return state;
+        }
+      }
+    }
+    return null;
+  }
+
+  private int collectEndedSlices() {
+    if (inFlight.isEmpty()) {
+      return 0;
+    }
+    long ended;
+    try {
+      ended = stream.completed();
+    } catch (DeviceException e) {
+      die(e.getMessage());
+      return 1;
+    }
+    int collected = 0;
+    while (slicesEnded < ended) {
+      InFlight done = inFlight.remove();
+      slicesEnded++;
+      collected++;
+      JobState state = done.state();
+      state.inFlight--;
+      state.blocksCopied = done.blocks();
+      state.bytesCopied += done.bytes();
+      counters.slice(done.bytes());
+    }
+    return collected;
+  }
+
+  /** The device is lost, and with it every copy that was on its way: nothing touches memory. */
+  private void die(String cause) {
+    if (dead != null) {
+      return;
+    }
+    dead = cause;
+    LOG.log(Level.WARNING, "{0}: every job fails from now on: {1}", roleName, cause);
+    for (InFlight lost : inFlight) {
+      lost.state().inFlight--;
+      lost.state().endAs(Completion.Status.FAILED, cause);
+    }
+    inFlight.clear();
+    abandonedFences.clear();
+  }
+
+  /** Fences of jobs that ended before: the worker still wants to hear when they are reached. */
+  private int pollAbandonedFences() {
+    int before = abandonedFences.size();
+    if (before == 0) {
+      return 0;
+    }
+    try {
+      for (Iterator<FencePoint> points = abandonedFences.iterator(); points.hasNext(); ) {
+        FencePoint point = points.next();
+        if (fences.reached(point.index(), point.sequence())) {
+          points.remove();
+        }
+      }
+    } catch (DeviceException e) {
+      die(e.getMessage());
+    }
+    return before - abandonedFences.size();
+  }
+
+  /** At the limit of a stop: what is still on its way is reported as not drained. */
+  private int giveUp() {
+    if (!stopping || ready.isEmpty() || clock.getAsLong() - giveUpAtNanos < 0) {
+      return 0;
+    }
+    int given = ready.size();
+    gaveUp = true;
+    for (JobState state : ready) {
+      state.endAs(Completion.Status.FAILED, "the device did not end its copies in time");
+      finish(state, false);
+    }
+    ready.clear();
+    return given;
+  }
+
+  private void finish(JobState state, boolean drained) {
+    if (state.active) {
+      activeLoads.decrementAndGet();
+    }
+    Completion completion = state.completion(clock.getAsLong(), drained);
+    counters.job(completion.status());
+    completions.post(completion);
+  }
+
+  @Override
+  public boolean finished() {
+    return stopping && waiting.isEmpty() && ready.isEmpty() && arrivals.isUnused();
+  }
+
+  /** Whether every completion was a drained one. */
+  boolean allDrained() {
+    return !gaveUp;
+  }
+
+  @Override
+  public Idle idle() {
+    return waiting.isEmpty() && ready.isEmpty() && abandonedFences.isEmpty()
+        ? Idle.WAIT
+        : Idle.POLL;
+  }
+
+  @Override
+  public String roleName() {
+    return roleName;
+  }
+
+  @Override
+  public void onClose() {
+    if (gaveUp) {
+      LOG.log(Level.ERROR, "{0}: left open, its copies have not ended", roleName);
+      return;
+    }
+    stream.close();
+  }
+}

@@ -1,0 +1,76 @@
+package io.flexkv.transfer;
+
+import java.util.BitSet;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * A job on its way through one {@link CopyAgent}: how far it is submitted, how far copied, and
+ * whether it has to end early. Owned by the agent's thread.
+ */
+final class JobState {
+  final TransferJob job;
+  private final long arrivedNanos;
+
+  /** Next byte to submit: block index in the job, region, offset in the region. */
+  int block;
+
+  int region;
+  long offset;
+
+  /** Slices on their way. */
+  int inFlight;
+
+  /** Blocks whose slices have all ended. */
+  int blocksCopied;
+
+  long bytesCopied;
+
+  /** Set once the job shall submit nothing more; it ends when {@link #inFlight} is 0. */
+  Completion.@Nullable Status end;
+
+  @Nullable String cause;
+
+  /** Whether it counts as an active load of the device. */
+  boolean active;
+
+  JobState(TransferJob job, long arrivedNanos) {
+    this.job = job;
+    this.arrivedNanos = arrivedNanos;
+  }
+
+  boolean allSubmitted() {
+    return block == job.gpuBlocks().length;
+  }
+
+  /** Ends the job early; the first reason stays. */
+  void endAs(Completion.Status status, String reason) {
+    if (end == null) {
+      end = status;
+      cause = reason;
+    }
+  }
+
+  /** Whether nothing more will be submitted and nothing is on its way. */
+  boolean over() {
+    return inFlight == 0 && (end != null || allSubmitted());
+  }
+
+  Completion completion(long nowNanos, boolean drained) {
+    BitSet ok = new BitSet(job.gpuBlocks().length);
+    ok.set(0, blocksCopied);
+    GenerationCheck generations = job.generations();
+    if (generations != null) {
+      generations.clearStale(job.gpuBlocks(), ok);
+    }
+    return new Completion(
+        job.jobId(),
+        job.part(),
+        job.direction(),
+        end == null ? Completion.Status.OK : end,
+        ok,
+        bytesCopied,
+        nowNanos - arrivedNanos,
+        drained,
+        cause);
+  }
+}

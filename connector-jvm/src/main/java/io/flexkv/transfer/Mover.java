@@ -1,0 +1,148 @@
+package io.flexkv.transfer;
+
+import io.flexkv.device.CopyStream;
+import io.flexkv.device.DeviceException;
+import io.flexkv.device.DeviceMemory;
+import io.flexkv.device.Direction;
+import io.flexkv.device.FenceRing;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.LongSupplier;
+
+/**
+ * Moves the blocks of one rank: a thread for loads and a thread for saves, both bounded in jobs, in
+ * the length of a slice, and in what a stop may take. Jobs go in by {@link #submit}, each comes out
+ * as exactly one {@link Completion}.
+ */
+public final class Mover {
+  /** Jobs that may wait for one direction of one rank. */
+  public static final int MAX_JOBS = 1024;
+
+  private final CopyAgent load;
+  private final CopyAgent save;
+  private final AgentRunner loadRunner;
+  private final AgentRunner saveRunner;
+  private final LongSupplier clock;
+
+  private Mover(CopyAgent load, CopyAgent save, LongSupplier clock) {
+    this.load = load;
+    this.save = save;
+    this.clock = clock;
+    this.loadRunner = new AgentRunner(load);
+    this.saveRunner = new AgentRunner(save);
+  }
+
+  /**
+   * Opens both streams and starts both threads.
+   *
+   * @param name of the rank, for thread names and logs
+   * @param memory stays the caller's to close, after {@link #stop}
+   * @param fences likewise
+   */
+  public static Mover start(
+      String name, DeviceMemory memory, FenceRing fences, CompletionQueue completions)
+      throws DeviceException {
+    return start(name, memory, fences, completions, System::nanoTime);
+  }
+
+  static Mover start(
+      String name,
+      DeviceMemory memory,
+      FenceRing fences,
+      CompletionQueue completions,
+      LongSupplier clock)
+      throws DeviceException {
+    Geometry geometry = new Geometry(memory);
+    AtomicInteger activeLoads = new AtomicInteger();
+    CopyStream loads = memory.openStream(Direction.LOAD);
+    CopyStream saves;
+    try {
+      saves = memory.openStream(Direction.SAVE);
+    } catch (DeviceException e) {
+      loads.close();
+      throw e;
+    }
+    Mover mover =
+        new Mover(
+            new CopyAgent(
+                "flexkv-load-" + name,
+                Direction.LOAD,
+                geometry,
+                loads,
+                fences,
+                completions,
+                activeLoads,
+                clock,
+                MAX_JOBS),
+            new CopyAgent(
+                "flexkv-save-" + name,
+                Direction.SAVE,
+                geometry,
+                saves,
+                fences,
+                completions,
+                activeLoads,
+                clock,
+                MAX_JOBS),
+            clock);
+    mover.loadRunner.start();
+    mover.saveRunner.start();
+    return mover;
+  }
+
+  /**
+   * Takes a job. Any thread.
+   *
+   * @return false if there is no room (here or in the completion queue) or the mover stops; the job
+   *     then gets no completion
+   */
+  public boolean submit(TransferJob job) {
+    boolean loads = job.direction() == Direction.LOAD;
+    if (!(loads ? load : save).offer(job)) {
+      return false;
+    }
+    (loads ? loadRunner : saveRunner).wake();
+    return true;
+  }
+
+  /**
+   * Takes back a job, as its revoke word would; it still gets its completion. A job that is not
+   * here (any more) is left alone. Any thread.
+   *
+   * @return false if too many such requests wait already: ask again
+   */
+  public boolean revoke(long jobId, Direction direction) {
+    boolean loads = direction == Direction.LOAD;
+    if (!(loads ? load : save).revoke(jobId)) {
+      return false;
+    }
+    (loads ? loadRunner : saveRunner).wake();
+    return true;
+  }
+
+  /** What has been done so far. Any thread. */
+  public MoverCounters counters() {
+    return new MoverCounters(load.counters().side(), save.counters().side());
+  }
+
+  /**
+   * Ends: nothing more is accepted, jobs that have copies on their way are drained, all others fail
+   * at once, every one gets its completion. Waits for it.
+   *
+   * @param drainNanos how long the device may take for the copies that are on their way; after it
+   *     their jobs end with {@code drained = false}
+   * @return true if everything was drained. False: the device memory must not be closed. If a
+   *     thread did not even come back from a call into the device within one more second, jobs of
+   *     it that have no completion yet get none; their slots must not be used again
+   */
+  public boolean stop(long drainNanos) {
+    long giveUpAt = clock.getAsLong() + drainNanos;
+    load.stop(giveUpAt);
+    save.stop(giveUpAt);
+    loadRunner.wake();
+    saveRunner.wake();
+    long until = System.nanoTime() + drainNanos + 1_000_000_000L;
+    boolean ended = loadRunner.join(until - System.nanoTime());
+    ended &= saveRunner.join(until - System.nanoTime());
+    return ended && load.allDrained() && save.allDrained();
+  }
+}

@@ -1,0 +1,13 @@
+package io.flexkv.transfer;
+
+/** What a mover has done since its start. */
+public record MoverCounters(Side load, Side save) {
+  /**
+   * One direction.
+   *
+   * @param bytes copied
+   * @param slices ended
+   * @param jobsOk jobs by how they ended
+   */
+  public record Side(long bytes, long slices, long jobsOk, long jobsFailed, long jobsRevoked) {}
+}

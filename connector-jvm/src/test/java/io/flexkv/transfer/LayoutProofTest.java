@@ -1,0 +1,94 @@
+package io.flexkv.transfer;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import io.flexkv.device.DeviceException;
+import io.flexkv.device.DeviceMemory;
+import io.flexkv.device.FakeEngine;
+import io.flexkv.device.ProcessEngine;
+import io.flexkv.device.ProofPattern;
+import io.flexkv.device.RankLayout;
+import io.flexkv.device.Region;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+
+final class LayoutProofTest {
+  private static final int[] BLOCKS = {0, 1, 8, 15};
+
+  /** Two layers of 16 blocks of 1,000 bytes, as the engine means it. */
+  private static final List<Region> TRUTH =
+      List.of(new Region(0, 0, 1000, 1000, 16), new Region(0, 16_000, 1000, 1000, 16));
+
+  private static void fillAsEngine(ProcessEngine engine, long seed) {
+    for (int region = 0; region < 2; region++) {
+      for (int block : BLOCKS) {
+        byte[] share = new byte[1000];
+        ProofPattern.fillRegion(MemorySegment.ofArray(share), seed, region, block);
+        engine.poke(0, TRUTH.get(region).offset() + block * 1000L, share);
+      }
+    }
+  }
+
+  @Test
+  void readAndWrite_rightLayout_provesEqual() throws Exception {
+    try (ProcessEngine engine = new ProcessEngine(32_000);
+        Arena arena = Arena.ofShared()) {
+      fillAsEngine(engine, 77);
+      RankLayout layout = RankLayout.of(engine.allocations(), TRUTH, "test");
+      try (DeviceMemory memory = engine.open(layout)) {
+        LayoutProof proof = new LayoutProof(memory, arena.allocate(2000, 8), 5_000_000_000L);
+        assertThat(proof.read(77, BLOCKS)).isEmpty();
+        assertThat(proof.read(78, BLOCKS)).contains("block 0, region 0, byte 0");
+        proof.write(1234, BLOCKS);
+      }
+      byte[] share = new byte[1000];
+      ProofPattern.fillRegion(MemorySegment.ofArray(share), 1234, 1, 15);
+      assertThat(engine.peek(0, 31_000, 1000)).isEqualTo(share);
+    }
+  }
+
+  @Test
+  void read_layersSwapped_isFound() throws Exception {
+    try (ProcessEngine engine = new ProcessEngine(32_000);
+        Arena arena = Arena.ofShared()) {
+      fillAsEngine(engine, 5);
+      RankLayout layout = RankLayout.of(engine.allocations(), TRUTH.reversed(), "test");
+      try (DeviceMemory memory = engine.open(layout)) {
+        LayoutProof proof = new LayoutProof(memory, arena.allocate(2000, 8), 5_000_000_000L);
+        assertThat(proof.read(5, BLOCKS)).contains("region 0, byte 0");
+      }
+    }
+  }
+
+  @Test
+  void read_wrongStride_isFoundInALaterBlock() throws Exception {
+    try (ProcessEngine engine = new ProcessEngine(32_000);
+        Arena arena = Arena.ofShared()) {
+      fillAsEngine(engine, 6);
+      List<Region> wrong =
+          List.of(new Region(0, 0, 1008, 1000, 15), new Region(0, 16_000, 1008, 1000, 15));
+      RankLayout layout = RankLayout.of(engine.allocations(), wrong, "test");
+      try (DeviceMemory memory = engine.open(layout)) {
+        LayoutProof proof = new LayoutProof(memory, arena.allocate(2000, 8), 5_000_000_000L);
+        assertThat(proof.read(6, new int[] {0, 1})).contains("block 1, region 0");
+      }
+    }
+  }
+
+  @Test
+  void read_deviceNeverAnswers_endsWithinItsBound() throws Exception {
+    try (FakeEngine engine = new FakeEngine(32_000);
+        Arena arena = Arena.ofShared()) {
+      var device = engine.open(RankLayout.of(engine.allocations(), TRUTH, "test"));
+      device.held = true;
+      LayoutProof proof = new LayoutProof(device, arena.allocate(2000, 8), 200_000_000L);
+      assertThatThrownBy(() -> proof.read(1, BLOCKS))
+          .isInstanceOf(DeviceException.class)
+          .hasMessageContaining("block 0")
+          .hasMessageContaining("within 200 ms");
+    }
+  }
+}
