@@ -1,0 +1,159 @@
+"""Settings: precedence, types, texts; nothing is ignored in silence."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from flexkv.config import Settings
+from flexkv.errors import ConfigError
+from flexkv.options import OPTIONS
+
+
+def test_defaults_are_those_of_the_option_table() -> None:
+    settings = Settings.load(env={})
+    assert dataclasses.replace(settings, sources={}) == Settings()
+    for option in OPTIONS:
+        assert getattr(settings, option.name) == option.default, option.name
+        assert settings.sources[option.name] == "default"
+    assert settings.socket_path == "/tmp/flexkv_server"
+    assert settings.launch
+
+
+@pytest.mark.parametrize("suffix", ["json", "yml", "yaml"])
+def test_extra_above_file_above_environment(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"c.{suffix}"
+    path.write_text('{"load_deadline_ms": 2, "lookup_spin_us": 2, "cpu_cache_gb": 9}')
+    env = {
+        "FLEXKV_CONFIG_PATH": str(path),
+        "FLEXKV_LOAD_DEADLINE_MS": "1",
+        "FLEXKV_LOOKUP_SPIN_US": "1",
+        "FLEXKV_STEP_SPIN_US": "1",
+    }
+    settings = Settings.load({"flexkv_load_deadline_ms": 3}, env)
+    assert (settings.load_deadline_ms, settings.lookup_spin_us, settings.step_spin_us) == (3, 2, 1)
+    assert settings.sources["load_deadline_ms"] == "kv_connector_extra_config load_deadline_ms"
+    assert settings.sources["lookup_spin_us"] == f"{path} lookup_spin_us"
+    assert settings.sources["step_spin_us"] == "FLEXKV_STEP_SPIN_US"
+
+
+def test_plain_names_and_aliases_in_extra() -> None:
+    settings = Settings.load({"enable_flexkv": False, "load_failure_policy": "FAIL"}, {})
+    assert not settings.enabled
+    assert settings.load_failure_policy == "fail"
+    assert not Settings.load({"flexkv_enabled": 0}, {}).enabled
+    assert not Settings.load(env={"ENABLE_FLEXKV": "0"}).enabled
+
+
+def test_extra_for_the_sidecar_and_for_others() -> None:
+    settings = Settings.load({"flexkv_cpu_cache_gb": "2.5", "num_cpu_blocks": 7, "x": 1}, {})
+    assert settings.sidecar == {"cpu_cache_gb": 2.5, "num_cpu_blocks": 7}
+    assert settings.ignored == ("x",)
+
+
+def test_unknown_extra_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"unknown flexkv_cpu_cach_gb, flexkv_zzz; known are"):
+        Settings.load({"flexkv_zzz": 1, "flexkv_cpu_cach_gb": 2}, {})
+
+
+def test_same_option_twice_in_extra() -> None:
+    with pytest.raises(ConfigError, match="names load_deadline_ms twice: 1 and 2"):
+        Settings.load({"flexkv_load_deadline_ms": 1, "load_deadline_ms": 2}, {})
+
+
+@pytest.mark.parametrize(
+    ("env", "text"),
+    [
+        ({"FLEXKV_SERVER_RECV_PORT": "tcp://h:1"}, "FLEXKV_SERVER_RECV_PORT is 'tcp://h:1'"),
+        ({"FLEXKV_SERVER_RECV_PORT": "ipc://rel"}, "absolute path"),
+        ({"FLEXKV_SERVER_RECV_PORT": "ipc:///" + "x" * 107}, "at most 107 bytes"),
+        ({"FLEXKV_LOAD_DEADLINE_MS": "soon"}, "FLEXKV_LOAD_DEADLINE_MS is 'soon', must be an int"),
+        ({"FLEXKV_LOAD_DEADLINE_MS": "0"}, "from 1 to 600000"),
+        ({"FLEXKV_LOAD_DEADLINE_MS": "1.5"}, "must be an integer"),
+        ({"FLEXKV_LOG_LEVEL": "LOUD"}, "DEBUG, INFO"),
+        ({"ENABLE_FLEXKV": "maybe"}, "ENABLE_FLEXKV is 'maybe', must be 0 or 1"),
+        ({"FLEXKV_IDLE_EXIT_S": "nan"}, "FLEXKV_IDLE_EXIT_S is 'nan'"),
+        ({"FLEXKV_INSTANCE_ID": "2"}, "must be below FLEXKV_INSTANCE_NUM"),
+        ({"FLEXKV_CONFIG_PATH": "/no/such.json"}, "'/no/such.json', which cannot be read"),
+        ({"FLEXKV_CONFIG_PATH": "/etc/passwd"}, "must end in .json, .yaml or .yml"),
+    ],
+)
+def test_errors_name_variable_value_and_what_is_allowed(env: dict[str, str], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(env=env)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("extra", "text"),
+    [
+        ({"flexkv_load_deadline_ms": True}, "is True, must be an integer"),
+        ({"flexkv_load_deadline_ms": [1]}, "is [1]"),
+        ({"flexkv_enabled": "perhaps"}, "'perhaps'"),
+        ({"flexkv_enabled": 2}, "is 2, must be 0 or 1"),
+        ({"flexkv_cpu_cache_gb": "much"}, "cpu_cache_gb is 'much'"),
+        ({"flexkv_cpu_cache_gb": float("nan")}, "is nan"),
+        ({"flexkv_java": 3}, "java is 3"),
+    ],
+)
+def test_types_are_checked(extra: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(extra, {})
+    assert text in str(caught.value)
+
+
+def load_file(tmp_path: Path, name: str, text: str, **env: str) -> Settings:
+    path = tmp_path / name
+    path.write_text(text)
+    return Settings.load(env={"FLEXKV_CONFIG_PATH": str(path), **env})
+
+
+def test_json_with_comments_variables_and_sections(tmp_path: Path) -> None:
+    settings = load_file(
+        tmp_path,
+        "c.json",
+        """{
+        // where it listens
+        "server_recv_port": "ipc:///tmp/flexkv_${RANK}", /* not
+        "instance_num": 5, */
+        "cache_config": {"enable_cpu": true, "load_deadline_ms": 44}
+        }""",
+        RANK="3",
+    )
+    assert settings.server_recv_port == "ipc:///tmp/flexkv_3"
+    assert settings.instance_num == 1
+    assert settings.load_deadline_ms == 44
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("c.json", "{", "cannot be parsed"),
+        ("c.yml", "a: [", "cannot be parsed"),
+        ("c.yml", "- 1", "holds a list"),
+        ("c.json", '{"load_deadline_ms": "x"}', "load_deadline_ms is 'x'"),
+        ("c.json", " " * (1024 * 1024 + 1), "larger than"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_file(tmp_path, name, text)
+    assert said in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_empty_yaml_and_null_values(tmp_path: Path) -> None:
+    assert load_file(tmp_path, "c.yml", "").load_deadline_ms == 10_000
+    assert load_file(tmp_path, "c.yml", "load_deadline_ms:\n").load_deadline_ms == 10_000
+
+
+def test_yaml_without_pyyaml_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ConfigError, match="pip install pyyaml"):
+        load_file(tmp_path, "c.yml", "a: 1")
+    assert load_file(tmp_path, "c.json", "{}").enabled

@@ -1,0 +1,316 @@
+"""Model identity and namespace: what must change the digest, and what must not."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flexkv import hashseed
+from flexkv.config import Settings
+from flexkv.errors import ConfigError
+from flexkv.identity import identity, plain
+
+SETTINGS = Settings()
+
+
+class HfConfig(SimpleNamespace):
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def hf_config(**changes: Any) -> HfConfig:
+    values: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 256,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
+        "id2label": {0: "a", 1: "b"},
+        "_name_or_path": "/somewhere",
+        "transformers_version": "5",
+    }
+    return HfConfig(**{**values, **changes})
+
+
+def config(folder: str | Path = "/none", **changes: Any) -> Any:
+    model = SimpleNamespace(
+        model=str(folder), model_weights="", revision=None, seed=0, hf_config=hf_config(),
+        dtype="torch.bfloat16", quantization=None, hf_overrides={}, max_model_len=4096,
+        code_revision=None, disable_sliding_window=False, model_impl="auto",
+    )  # fmt: skip
+    return SimpleNamespace(
+        model_config=model,
+        load_config=SimpleNamespace(load_format="auto", model_loader_extra_config={}),
+        cache_config=SimpleNamespace(
+            block_size=16, cache_dtype="auto", prefix_caching_hash_algo="sha256",
+            sliding_window=None, num_gpu_blocks=100,
+        ),
+        parallel_config=SimpleNamespace(
+            tensor_parallel_size=2, pipeline_parallel_size=1, decode_context_parallel_size=1,
+            rank=0, data_parallel_rank=0,
+        ),
+        speculative_config=None,
+        lora_config=None,
+        device_config=SimpleNamespace(device_type="cpu"),
+        kv_transfer_config=SimpleNamespace(engine_id="e", kv_port=1),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.delenv(hashseed.SEED_ENV, raising=False)
+    monkeypatch.setattr(hashseed, "_vllm_default", lambda: None)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a.safetensors").write_bytes(b"12345")
+    (folder / "tokenizer.json").write_text("{}")
+    return config(folder)
+
+
+def digest(model: Any, settings: Settings = SETTINGS) -> str:
+    return identity(model, settings).digest
+
+
+def set_in(path: str, value: Any) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        *parents, name = path.split(".")
+        target = model
+        for parent in parents:
+            target = getattr(target, parent)
+        setattr(target, name, value)
+
+    return change
+
+
+def rewrite_weights(model: Any) -> None:
+    path = Path(model.model_config.model, "a.safetensors")
+    info = path.stat()
+    path.write_bytes(b"54321")  # the same size; a second later, as file systems may count
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))
+
+
+def add_weights(model: Any) -> None:
+    Path(model.model_config.model, "sub").mkdir()
+    Path(model.model_config.model, "sub", "b.safetensors").write_bytes(b"")
+
+
+DRAFT = SimpleNamespace(
+    method="eagle", num_speculative_tokens=2, draft_model_config=config("/draft").model_config
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rewrite_weights,
+        add_weights,
+        set_in("model_config.hf_config", hf_config(hidden_size=512)),
+        set_in("model_config.hf_config", hf_config(rope_scaling={"factor": 8.0})),
+        set_in("model_config.hf_config", hf_config(quantization_config={"bits": 4})),
+        set_in("model_config.hf_config", hf_config(text_config=hf_config(hidden_size=1))),
+        set_in("model_config.dtype", "torch.float16"),
+        set_in("model_config.quantization", "fp8"),
+        set_in("model_config.max_model_len", 8192),
+        set_in("load_config.load_format", "dummy"),
+        set_in("cache_config.cache_dtype", "fp8"),
+        set_in("cache_config.prefix_caching_hash_algo", "sha256_cbor"),
+        set_in("cache_config.prefix_caching_hash_algo", "xxhash"),
+        set_in("parallel_config.tensor_parallel_size", 4),
+        set_in("parallel_config.pipeline_parallel_size", 2),
+        set_in("parallel_config.decode_context_parallel_size", 2),
+        set_in("speculative_config", DRAFT),
+        set_in("lora_config", SimpleNamespace(max_lora_rank=8, default_mm_loras=None)),
+        set_in("device_config.device_type", "cuda"),
+    ],
+)
+def test_what_the_bytes_depend_on_changes_the_digest(
+    model: Any, change: Callable[[Any], None]
+) -> None:
+    before = digest(model)
+    change(model)
+    assert digest(model) != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_in("model_config.hf_config", hf_config(_name_or_path="/elsewhere")),
+        set_in("model_config.hf_config", hf_config(transformers_version="6")),
+        set_in("model_config.seed", 7),
+        set_in("kv_transfer_config.engine_id", "another"),
+        set_in("kv_transfer_config.kv_port", 2),
+        set_in("parallel_config.rank", 1),
+        set_in("parallel_config.data_parallel_rank", 1),
+        set_in("cache_config.num_gpu_blocks", 5),
+        set_in("cache_config.block_size", 64),
+    ],
+)
+def test_what_they_do_not_depend_on_does_not(model: Any, change: Callable[[Any], None]) -> None:
+    before = digest(model)
+    change(model)
+    assert digest(model) == before
+
+
+def test_tokenizer_files_do_not_count(model: Any) -> None:
+    before = digest(model)
+    Path(model.model_config.model, "tokenizer.json").write_text("{ }")
+    assert digest(model) == before
+
+
+def test_moved_folder_is_the_same_model(model: Any, tmp_path: Path) -> None:
+    before = digest(model)
+    Path(model.model_config.model).rename(tmp_path / "moved")
+    model.model_config.model = str(tmp_path / "moved")
+    assert digest(model) == before
+
+
+def test_dummy_weights_are_named_by_their_seed(model: Any) -> None:
+    model.load_config.load_format = "dummy"
+    before = digest(model)
+    rewrite_weights(model)
+    assert digest(model) == before
+    model.model_config.seed = 1
+    assert digest(model) != before
+
+
+def test_weights_version_of_the_user(model: Any) -> None:
+    assert digest(model) != digest(model, Settings(weights_version="2"))
+
+
+def test_draft_model_counts(model: Any, tmp_path: Path) -> None:
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    (draft / "d.safetensors").write_bytes(b"1")
+    speculative = copy.copy(DRAFT)
+    speculative.draft_model_config = config(draft).model_config
+    model.speculative_config = speculative
+    before = digest(model)
+    (draft / "d.safetensors").write_bytes(b"22")
+    assert digest(model) != before
+
+
+COMMIT_A, COMMIT_B = "a" * 40, "b" * 40
+
+
+def test_hub_model_by_commit(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    model.model_config.model = "org/name"
+    found = identity(model, SETTINGS)
+    assert found.description["model"]["weights"]["kind"] == "unknown"
+    assert "flexkv_weights_version" in found.notes[0]
+
+    model.model_config.hf_config._commit_hash = COMMIT_A
+    by_config = identity(model, SETTINGS)
+    assert by_config.notes == ()
+    del model.model_config.hf_config._commit_hash
+
+    ref = tmp_path / "models--org--name" / "refs" / "main"
+    ref.parent.mkdir(parents=True)
+    ref.write_text(COMMIT_A)
+    assert digest(model) == by_config.digest
+    ref.write_text(COMMIT_B)
+    assert digest(model) != by_config.digest
+
+    snapshot = tmp_path / "models--org--name" / "snapshots" / COMMIT_A
+    snapshot.mkdir(parents=True)
+    model.model_config.model = str(snapshot)
+    assert digest(model) == by_config.digest, "offline vLLM puts the snapshot's path there"
+
+    model.model_config.model = "org/name"
+    model.model_config.revision = COMMIT_A
+    ref.unlink()
+    assert digest(model) == by_config.digest
+
+
+def test_lora_without_a_version_is_not_shared_and_says_so(model: Any) -> None:
+    model.lora_config = SimpleNamespace(max_lora_rank=8, default_mm_loras=None)
+    found = identity(model, SETTINGS)
+    assert "adapters" in found.notes[0]
+    vouched = Settings(weights_version="v1")
+    before = digest(model), digest(model, vouched)
+    model.kv_transfer_config.engine_id = "another"
+    assert digest(model) != before[0]
+    assert digest(model, vouched) == before[1]
+    assert identity(model, vouched).notes == ()
+
+
+def test_folder_without_weights_is_noted(model: Any) -> None:
+    Path(model.model_config.model, "a.safetensors").unlink()
+    assert "no weight files" in identity(model, SETTINGS).notes[0]
+
+
+def test_model_that_cannot_be_described(model: Any) -> None:
+    model.model_config.hf_config = None
+    with pytest.raises(ConfigError, match="hf_config is a NoneType"):
+        digest(model)
+
+
+def test_plain_is_the_same_in_every_process() -> None:
+    class Anonymous:
+        pass
+
+    value = {"s": {"b", "a", "c"}, "o": Anonymous(), "f": float("nan"), "t": Anonymous, 1: (1,)}
+    assert "0x" not in repr(plain(value))
+    program = (
+        "import sys; sys.path[:0] = ['src', 'python-shim/src']\n"
+        "from flexkv.identity import plain\n"
+        "print(plain({'s': {'b', 'a', 'c', 'd', 'e'}, 'o': object()}))"
+    )
+    source = str(Path(hashseed.__file__).parents[1])
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": source},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(outputs) == 1
+
+
+class TestHashSeed:
+    def test_fixed_where_nobody_set_one(
+        self, model: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(os.environ, hashseed.SEED_ENV, "x")  # restored afterwards
+        del os.environ[hashseed.SEED_ENV]
+        caplog.set_level("INFO", "flexkv")
+        workers = digest(model)
+        assert hashseed.ensure(model, SETTINGS) == "0"
+        assert os.environ[hashseed.SEED_ENV] == "0"
+        assert "FLEXKV_SET_HASH_SEED=0" in caplog.text
+        assert digest(model) == workers, "a worker's environment is not changed"
+
+    def test_the_users_seed_stays(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = digest(model)
+        monkeypatch.setenv(hashseed.SEED_ENV, "42")
+        assert hashseed.ensure(model, SETTINGS) == "42"
+        assert os.environ[hashseed.SEED_ENV] == "42"
+        assert digest(model) != before
+
+    def test_switched_off(self, model: Any, caplog: pytest.LogCaptureFixture) -> None:
+        assert hashseed.ensure(model, Settings(set_hash_seed=False)) == hashseed.RANDOM
+        assert hashseed.SEED_ENV not in os.environ
+        assert "PYTHONHASHSEED=0" in caplog.text
+
+    def test_vllm_has_a_default_of_its_own(
+        self, model: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(hashseed, "_vllm_default", lambda: "vllm-none-hash")
+        assert hashseed.ensure(model, SETTINGS) == "vllm-none-hash"
+        assert hashseed.SEED_ENV not in os.environ
+
+    def test_weak_hash_gets_no_known_seed(
+        self, model: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model.cache_config.prefix_caching_hash_algo = "xxhash_cbor"
+        assert hashseed.ensure(model, SETTINGS) == hashseed.RANDOM
+        assert hashseed.SEED_ENV not in os.environ
+        assert "sha256" in caplog.text
