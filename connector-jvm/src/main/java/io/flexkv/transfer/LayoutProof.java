@@ -4,7 +4,7 @@ import io.flexkv.device.DeviceException;
 import io.flexkv.device.DeviceMemory;
 import io.flexkv.device.Direction;
 import io.flexkv.device.FenceRing;
-import io.flexkv.device.ProofPattern;
+import io.flexkv.protocol.ProofPattern;
 import java.lang.foreign.MemorySegment;
 import java.util.Objects;
 import java.util.concurrent.Semaphore;
@@ -48,7 +48,7 @@ public final class LayoutProof {
         Direction.SAVE,
         blocks,
         block -> {},
-        block -> ProofPattern.difference(scratch, memory.layout(), seed, block));
+        block -> ProofImage.difference(scratch, memory.layout(), seed, block));
   }
 
   /**
@@ -60,7 +60,7 @@ public final class LayoutProof {
     run(
         Direction.LOAD,
         blocks,
-        block -> ProofPattern.fill(scratch, memory.layout(), seed, block),
+        block -> ProofImage.fill(scratch, memory.layout(), seed, block),
         block -> "");
   }
 

@@ -7,11 +7,10 @@ import io.flexkv.device.DeviceException;
 import io.flexkv.device.DeviceMemory;
 import io.flexkv.device.FakeEngine;
 import io.flexkv.device.ProcessEngine;
-import io.flexkv.device.ProofPattern;
 import io.flexkv.device.RankLayout;
 import io.flexkv.device.Region;
+import io.flexkv.protocol.ProofPattern;
 import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
 import java.util.List;
 import org.junit.jupiter.api.Test;
 
@@ -25,8 +24,7 @@ final class LayoutProofTest {
   private static void fillAsEngine(ProcessEngine engine, long seed) {
     for (int region = 0; region < 2; region++) {
       for (int block : BLOCKS) {
-        byte[] share = new byte[1000];
-        ProofPattern.fillRegion(MemorySegment.ofArray(share), seed, region, block);
+        byte[] share = ProofPattern.bytes(seed, region, block, 1000);
         engine.poke(0, TRUTH.get(region).offset() + block * 1000L, share);
       }
     }
@@ -44,8 +42,7 @@ final class LayoutProofTest {
         assertThat(proof.read(78, BLOCKS)).contains("block 0, region 0, byte 0");
         proof.write(1234, BLOCKS);
       }
-      byte[] share = new byte[1000];
-      ProofPattern.fillRegion(MemorySegment.ofArray(share), 1234, 1, 15);
+      byte[] share = ProofPattern.bytes(1234, 1, 15, 1000);
       assertThat(engine.peek(0, 31_000, 1000)).isEqualTo(share);
     }
   }
