@@ -65,10 +65,12 @@ check-python:
 
 shim-tests:
 	@$(SETUP) venv 0.32.0 >/dev/null
-	$(SECTION) 'Shim: unit tests and the scripted scheduler'
-	@$(BIN)/pytest python-shim/tests
+	$(SECTION) 'Shim: unit tests and the scripted scheduler; the set-up scripts'
+	@$(BIN)/pytest python-shim/tests tests/env
 
 end-to-end:
 	@$(SETUP) install
-	$(SECTION) 'End to end: real vLLM, real sidecar'
-	@$(BIN)/pytest tests
+	$(SECTION) 'End to end: real vLLM 0.32.0, real sidecar'
+	@$(BIN)/pytest tests/e2e
+	$(SECTION) 'End to end: real vLLM 0.26.0, real sidecar'
+	@.venv-vllm-0.26.0/bin/pytest tests/e2e -m both_versions
