@@ -102,6 +102,11 @@ def identity(vllm_config: Any, settings: Settings) -> Identity:
     return Identity(hashlib.sha256(text.encode()).hexdigest(), description, tuple(notes))
 
 
+def namespace_digest(vllm_config: Any, settings: Settings) -> str:
+    """``identity(...).digest``."""
+    return identity(vllm_config, settings).digest
+
+
 def _model(model_config: Any, load_config: Any, notes: list[str]) -> dict[str, Any]:
     hf_config = getattr(model_config, "hf_config", None)
     to_dict = getattr(hf_config, "to_dict", None)

