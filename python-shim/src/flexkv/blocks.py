@@ -1,0 +1,58 @@
+"""Which GPU blocks hold bytes that may be saved.
+
+The generation table (shared with the sidecar) says when a block was last handed out; this module
+adds, privately, at which count each block was last *filled* by a forward or a load.  Only a block
+whose two counts agree holds what its present owner thinks it holds.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from flexkv.session_api import Generations
+
+NEVER = (1 << 64) - 1
+NULL_BLOCK = 0
+"""vLLM's null block: written by warm-ups, shared by all, never planned, counted or reported."""
+
+
+class BlockTable:
+    """Counts of assignment and of filling for every GPU block.  Scheduler thread only."""
+
+    def __init__(self, generations: Generations, num_blocks: int) -> None:
+        self._generations = generations
+        self._num_blocks = num_blocks
+        self._filled_at = array("Q", [NEVER]) * num_blocks
+
+    def assigned(self, block_ids: Sequence[int]) -> None:
+        """These blocks have been handed out anew."""
+        raise_ = self._generations.raise_
+        for block_id in block_ids:
+            if block_id != NULL_BLOCK:
+                raise_(block_id)
+
+    def filled(self, block_ids: Sequence[int]) -> None:
+        """A scheduled step or an ok load writes every byte of these blocks."""
+        for block_id in block_ids:
+            if block_id != NULL_BLOCK:
+                self._filled_at[block_id] = self._generations[block_id]
+
+    def intact(self, block_id: int) -> bool:
+        """Whether the block still holds what we saw written."""
+        return block_id != NULL_BLOCK and self._filled_at[block_id] == self._generations[block_id]
+
+    def intact_prefix(self, block_ids: Sequence[int], start: int, end: int) -> int:
+        """The first index in [start, end) whose block is not intact, else ``end``."""
+        for index in range(start, end):
+            if not self.intact(block_ids[index]):
+                return index
+        return end
+
+    def generations(self, block_ids: Sequence[int]) -> tuple[int, ...]:
+        """The present counters, for a save plan."""
+        return tuple(self._generations[block_id] for block_id in block_ids)
+
+    def forget_all(self) -> None:
+        """After a reset nothing written before may be saved."""
+        self._filled_at = array("Q", [NEVER]) * self._num_blocks

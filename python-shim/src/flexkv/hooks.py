@@ -1,0 +1,173 @@
+"""vLLM's hooks, total and independent of which class vLLM made.
+
+A side runs behind a guard.  One that is refused, or that could not be built, answers every hook
+neutrally; one that failed finishes what is open and answers neutrally from then on.  What builds a
+side from vLLM's configuration is in ``wiring.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flexkv.guard import Guard
+from flexkv.metadata import VOID_EPOCH, StepJob, StepMetadata
+from flexkv.protocol import KIND_LOAD
+from flexkv.scheduler import SchedulerSide
+from flexkv.stats import scheduler_line, worker_line
+from flexkv.worker import WorkerSide
+
+logger = logging.getLogger(__name__)
+
+
+class SchedulerHooks:
+    """The scheduler role.  ``build`` answers ``None`` where nothing is to be served."""
+
+    def __init__(self, build: Callable[[], SchedulerSide | None]) -> None:
+        self._serving = True
+        self._rescued: list[StepJob] = []
+        self.guard = Guard("scheduler", self._switch_off)
+        self.side = self.guard.run("__init__", None, build)
+
+    def _switch_off(self) -> None:
+        self._serving = False
+
+    def on_new_request(self, request: Any) -> None:
+        if self._serving and self.side is not None:
+            self.guard.run("on_new_request", None, self.side.on_new_request, request)
+
+    def get_num_new_matched_tokens(self, request: Any, computed: int) -> tuple[int | None, bool]:
+        neutral: tuple[int | None, bool] = (0, False)
+        if not self._serving or self.side is None:
+            return neutral
+        return self.guard.run(
+            "get_num_new_matched_tokens", neutral,
+            self.side.get_num_new_matched_tokens, request, computed,
+        )  # fmt: skip
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, external: int) -> None:
+        """A load that vLLM has granted must be answered for, whatever fails here."""
+        side = self.side
+        if side is None:
+            return
+        ids: list[int] = self.guard.run("update_state_after_alloc", [], _table_of, blocks)
+        if self._serving:
+            self.guard.run(
+                "update_state_after_alloc", None,
+                side.update_state_after_alloc, request, ids, external,
+            )  # fmt: skip
+        if external > 0 and self.guard.tripped and not side.has_planned(request.request_id):
+            self._rescued.append(
+                StepJob(0, VOID_EPOCH, request.request_id, KIND_LOAD, blocks=array("I", ids))
+            )
+
+    def build_connector_meta(self, output: Any) -> StepMetadata:
+        meta = StepMetadata()
+        if self.side is not None:
+            if self._serving:
+                meta = self.guard.run(
+                    "build_connector_meta", meta, self.side.build_connector_meta, output
+                )
+            if self.guard.tripped:
+                loads = self.guard.run("build_connector_meta", meta, self.side.take_loads)
+                meta = StepMetadata(loads.jobs + self._rescued, loads.void)
+                self._rescued = []
+        return meta
+
+    def update_connector_output(self, output: Any) -> None:
+        if self.side is not None:
+            self.guard.run(
+                "update_connector_output", None, self.side.update_connector_output, output
+            )
+
+    def request_finished(self, request: Any) -> None:
+        if self._serving and self.side is not None:
+            self.guard.run("request_finished", None, self.side.request_finished, request)
+
+    def reset_cache(self) -> bool:
+        """True: nothing cached before is served again.  Off means that nothing is served at all."""
+        if not self._serving or self.side is None:
+            return True
+        return self.guard.run("reset_cache", True, self.side.reset_cache)
+
+    def shutdown(self) -> None:
+        side, self.side = self.side, None
+        if side is not None:
+            logger.info("FlexKV scheduler: %s", self.guard.run("log", "", scheduler_line, side))
+            self.guard.run("shutdown", None, side.shutdown)
+
+
+def _table_of(blocks: Any) -> list[int]:
+    """All block ids of a request, of the one group that is served."""
+    return list(blocks.get_block_ids()[0])
+
+
+class WorkerHooks:
+    """The worker role of one rank.
+
+    ``register`` makes the side out of vLLM's KV tensors, or answers ``None`` where nothing is to be
+    served; ``close`` ends what it began.
+    """
+
+    def __init__(
+        self,
+        register: Callable[[Mapping[str, Any]], WorkerSide | None],
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._register = register
+        self._close = close
+        self._orphans: list[StepJob] = []
+        self._last_meta: StepMetadata | None = None
+        self.guard = Guard("worker", self._switch_off)
+        self.side: WorkerSide | None = None
+
+    def _switch_off(self) -> None:
+        if self.side is not None:
+            self.side.switch_off()
+
+    def register_kv_caches(self, kv_caches: Mapping[str, Any]) -> None:
+        """Once, before any block is live; may wait for a sidecar, bounded by the settings."""
+        if self.side is None:
+            self.side = self.guard.run("register_kv_caches", None, self._register, kv_caches)
+
+    def begin_step(self, hook: str, meta: Any) -> None:
+        """``handle_preemptions``, or ``start_load_kv`` in steps where the former does not come.
+
+        Takes each step's ``StepMetadata`` once; vLLM before 0.18 gives ``handle_preemptions`` a set
+        of request ids instead.
+        """
+        if not isinstance(meta, StepMetadata) or meta is self._last_meta:
+            return
+        self._last_meta = meta
+        if self.side is None:
+            # Nobody else will report these: no copy was ever started for them.
+            self._orphans.extend(job for job in meta.jobs if job.is_load)
+        else:
+            self.guard.run(hook, None, self.side.begin_step, meta)
+
+    def wait_for_save(self) -> None:
+        if self.side is not None:
+            self.guard.run("wait_for_save", None, self.side.wait_for_save)
+
+    def get_finished(self) -> set[str]:
+        received = {job.request_id for job in self._orphans}
+        if self.side is not None:
+            received |= self.guard.run("get_finished", set(), self.side.get_finished)
+        return received
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        orphans, self._orphans = self._orphans, []
+        failed = {block for job in orphans for block in job.blocks if block}
+        if self.side is not None:
+            failed |= self.guard.run(
+                "get_block_ids_with_load_errors", set(), self.side.get_block_ids_with_load_errors
+            )
+        return failed
+
+    def shutdown(self) -> None:
+        side, self.side = self.side, None
+        if side is not None:
+            logger.info("FlexKV worker: %s", self.guard.run("log", "", worker_line, side))
+        self.guard.run("shutdown", None, self._close)

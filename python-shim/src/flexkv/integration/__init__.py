@@ -1,0 +1,1 @@
+"""Classes that inference engines look for under fixed names."""

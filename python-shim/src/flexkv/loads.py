@@ -1,0 +1,164 @@
+"""Open loads of one rank: each is reported exactly once, and never while a copy may still write.
+
+vLLM has no way to hold a block that a late copy may touch: once a failed load is reported its
+blocks are recomputed into, or handed to another request.  So a load ends only in one of these ways:
+
+* *never started*: no ``Go`` for it was ever published;
+* *drained*: the sidecar said so (``JobDone``): no copy of it can touch memory any more;
+* *dead*: the sidecar's process has ended, and with it its copies.
+
+At the deadline the load is revoked; if it has not drained some seconds later the sidecar is killed.
+The engine's thread never sleeps here: each step looks again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flexkv.metadata import StepJob
+from flexkv.protocol import JobDone, Revoke
+from flexkv.session_api import Session
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class RunningLoad:
+    """A load whose ``Go`` was published to ``session``."""
+
+    job: StepJob
+    session: Session
+    revoke_index: int
+    deadline: float
+    void: bool = False
+    revoked_at: float | None = None
+    killed: bool = False
+    blocks_ok: int | None = None
+
+
+class OpenLoads:
+    """The loads between ``Go`` and report.  Engine thread of one rank only.  Times in seconds."""
+
+    def __init__(
+        self, deadline_s: float, drain_s: float, revoke_words: int, clock: Callable[[], float]
+    ) -> None:
+        self._deadline_s = deadline_s
+        self._drain_s = drain_s
+        self._clock = clock
+        self._running: dict[int, RunningLoad] = {}
+        self._free_words = list(range(revoke_words - 1, -1, -1))
+        self._killed: list[Session] = []
+        self._complained = False
+        self._received: list[str] = []
+        self._failed_blocks: set[int] = set()
+        self.ok = self.failed = self.revoked = self.kills = 0
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, job_id: int) -> bool:
+        return job_id in self._running
+
+    def free_word(self) -> int | None:
+        """A revoke word for one load, or ``None`` if too many are open."""
+        return self._free_words.pop() if self._free_words else None
+
+    def started(self, job: StepJob, session: Session, revoke_index: int) -> None:
+        """The load's ``Go`` is being published: from now on it must drain or its sidecar die."""
+        deadline = self._clock() + self._deadline_s
+        self._running[job.job_id] = RunningLoad(job, session, revoke_index, deadline)
+
+    def withdraw(self, job_id: int) -> None:
+        """The ``Go`` was not published after all."""
+        self._free_words.append(self._running.pop(job_id).revoke_index)
+
+    def never_started(self, job: StepJob) -> None:
+        """The load failed before any copy could begin."""
+        self._report(job, 0)
+
+    def make_void(self, job_ids: list[int]) -> None:
+        """These loads end as failed, even if their bytes arrive: the cache was reset."""
+        for job_id in job_ids:
+            load = self._running.get(job_id)
+            if load is not None:
+                load.void = True
+
+    def done(self, record: JobDone) -> None:
+        """The sidecar says that no copy of this load can touch memory any more."""
+        load = self._running.get(record.job_id)
+        if load is not None and record.boot_epoch == load.job.boot_epoch:
+            load.blocks_ok = min(record.blocks_ok, len(load.job.blocks))
+
+    def sessions(self) -> list[Session]:
+        """The sessions that loads are open on; usually one, the present one."""
+        found: list[Session] = []
+        for load in self._running.values():
+            if load.session not in found:
+                found.append(load.session)
+        return found
+
+    def advance(self, *, give_up: bool = False) -> None:
+        """Looks at every open load once.  With ``give_up`` all deadlines are now."""
+        now = self._clock()
+        for load in list(self._running.values()):
+            try:
+                if load.blocks_ok is None:
+                    self._urge(load, now, give_up=give_up)
+                if load.blocks_ok is not None:
+                    self._end(load)
+            except Exception:  # one load must not strand the others
+                if not self._complained:
+                    logger.exception("FlexKV cannot end load %d yet", load.job.job_id)
+                self._complained = True
+
+    def take_received(self) -> set[str]:
+        """Requests whose load has ended since the last call; each is named once."""
+        received, self._received = set(self._received), []
+        return received
+
+    def take_failed_blocks(self) -> set[int]:
+        """Blocks that did not arrive, of the loads reported since the last call."""
+        failed, self._failed_blocks = self._failed_blocks, set()
+        return failed
+
+    # ------------------------------------------------------------------
+    def _urge(self, load: RunningLoad, now: float, *, give_up: bool) -> None:
+        """Revokes what is late, kills what does not drain, buries what is dead."""
+        session = load.session
+        alive = session.alive()
+        if not alive and session.server_dead():
+            load.blocks_ok = 0
+            return
+        if load.revoked_at is None and (give_up or not alive or now >= load.deadline):
+            session.set_revoke(load.revoke_index, load.job.job_id)
+            session.send(Revoke(load.job.job_id))
+            load.revoked_at = now
+            self.revoked += 1
+        if load.revoked_at is None or now < load.revoked_at + self._drain_s or load.killed:
+            return
+        if session not in self._killed:
+            logger.error(
+                "FlexKV kills the sidecar (pid %d): a load did not drain within %.1f s of being "
+                "revoked, and its blocks can be given back to vLLM only when nothing writes them",
+                session.server_pid, self._drain_s,
+            )  # fmt: skip
+            self._killed = [session]
+            self.kills += 1
+        load.killed = session.kill_server()
+
+    def _end(self, load: RunningLoad) -> None:
+        del self._running[load.job.job_id]
+        load.session.set_revoke(load.revoke_index, 0)
+        self._free_words.append(load.revoke_index)
+        self._report(load.job, 0 if load.void else load.blocks_ok or 0)
+
+    def _report(self, job: StepJob, blocks_ok: int) -> None:
+        bad = [block for block in job.blocks[blocks_ok:] if block != 0]
+        self._failed_blocks.update(bad)
+        self._received.append(job.request_id)
+        if bad:
+            self.failed += 1
+        else:
+            self.ok += 1

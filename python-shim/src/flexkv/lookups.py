@@ -1,0 +1,188 @@
+"""Questions to the sidecar: how deep a request's chain can be served.
+
+A question goes out when a request is admitted and is answered, as a rule, before the scheduler asks
+for it.  Where it is not, the scheduler spins for some microseconds and then skips the request for
+this step.  Every wait has two bounds, in questions and in seconds; a sidecar that has answered
+nothing in that time is *silent*: until it says anything, no request waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flexkv.protocol import (
+    LOOKUP_NOT_READY,
+    LOOKUP_OK,
+    LOOKUP_PENDING,
+    LOOKUP_UNKNOWN,
+    MAX_BLOCKS_A_PLAN,
+    MAX_HASH_BYTES,
+    MAX_KEYS_A_RECORD,
+    MAX_RECORD_BYTES,
+    MIN_HASH_BYTES,
+    Extend,
+    Lookup,
+    LookupAnswer,
+    Record,
+)
+from flexkv.requests import RequestState
+from flexkv.session_api import Session
+
+_EXTEND_OVERHEAD = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LookupLimits:
+    """Bounds of what a lookup may cost.  Times in the unit of their names."""
+
+    lookup_spin_us: float = 50.0
+    step_spin_us: float = 1000.0
+    asks_max: int = 1000
+    asks_s_max: float = 2.0
+    answer_lost_s: float = 0.1
+    answer_fresh_s: float = 0.5
+
+
+def extensions(state: RequestState) -> list[Record]:
+    """Records that carry the request's hashes which the sidecar does not have yet.
+
+    Raises ``ValueError`` if vLLM's hashes have a width that the protocol does not carry.
+    """
+    hashes = state.request.block_hashes
+    total = len(hashes)
+    if state.sent >= total:
+        return []
+    width = len(hashes[state.sent])
+    if not MIN_HASH_BYTES <= width <= MAX_HASH_BYTES:
+        raise ValueError(f"block hashes of {width} bytes, must be 16 to 64 (vLLM: sha256, xxhash)")
+    at_most = min(MAX_KEYS_A_RECORD, (MAX_RECORD_BYTES - _EXTEND_OVERHEAD) // width)
+    return [
+        Extend(state.number, first, width, b"".join(hashes[first : min(first + at_most, total)]))
+        for first in range(state.sent, total, at_most)
+    ]
+
+
+class Lookups:
+    """Asks, waits a little, remembers answers.  Scheduler thread only."""
+
+    def __init__(self, block_tokens: int, limits: LookupLimits, clock: Callable[[], float]) -> None:
+        self._block_tokens = block_tokens
+        self._limits = limits
+        self._clock = clock
+        self._waiting: dict[int, RequestState] = {}
+        self._next_query = 1
+        self._spin_left_us = limits.step_spin_us
+        self._silent = False
+        self.asked = self.asked_again = self.gave_up = 0
+
+    def new_step(self) -> None:
+        """The scheduler begins the next step: its budget for spinning is whole again."""
+        self._spin_left_us = self._limits.step_spin_us
+
+    def new_session(self) -> None:
+        """What was asked of another session, or before a reset, is never answered."""
+        self._waiting.clear()
+        self._silent = False
+
+    def next_query(self) -> int:
+        """A number for a question, never used twice."""
+        self._next_query += 1
+        return self._next_query - 1
+
+    def loadable_blocks(self, state: RequestState) -> int:
+        """Blocks of the chain that a load may cover: all but the one with the last token."""
+        request = state.request
+        before_last = (int(request.num_tokens) - 1) // self._block_tokens
+        return min(before_last, len(request.block_hashes))
+
+    def ask(self, session: Session, state: RequestState, first_block: int) -> bool:
+        """Sends the hashes that are new and the question; false if the ring is full."""
+        most = min(self.loadable_blocks(state) - first_block, MAX_BLOCKS_A_PLAN)
+        if most <= 0:
+            return False
+        query = self.next_query()
+        total = len(state.request.block_hashes)
+        lookup = Lookup(query, state.number, total, first_block, most)
+        if not session.send(*extensions(state), lookup):
+            return False
+        self.forget(state)
+        state.sent = max(state.sent, total)
+        state.query_id = query
+        state.answer = None
+        state.asked_at = self._clock()
+        self._waiting[query] = state
+        self.asked += 1
+        return True
+
+    def forget(self, state: RequestState) -> None:
+        """Whatever is on its way for this request is no longer waited for."""
+        self._waiting.pop(state.query_id, None)
+        state.query_id = 0
+
+    def arrived(self, answer: LookupAnswer) -> None:
+        """Files an answer; one that nobody waits for is dropped."""
+        self._silent = False
+        state = self._waiting.pop(answer.query_id, None)
+        if state is None or state.query_id != answer.query_id:
+            return
+        state.query_id = 0
+        state.answer = answer
+        state.answered_at = self._clock()
+        if answer.status == LOOKUP_OK:
+            state.resident = answer.resident
+        elif answer.status == LOOKUP_UNKNOWN:
+            state.sent = 0
+
+    def heard(self) -> None:
+        """The sidecar said something: it is not silent."""
+        self._silent = False
+
+    def answer(
+        self,
+        session: Session,
+        state: RequestState,
+        dispatch: Callable[[Record | None], None],
+    ) -> tuple[LookupAnswer | None, bool]:
+        """The present answer, or ``None`` and whether asking again in the next step makes sense."""
+        now = self._clock()
+        fresh = state.answer
+        if fresh is not None and now - state.answered_at > self._limits.answer_fresh_s:
+            # Leases have a time limit, and others may have saved since.
+            fresh = state.answer = None
+        if fresh is None:
+            if state.query_id and now - state.asked_at > self._limits.answer_lost_s:
+                self.forget(state)
+            if not state.query_id and not self.ask(session, state, state.local):
+                return None, False
+            dispatch(session.wait_for(state.query_id, self._spin()))
+            fresh = state.answer
+            self._spin_left_us -= (self._clock() - now) * 1e6
+        if fresh is not None:
+            if fresh.status == LOOKUP_OK:
+                return fresh, False
+            state.answer = None
+            if fresh.status == LOOKUP_NOT_READY:
+                return None, False
+            if fresh.status not in (LOOKUP_PENDING, LOOKUP_UNKNOWN):
+                return None, False
+        return None, self._may_ask_again(state, now, answered=fresh is not None)
+
+    def _spin(self) -> float:
+        if self._silent:
+            return 0.0
+        return max(0.0, min(self._limits.lookup_spin_us, self._spin_left_us))
+
+    def _may_ask_again(self, state: RequestState, now: float, *, answered: bool) -> bool:
+        if self._silent:
+            return False
+        if state.asks == 0:
+            state.asks_since = now
+        state.asks += 1
+        self.asked_again += 1
+        waited = now - state.asks_since
+        if state.asks <= self._limits.asks_max and waited <= self._limits.asks_s_max:
+            return True
+        self.gave_up += 1
+        self._silent = not answered
+        return False

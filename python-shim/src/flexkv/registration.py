@@ -1,0 +1,124 @@
+"""How a rank's KV memory becomes known to a sidecar, and to each later one.
+
+The first time, inside vLLM's ``register_kv_caches`` and on its thread, the layout is proved while
+no block is live.  After that a new sidecar gets the same cached description from the link's
+background thread and trusts the fingerprint: no CUDA call, no write to live blocks.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from flexkv.errors import FlexKVError
+from flexkv.fences import Fences
+from flexkv.handles import allocation_handles, allow_tracing_by
+from flexkv.layout import KvLayout
+from flexkv.proof import CONTROL_TIMEOUT_S, LayoutProof
+from flexkv.session_api import Session, WorkerLink
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS_MAX = 3
+
+
+class Registration:
+    """One rank's registration, over all lives of the sidecar."""
+
+    def __init__(self) -> None:
+        self._description: dict[str, Any] | None = None
+        self._fences: dict[str, Any] | None = None
+        self._layout: KvLayout | None = None
+        self._lock = threading.Lock()
+        self._registered: Session | None = None
+        self.proved = False
+
+    def first(self, layout: KvLayout, fences: Fences, link: WorkerLink, timeout_s: float) -> bool:
+        """Describes the memory, waits for a sidecar and proves the layout.
+
+        Engine thread, before any block is live; waits at most about ``timeout_s`` seconds for a
+        sidecar.  False (and one line in the log) means: this engine is served nothing.
+        """
+        self._layout = layout
+        self._description = {
+            "block_tokens": layout.block_tokens,
+            "num_blocks": layout.num_blocks,
+            "fingerprint": layout.fingerprint,
+            "allocations": allocation_handles(layout.storages),
+            "regions": [region.as_list() for region in layout.regions],
+        }
+        self._fences = fences.handles()
+        deadline = time.monotonic() + timeout_s
+        for attempt in range(ATTEMPTS_MAX):
+            session = link.wait(max(0.0, deadline - time.monotonic()))
+            if session is None:
+                break
+            try:
+                self._register(session, layout)
+            except FlexKVError as error:
+                logger.warning(
+                    "FlexKV could not register the KV cache (attempt %d of %d): %s",
+                    attempt + 1, ATTEMPTS_MAX, error,
+                )  # fmt: skip
+                if session.alive():
+                    return False
+                _wait_until_replaced(link, session, deadline)
+                continue
+            logger.info(
+                "FlexKV registered %d blocks of %d bytes (%d regions), layout %s",
+                layout.num_blocks, layout.part_bytes, len(layout.regions), layout.fingerprint,
+            )  # fmt: skip
+            return True
+        logger.warning(
+            "FlexKV is off for this engine: no sidecar could be reached within %.0f s, and the "
+            "layout can be proved only before blocks are in use", timeout_s,
+        )  # fmt: skip
+        return False
+
+    def again(self, session: Session) -> bool:
+        """``on_attach`` of the link: tells a new sidecar what an earlier one has proved.
+
+        Background thread.  True before the first registration too: that one is the engine
+        thread's to do, over the session that is published now.
+        """
+        if not self.proved or self._layout is None:
+            return True
+        self._register(session, self._layout)
+        return True
+
+    def _register(self, session: Session, layout: KvLayout) -> None:
+        with self._lock:
+            if self._registered is not session:
+                self._register_locked(session, layout)
+                self._registered = session
+
+    def _register_locked(self, session: Session, layout: KvLayout) -> None:
+        allow_tracing_by(session.server_pid)
+        identity = {"session_id": session.session_id}
+        answer = session.control(
+            "register",
+            {
+                **identity,
+                "layout": self._description,
+                "fences": self._fences,
+                "proved": self.proved,
+            },
+            CONTROL_TIMEOUT_S,
+        )
+        if answer.get("part_bytes") != layout.part_bytes:
+            raise FlexKVError(
+                f"the sidecar counts {answer.get('part_bytes')} bytes a block, we "
+                f"{layout.part_bytes}"
+            )
+        if not self.proved:
+            LayoutProof(layout).run(session)
+            self.proved = True
+        session.control("confirm", identity, CONTROL_TIMEOUT_S)
+
+
+def _wait_until_replaced(link: WorkerLink, session: Session, deadline: float) -> None:
+    """Waits, at start-up only, until the link has noticed that a session is over."""
+    while link.session() is session and time.monotonic() < deadline:
+        time.sleep(0.02)

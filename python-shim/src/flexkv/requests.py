@@ -1,0 +1,84 @@
+"""What the scheduler side remembers of one request."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import Any
+
+from flexkv.metadata import no_blocks
+from flexkv.protocol import LookupAnswer
+
+
+@dataclass(slots=True)
+class Offer:
+    """What ``get_num_new_matched_tokens`` promised to vLLM: a lease and where it starts."""
+
+    lease_id: int
+    generation: int
+    first_block: int
+    blocks: int
+
+
+@dataclass(slots=True)
+class OpenLoad:
+    """A load that vLLM waits for.  ``failed`` is the first block that did not arrive, if any."""
+
+    job_id: int
+    first_block: int
+    blocks: array[int] = field(default_factory=no_blocks)
+    failed: int | None = None
+
+    def fail_at(self, index: int) -> None:
+        """Notes that the load's block ``index`` (counted from its first) is not in place."""
+        self.failed = index if self.failed is None else min(self.failed, index)
+
+
+@dataclass(slots=True)
+class RequestState:
+    """One request, from its admission to ``request_finished``.
+
+    ``number`` is its name on the wire.  Counts are blocks from the start of the chain:
+    ``known`` entries of ``blocks`` have been counted as assigned to this request, the first
+    ``verified`` of them hold bytes that we saw written, ``saved`` is where the next save plan
+    starts, ``sent`` hashes are with the sidecar, which has at least ``resident`` blocks.
+    ``tainted``: its blocks were computed before a reset, what builds on them must not be saved.
+    """
+
+    number: int
+    request_id: str
+    request: Any
+    blocks: array[int] = field(default_factory=no_blocks)
+    known: int = 0
+    local: int = 0
+    verified: int = 0
+    # -- what the present session knows; void with it
+    sent: int = 0
+    saved: int = 0
+    resident: int = 0
+    query_id: int = 0
+    asked_at: float = 0.0
+    answer: LookupAnswer | None = None
+    answered_at: float = 0.0
+    offer: Offer | None = None
+    # -- how the request behaves
+    asks: int = 0
+    asks_since: float = 0.0
+    load: OpenLoad | None = None
+    load_failed: bool = False
+    tainted: bool = False
+    no_save: bool = False
+    no_load: bool = False
+
+    def forget_session(self) -> None:
+        """The session ended, or the cache was reset: nothing it said holds any longer."""
+        self.sent = self.saved = self.resident = 0
+        self.query_id = 0
+        self.answer = None
+        self.offer = None
+
+    def forget_blocks(self) -> None:
+        """The engine took the request's blocks away."""
+        self.blocks = no_blocks()
+        self.known = self.verified = self.saved = 0
+        self.tainted = False

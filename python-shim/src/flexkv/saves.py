@@ -1,0 +1,111 @@
+"""Which blocks of a request are saved in this step, and the records that say so.
+
+Saves are optimistic: a plan carries the generation counters that its blocks have now, the sidecar
+copies and drops what has been handed out again meanwhile.  So nothing here holds a block back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from flexkv.blocks import BlockTable
+from flexkv.lookups import extensions
+from flexkv.metadata import BEFORE_FORWARD, StepJob
+from flexkv.protocol import KIND_SAVE, MAX_BLOCKS_A_PLAN, EndRequest, PlanSave, Record
+from flexkv.requests import RequestState
+from flexkv.session_api import Session
+
+MAX_ENDS_KEPT = 65_536
+
+
+class SavePlanner:
+    """Plans saves in chain order, once each.  Scheduler thread only."""
+
+    def __init__(
+        self, block_tokens: int, table: BlockTable, new_job: Callable[[Session], int]
+    ) -> None:
+        self._block_tokens = block_tokens
+        self._table = table
+        self._new_job = new_job
+        self._ends: deque[EndRequest] = deque(maxlen=MAX_ENDS_KEPT)
+        self.jobs = self.blocks = self.ring_full = 0
+
+    def mark_filled(self, state: RequestState, tokens: int) -> None:
+        """This step's forward fills the blocks that end within its ``tokens`` tokens.
+
+        Only what is computed over bytes that we saw written counts: what builds on a block from
+        before a reset is as stale as that block, and may meet a fresh parent later.
+        """
+        computed = state.request.num_computed_tokens
+        first = computed // self._block_tokens
+        end = min((computed + tokens) // self._block_tokens, len(state.blocks))
+        if state.tainted or end <= first:
+            return
+        state.verified = self._table.intact_prefix(state.blocks, state.verified, first)
+        if state.verified == first:
+            self._table.filled(state.blocks[first:end])
+
+    def plan(
+        self, session: Session, state: RequestState, tokens_complete: int, when: int
+    ) -> list[StepJob]:
+        """Plans what is complete up to a token count and covered by hashes; sends it at once."""
+        if state.no_save or state.tainted or state.load is not None:
+            return []
+        covered = min(
+            tokens_complete // self._block_tokens,
+            len(state.request.block_hashes),
+            len(state.blocks),
+        )
+        if state.verified < covered:
+            state.verified = self._table.intact_prefix(state.blocks, state.verified, covered)
+        first = max(state.saved, state.resident)
+        end = min(covered, state.verified)
+        if first >= end:
+            return []
+        # Blocks of a request that has ended may have been handed out again since.
+        end = self._table.intact_prefix(state.blocks, first, end)
+        return self._send(session, state, first, end, when) if first < end else []
+
+    def _send(
+        self, session: Session, state: RequestState, first: int, end: int, when: int
+    ) -> list[StepJob]:
+        records: list[Record] = extensions(state)
+        jobs: list[StepJob] = []
+        for start in range(first, end, MAX_BLOCKS_A_PLAN):
+            ids = tuple(state.blocks[start : min(start + MAX_BLOCKS_A_PLAN, end)])
+            job = self._new_job(session)
+            generations = self._table.generations(ids)
+            records.append(PlanSave(job, state.number, start, ids, generations))
+            jobs.append(StepJob(job, session.boot_epoch, state.request_id, KIND_SAVE, when))
+        if not session.send(*records):
+            # Dropped for now: the next step tries again, from the same block.
+            self.ring_full += 1
+            return []
+        state.sent = max(state.sent, len(state.request.block_hashes))
+        state.saved = end
+        self.jobs += len(jobs)
+        self.blocks += end - first
+        return jobs
+
+    def plan_finished(
+        self, session: Session, state: RequestState, tokens_complete: int
+    ) -> list[StepJob]:
+        """The last save of a request that has ended; its fence is before the next forward."""
+        return self.plan(session, state, tokens_complete, BEFORE_FORWARD)
+
+    def end(self, state: RequestState) -> None:
+        """The sidecar may forget the request's chain, after the plans sent so far."""
+        if state.sent:
+            self._ends.append(EndRequest(state.number))
+
+    def send_ends(self, session: Session) -> None:
+        """Sends what ``end`` collected; what does not fit waits for the next step."""
+        while self._ends:
+            if not session.send(self._ends[0]):
+                return
+            self._ends.popleft()
+
+    def new_session(self) -> None:
+        """Another sidecar knows none of those chains."""
+        self._ends.clear()

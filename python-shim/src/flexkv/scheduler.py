@@ -1,0 +1,379 @@
+"""The scheduler side: what to look up, what to load, what to save.
+
+Lives in vLLM's scheduler thread; every method is one hook of the connector.  It never sleeps: an
+answer that is not there is asked for again in a later step.  The rules are those of "Never wrong
+bytes" in the design; the comments name the vLLM behaviour each depends on.
+
+* A block is *new* when vLLM shows it first: in ``update_state_after_alloc`` the entries of the
+  table from max(known, local hit) on, in ``build_connector_meta`` the new blocks of running
+  requests.  ``ref_cnt`` and ``block_hash`` cannot tell: fresh prompt blocks carry a hash already.
+* A block may be saved once we saw it filled since it was handed out (``blocks.BlockTable``), and
+  with it everything before it: a hole ends what can be saved, because the sidecar keeps chains.
+* With c tokens computed, s scheduled and H covered by hashes, blocks up to min(c, H) are complete
+  before this step's forward, those up to min(c + s, H) after it.  A hash may exist one step before
+  the KV of its last token, and drafts may count as computed before they are confirmed.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flexkv.blocks import NULL_BLOCK, BlockTable
+from flexkv.lookups import LookupLimits, Lookups
+from flexkv.metadata import AFTER_FORWARD, BEFORE_FORWARD, VOID_EPOCH, StepJob, StepMetadata
+from flexkv.protocol import (
+    KIND_LOAD,
+    STATUS_OK,
+    LookupAnswer,
+    PlanLoad,
+    Record,
+    Reset,
+    ResetAnswer,
+    SaveDone,
+    job_id,
+)
+from flexkv.requests import Offer, OpenLoad, RequestState
+from flexkv.saves import SavePlanner
+from flexkv.session_api import SchedulerLink, Session
+
+RESET_WAIT_US = 50_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerFacts:
+    """What the engine is: tokens of a scheduler block, GPU blocks, and what it lets us do."""
+
+    block_tokens: int
+    num_blocks: int
+    can_load: bool = True
+    can_save: bool = True
+
+
+class SchedulerSide:
+    """Plans loads and saves for one engine.  Not thread-safe; vLLM's scheduler thread only."""
+
+    def __init__(
+        self,
+        facts: SchedulerFacts,
+        link: SchedulerLink,
+        limits: LookupLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._facts = facts
+        self._link = link
+        self._table = BlockTable(link.generations, facts.num_blocks)
+        self.lookups = Lookups(facts.block_tokens, limits or LookupLimits(), clock)
+        self.saves = SavePlanner(facts.block_tokens, self._table, self._new_job)
+        self._states: dict[str, RequestState] = {}
+        self._loading: dict[str, RequestState] = {}
+        self._session: Session | None = None
+        self._next_number = 1
+        self._next_job = 1
+        self._outbox: list[StepJob] = []
+        self._void: list[int] = []
+        self._finished: list[tuple[RequestState, int]] = []
+        self._allocated: set[str] = set()
+        self._reset_owed = False
+        self._reset_query = 0
+        self.loads = self.loads_failed = self.blocks_loaded = 0
+        self.blocks_committed = self.blocks_dropped = 0
+
+    # ------------------------------------------------------------------ hooks, in vLLM's order
+    def on_new_request(self, request: Any) -> None:
+        """Starts the lookup while the request waits in the queue."""
+        state = self._state(request)
+        session = self._ready_session()
+        if session is not None and self._may_load(state):
+            self.lookups.ask(session, state, first_block=0)
+
+    def get_num_new_matched_tokens(
+        self, request: Any, num_computed_tokens: int
+    ) -> tuple[int | None, bool]:
+        """Tokens that can be loaded beyond the local hit; ``None`` = ask again next step.
+
+        vLLM asks only for a request that holds no blocks (fresh, preempted, or after a load that
+        failed from its first block), so whatever we knew of its table is void.
+        """
+        state = self._state(request)
+        state.forget_blocks()
+        state.offer = None
+        state.local, partial = divmod(num_computed_tokens, self._facts.block_tokens)
+        session = self._ready_session()
+        if partial or session is None or not self._may_load(state):
+            return 0, False
+        wanted = self.lookups.loadable_blocks(state) - state.local
+        if wanted <= 0:
+            return 0, False
+        answer, again = self.lookups.answer(session, state, self._dispatch)
+        if answer is None:
+            return (None if again else 0), False
+        blocks = min(answer.servable - state.local, wanted)
+        if blocks <= 0 or answer.lease_id == 0 or session is not self._ready_session():
+            return 0, False
+        state.offer = Offer(answer.lease_id, answer.generation, state.local, blocks)
+        return blocks * self._facts.block_tokens, True
+
+    def update_state_after_alloc(
+        self, request: Any, block_ids: list[int], num_external_tokens: int
+    ) -> None:
+        """Blocks were allocated: count the new blocks, then plan the load that it granted.
+
+        ``block_ids`` is the whole table.  Called a second time, with 0 tokens, once an
+        asynchronous load has ended.
+        """
+        state = self._state(request)
+        self._table.assigned(block_ids[max(state.known, state.local) :])
+        state.blocks = array("I", block_ids)
+        state.known = len(block_ids)
+        state.asks = 0
+        self._allocated.add(state.request_id)
+        if num_external_tokens > 0:
+            self._plan_load(state, num_external_tokens)
+
+    def build_connector_meta(self, output: Any) -> StepMetadata:
+        """Counts the step's new blocks, plans its saves, and hands all jobs to the workers."""
+        self.lookups.new_step()
+        saves: list[StepJob] = []
+        self._count_new_blocks(output)
+        self._forget_preempted(output)
+        scheduled = [
+            (self._states[request_id], tokens)
+            for request_id, tokens in output.num_scheduled_tokens.items()
+            if request_id in self._states
+        ]
+        session = self._ready_session() if self._facts.can_save else None
+        finished, self._finished = self._finished, []
+        for state, tokens in finished:
+            if session is not None:
+                saves += self.saves.plan_finished(session, state, tokens)
+            self.saves.end(state)
+        # A block that this very step fills may already be another request's local hit: before the
+        # forward only what earlier steps filled counts.
+        if session is not None:
+            for state, _ in scheduled:
+                done = state.request.num_computed_tokens
+                saves += self.saves.plan(session, state, done, BEFORE_FORWARD)
+        for state, tokens in scheduled:
+            self.saves.mark_filled(state, tokens)
+        if session is not None:
+            for state, tokens in scheduled:
+                done = state.request.num_computed_tokens + tokens
+                saves += self.saves.plan(session, state, done, AFTER_FORWARD)
+        live = self._live_session()
+        if live is not None:
+            self.saves.send_ends(live)
+        meta = self.take_loads()
+        meta.jobs += saves
+        return meta
+
+    def has_planned(self, request_id: str) -> bool:
+        """Whether the next step carries a load of this request."""
+        return any(job.request_id == request_id for job in self._outbox)
+
+    def take_loads(self) -> StepMetadata:
+        """The loads planned since the last step: what a step carries even if all else fails."""
+        meta = StepMetadata(self._outbox, self._void)
+        self._outbox, self._void = [], []
+        return meta
+
+    def update_connector_output(self, output: Any) -> None:
+        """Some blocks of a load are invalid, or every rank has reported a load.
+
+        The ranks' failed blocks may come in earlier steps than the last rank's report.
+        """
+        invalid = set(getattr(output, "invalid_block_ids", None) or ())
+        if invalid:
+            for state in self._loading.values():
+                load = state.load
+                bad = [i for i, b in enumerate(load.blocks) if b in invalid] if load else []
+                if load is not None and bad:
+                    load.fail_at(bad[0])
+        whole = getattr(output, "failed_recving", None) or ()
+        for request_id in output.finished_recving or ():
+            ended = self._loading.pop(request_id, None)
+            if ended is not None:
+                self._end_load(ended, whole_failed=request_id in whole)
+
+    def request_finished(self, request: Any) -> None:
+        """The last save goes into the next step; a finish alone forces one more step.
+
+        A request whose load is open gets no save: its computed tokens are only promised.  vLLM
+        keeps its blocks until every rank has reported the load.
+        """
+        state = self._states.pop(request.request_id, None)
+        if state is None:
+            return
+        self.lookups.forget(state)
+        self._finished.append((state, 0 if state.load else request.num_computed_tokens))
+
+    def reset_cache(self) -> bool:
+        """Nothing saved before is served from this call on, whatever the sidecar does.
+
+        Until it has confirmed the reset (at once, or when it can be reached again) lookups answer
+        0 and nothing is saved.  Requests that hold blocks now computed them before the reset: they
+        save nothing more.  Their open loads end as failed.
+        """
+        self._reset_owed = True
+        self._reset_query = 0
+        self._table.forget_all()
+        self.lookups.new_session()
+        self._finished = [(state, 0) for state, _ in self._finished]
+        for state in self._loading.values():
+            if state.load is not None:
+                self._void.append(state.load.job_id)
+        for state in self._states.values():
+            held = state.known > 0
+            state.forget_session()
+            state.tainted = held
+        session = self._live_session()
+        if session is not None and self._reset_owed:
+            self._dispatch(session.wait_for(self._reset_query, RESET_WAIT_US))
+        return True
+
+    def shutdown(self) -> None:
+        """Ends the session; the sidecar frees what this engine held."""
+        self._link.close()
+
+    @property
+    def open_loads(self) -> int:
+        """Loads that vLLM still waits for."""
+        return len(self._loading)
+
+    # ------------------------------------------------------------------ the session
+    def _live_session(self) -> Session | None:
+        """The present session, heard out, with a reset that is owed sent first."""
+        session = self._link.session()
+        if session is not self._session:
+            self._session = session
+            self.lookups.new_session()
+            self.saves.new_session()
+            self._reset_query = 0
+            for state in self._states.values():
+                state.forget_session()
+            for state, _ in self._finished:
+                state.forget_session()
+        if session is None or not session.alive():
+            return None
+        for record in session.poll():
+            self._dispatch(record)
+        if self._reset_owed and not self._reset_query:
+            query = self.lookups.next_query()
+            if not session.send(Reset(query)):
+                return None
+            self._reset_query = query
+        return session
+
+    def _ready_session(self) -> Session | None:
+        """The present session, unless it has a reset to confirm."""
+        session = self._live_session()
+        return None if self._reset_owed else session
+
+    def _dispatch(self, record: Record | None) -> None:
+        if record is None:
+            return
+        self.lookups.heard()
+        if isinstance(record, LookupAnswer):
+            self.lookups.arrived(record)
+        elif isinstance(record, ResetAnswer):
+            if record.query_id == self._reset_query and record.status == STATUS_OK:
+                self._reset_owed = False
+        elif isinstance(record, SaveDone):
+            self.blocks_committed += record.committed
+            self.blocks_dropped += record.dropped
+
+    # ------------------------------------------------------------------ requests
+    def _state(self, request: Any) -> RequestState:
+        state = self._states.get(request.request_id)
+        if state is None:
+            state = RequestState(self._next_number, request.request_id, request)
+            self._next_number += 1
+            # A streaming session drops its last token but may keep that token's block hash.
+            resumable = bool(getattr(request, "resumable", False))
+            state.no_save = resumable or not self._facts.can_save
+            state.no_load = (
+                resumable
+                or not self._facts.can_load
+                or bool(getattr(request, "skip_reading_prefix_cache", False))
+            )
+            self._states[request.request_id] = state
+        return state
+
+    @staticmethod
+    def _may_load(state: RequestState) -> bool:
+        return not (state.no_load or state.load_failed)
+
+    def _count_new_blocks(self, output: Any) -> None:
+        """Raises the counters of blocks that running requests got in this step.
+
+        New and resumed requests have shown their whole table in ``update_state_after_alloc``.
+        """
+        cached = output.scheduled_cached_reqs
+        resumed = cached.resumed_req_ids
+        for request_id, groups in zip(cached.req_ids, cached.new_block_ids, strict=True):
+            if groups is None or request_id in resumed:
+                continue
+            new = groups[0]
+            self._table.assigned(new)
+            state = self._states.get(request_id)
+            if state is not None:
+                state.blocks.extend(new)
+                state.known = len(state.blocks)
+
+    def _forget_preempted(self, output: Any) -> None:
+        """A preempted request holds no blocks, unless it was resumed in this very step."""
+        allocated, self._allocated = self._allocated, set()
+        for request_id in getattr(output, "preempted_req_ids", None) or ():
+            state = self._states.get(request_id)
+            if state is not None and request_id not in allocated:
+                state.forget_blocks()
+
+    # ------------------------------------------------------------------ loads
+    def _new_job(self, session: Session | None) -> int:
+        counter = self._next_job
+        self._next_job += 1
+        return counter if session is None else job_id(session.session_id, counter)
+
+    def _plan_load(self, state: RequestState, num_external_tokens: int) -> None:
+        """Plans exactly what vLLM granted.  What cannot be planned is a job that fails at once."""
+        offer, state.offer = state.offer, None
+        count = -(-num_external_tokens // self._facts.block_tokens)
+        ids = state.blocks[state.local : state.local + count] or state.blocks
+        session = self._ready_session()
+        epoch = VOID_EPOCH
+        job = self._new_job(session)
+        if (
+            session is not None
+            and offer is not None
+            and offer.first_block == state.local
+            and count <= offer.blocks
+            and len(ids) == count
+            and NULL_BLOCK not in ids
+        ):
+            plan = PlanLoad(
+                job, state.number, offer.lease_id, offer.generation, state.local, tuple(ids)
+            )
+            if session.send(plan):
+                epoch = session.boot_epoch
+        state.load = OpenLoad(job, state.local, ids)
+        self._loading[state.request_id] = state
+        self._outbox.append(StepJob(job, epoch, state.request_id, KIND_LOAD, blocks=ids))
+        self.loads += 1
+
+    def _end_load(self, state: RequestState, *, whole_failed: bool) -> None:
+        load, state.load = state.load, None
+        if load is None:
+            return
+        if whole_failed:
+            load.fail_at(0)
+        good = len(load.blocks) if load.failed is None else load.failed
+        if not state.tainted:
+            self._table.filled(load.blocks[:good])
+        self.blocks_loaded += good
+        if load.failed is not None:
+            # Offered again it could fail again, and so on for ever.
+            state.load_failed = True
+            self.loads_failed += 1

@@ -1,0 +1,156 @@
+"""Builds the two sides from vLLM's configuration, and says once at start what is not served."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from flexkv.client import FENCE_WORDS, REVOKE_WORDS, Link
+from flexkv.config import Settings
+from flexkv.engine import EngineFacts, adopt_failure_policy, page_sizes, read_facts
+from flexkv.fences import FENCE_EVENTS, Fences, NoFences, cuda_fences
+from flexkv.hooks import SchedulerHooks, WorkerHooks
+from flexkv.identity import identity
+from flexkv.layout import derive_layout
+from flexkv.lookups import LookupLimits
+from flexkv.protocol import Hello
+from flexkv.registration import Registration
+from flexkv.scheduler import SchedulerFacts, SchedulerSide
+from flexkv.worker import WorkerLimits, WorkerSide
+
+logger = logging.getLogger(__name__)
+
+assert FENCE_EVENTS <= FENCE_WORDS  # every event has its word in the session file
+
+
+def scheduler_hooks(
+    vllm_config: Any, kv_cache_config: Any, *, facade: bool = False
+) -> SchedulerHooks:
+    """The scheduler role; ``facade`` = inside vLLM's own wrapper class."""
+    return SchedulerHooks(lambda: _build_scheduler(vllm_config, kv_cache_config, facade=facade))
+
+
+def worker_hooks(vllm_config: Any, kv_cache_config: Any, *, facade: bool = False) -> WorkerHooks:
+    """The worker role of one rank."""
+    rank = _Rank(vllm_config, kv_cache_config, facade=facade)
+    hooks = WorkerHooks(rank.register, rank.close)
+    hooks.guard.run("__init__", None, rank.connect)
+    return hooks
+
+
+def load_settings(vllm_config: Any) -> Settings:
+    """The user's settings, ``kv_connector_extra_config`` above all else."""
+    transfer = vllm_config.kv_transfer_config
+    return Settings.load(getattr(transfer, "kv_connector_extra_config", None) or {})
+
+
+def hello_of(facts: EngineFacts, namespace: str) -> Hello:
+    """Who this process is, for the sidecar."""
+    return Hello(
+        role=facts.role,
+        pid=0,  # the link's to fill in
+        instance=facts.instance,
+        rank=facts.rank,
+        world_size=facts.world_size,
+        namespace=namespace,
+        kv_groups=facts.kv_groups,
+        block_tokens=facts.block_tokens,
+    )
+
+
+def _build_scheduler(
+    vllm_config: Any, kv_cache_config: Any, *, facade: bool
+) -> SchedulerSide | None:
+    settings = load_settings(vllm_config)
+    facts = read_facts(vllm_config, scheduler=True, kv_cache_config=kv_cache_config, facade=facade)
+    if not settings.enabled:
+        logger.info("FlexKV is switched off (ENABLE_FLEXKV)")
+        return None
+    if facts.refused:
+        logger.warning("FlexKV serves nothing to this engine: %s", facts.refused)
+        return None
+    for note in facts.notes:
+        logger.warning("FlexKV: %s", note)
+    no_loads = adopt_failure_policy(vllm_config, settings.load_failure_policy)
+    if no_loads:
+        logger.warning("FlexKV: %s", no_loads)
+    model = identity(vllm_config, settings)
+    for note in model.notes:
+        logger.warning("FlexKV: %s", note)
+    namespace = model.digest
+    link = Link(settings, lambda: hello_of(facts, namespace), generation_entries=facts.num_blocks)
+    side = SchedulerSide(
+        SchedulerFacts(
+            facts.block_tokens,
+            facts.num_blocks,
+            can_load=facts.can_load and not no_loads,
+            can_save=facts.can_save,
+        ),
+        link,
+        LookupLimits(lookup_spin_us=settings.lookup_spin_us, step_spin_us=settings.step_spin_us),
+    )
+    link.start()
+    return side
+
+
+class _Rank:
+    """A worker between its construction and its registration."""
+
+    def __init__(self, vllm_config: Any, kv_cache_config: Any, *, facade: bool) -> None:
+        self._vllm_config = vllm_config
+        self._kv_cache_config = kv_cache_config
+        self._facade = facade
+        self._registration = Registration()
+        self._link: Link | None = None
+        self._settings = Settings()
+        self._facts: EngineFacts | None = None
+
+    def connect(self) -> None:
+        """Starts connecting; vLLM goes on with its own start meanwhile."""
+        settings = load_settings(self._vllm_config)
+        facts = read_facts(
+            self._vllm_config,
+            scheduler=False,
+            kv_cache_config=self._kv_cache_config,
+            facade=self._facade,
+        )
+        if not settings.enabled or facts.refused:
+            return  # the scheduler's process says so
+        namespace = identity(self._vllm_config, settings).digest
+        self._settings, self._facts = settings, facts
+        self._link = Link(
+            settings, lambda: hello_of(facts, namespace), on_attach=self._registration.again
+        )
+        self._link.start()
+
+    def register(self, kv_caches: Mapping[str, Any]) -> WorkerSide | None:
+        """Describes the KV tensors and proves their layout; ``None`` = nothing is served."""
+        link, settings, facts = self._link, self._settings, self._facts
+        if link is None or facts is None:
+            return None
+        config = self._kv_cache_config
+        layout = derive_layout(
+            kv_caches,
+            num_blocks=facts.num_blocks,
+            block_tokens=facts.block_tokens,
+            layer_order=config.kv_cache_groups[0].layer_names if config is not None else (),
+            page_bytes=page_sizes(config),
+            layout_name=str(getattr(config, "kv_cache_layout", None) or ""),
+        )
+        on_cuda = layout.storages[0].tensor.device.type == "cuda"
+        fences: Fences = cuda_fences() if on_cuda else NoFences()
+        if not self._registration.first(layout, fences, link, settings.start_timeout_s):
+            link.close()
+            return None
+        return WorkerSide(
+            link,
+            fences,
+            WorkerLimits(settings.load_deadline_ms, settings.drain_timeout_ms),
+            revoke_words=REVOKE_WORDS,
+        )
+
+    def close(self) -> None:
+        """Ends the session."""
+        if self._link is not None:
+            self._link.close()
