@@ -163,7 +163,8 @@ def test_serve_becomes_the_sidecar(address: str, socket_path: str, tmp_path: Pat
         session = open_session(socket_path, Hello(role=ROLE_TOOL, pid=0), None)
         assert session.server_pid == process.pid, "the same process, for a supervisor"
         seen = json.loads(Path(socket_path + ".env").read_text())
-        assert seen["FLEXKV_IDLE_EXIT_S"] == "0", "serve never ends by itself"
+        overrides = json.loads(seen["FLEXKV_OVERRIDES"])
+        assert overrides["idle_exit_s"] == 0, "serve never ends by itself"
     finally:
         process.kill()
         process.wait()

@@ -21,27 +21,11 @@ from flexkv.identity import identity, plain
 SETTINGS = Settings()
 
 
-class HfConfig(SimpleNamespace):
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-
-def hf_config(**changes: Any) -> HfConfig:
-    values: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 256,
-        "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
-        "id2label": {0: "a", 1: "b"},
-        "_name_or_path": "/somewhere",
-        "transformers_version": "5",
-    }
-    return HfConfig(**{**values, **changes})
-
-
 def config(folder: str | Path = "/none", **changes: Any) -> Any:
     model = SimpleNamespace(
-        model=str(folder), model_weights="", revision=None, seed=0, hf_config=hf_config(),
-        dtype="torch.bfloat16", quantization=None, hf_overrides={}, max_model_len=4096,
+        model=str(folder), model_weights="", revision=None, seed=0, hf_config=SimpleNamespace(),
+        dtype="torch.bfloat16", quantization=None, hf_overrides={}, hf_config_path=None,
+        max_model_len=4096, original_max_model_len=4096,
         code_revision=None, disable_sliding_window=False, model_impl="auto",
     )  # fmt: skip
     return SimpleNamespace(
@@ -70,6 +54,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     folder.mkdir()
     (folder / "a.safetensors").write_bytes(b"12345")
     (folder / "tokenizer.json").write_text("{}")
+    (folder / "config.json").write_text('{"hidden_size": 256}')
     return config(folder)
 
 
@@ -95,6 +80,13 @@ def rewrite_weights(model: Any) -> None:
     os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))
 
 
+def rewrite_config(model: Any) -> None:
+    path = Path(model.model_config.model, "config.json")
+    info = path.stat()
+    path.write_text('{"hidden_size": 512}')
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
 def add_weights(model: Any) -> None:
     Path(model.model_config.model, "sub").mkdir()
     Path(model.model_config.model, "sub", "b.safetensors").write_bytes(b"")
@@ -110,13 +102,12 @@ DRAFT = SimpleNamespace(
     [
         rewrite_weights,
         add_weights,
-        set_in("model_config.hf_config", hf_config(hidden_size=512)),
-        set_in("model_config.hf_config", hf_config(rope_scaling={"factor": 8.0})),
-        set_in("model_config.hf_config", hf_config(quantization_config={"bits": 4})),
-        set_in("model_config.hf_config", hf_config(text_config=hf_config(hidden_size=1))),
+        rewrite_config,
+        set_in("model_config.hf_overrides", {"rope_scaling": {"factor": 8.0}}),
+        set_in("model_config.hf_overrides", digest),
         set_in("model_config.dtype", "torch.float16"),
         set_in("model_config.quantization", "fp8"),
-        set_in("model_config.max_model_len", 8192),
+        set_in("model_config.original_max_model_len", 8192),
         set_in("load_config.load_format", "dummy"),
         set_in("cache_config.cache_dtype", "fp8"),
         set_in("cache_config.prefix_caching_hash_algo", "sha256_cbor"),
@@ -140,8 +131,8 @@ def test_what_the_bytes_depend_on_changes_the_digest(
 @pytest.mark.parametrize(
     "change",
     [
-        set_in("model_config.hf_config", hf_config(_name_or_path="/elsewhere")),
-        set_in("model_config.hf_config", hf_config(transformers_version="6")),
+        set_in("model_config.hf_config", SimpleNamespace(changed_by="a worker that loaded it")),
+        set_in("model_config.max_model_len", 100),  # fitted to memory, in the scheduler only
         set_in("model_config.seed", 7),
         set_in("kv_transfer_config.engine_id", "another"),
         set_in("kv_transfer_config.kv_port", 2),
@@ -176,7 +167,10 @@ def test_dummy_weights_are_named_by_their_seed(model: Any) -> None:
     rewrite_weights(model)
     assert digest(model) == before
     model.model_config.seed = 1
-    assert digest(model) != before
+    other_seed = digest(model)
+    assert other_seed != before
+    rewrite_config(model)
+    assert digest(model) != other_seed
 
 
 def test_weights_version_of_the_user(model: Any) -> None:
@@ -202,7 +196,7 @@ def test_hub_model_by_commit(model: Any, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     model.model_config.model = "org/name"
     found = identity(model, SETTINGS)
-    assert found.description["model"]["weights"]["kind"] == "unknown"
+    assert found.description["model"]["source"]["kind"] == "unknown"
     assert "flexkv_weights_version" in found.notes[0]
 
     model.model_config.hf_config._commit_hash = COMMIT_A
@@ -245,9 +239,23 @@ def test_folder_without_weights_is_noted(model: Any) -> None:
     assert "no weight files" in identity(model, SETTINGS).notes[0]
 
 
+def test_function_as_override_is_noted(model: Any) -> None:
+    model.model_config.hf_overrides = digest
+    assert "hf_overrides is a function" in identity(model, SETTINGS).notes[0]
+
+
+def test_separate_configuration_folder_counts(model: Any, tmp_path: Path) -> None:
+    before = digest(model)
+    model.model_config.hf_config_path = str(tmp_path)
+    (tmp_path / "config.json").write_text("1")
+    first = digest(model)
+    (tmp_path / "config.json").write_text("2")
+    assert len({before, first, digest(model)}) == 3
+
+
 def test_model_that_cannot_be_described(model: Any) -> None:
-    model.model_config.hf_config = None
-    with pytest.raises(ConfigError, match="hf_config is a NoneType"):
+    model.model_config.model = None
+    with pytest.raises(ConfigError, match="its name is None"):
         digest(model)
 
 

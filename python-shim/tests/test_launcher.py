@@ -246,10 +246,14 @@ def test_environment_and_command(settings: Settings, socket_path: str, tmp_path:
     assert start(full) is not None
     env = json.loads(Path(socket_path + ".env").read_text())
     assert env["FLEXKV_SERVER_RECV_PORT"] == f"ipc://{socket_path}"
-    assert env["FLEXKV_IDLE_EXIT_S"] == "2.5"
     assert env["FLEXKV_CONFIG_PATH"] == str(config)
-    assert json.loads(env["FLEXKV_OVERRIDES"]) == {"cpu_cache_gb": 3}
-    assert env["FLEXKV_RUNTIME_DIR"] == str(tmp_path / "run")
+    assert json.loads(env["FLEXKV_OVERRIDES"]) == {
+        "cpu_cache_gb": 3,
+        "idle_exit_s": 2.5,
+        "log_level": "INFO",
+        "runtime_dir": str(tmp_path / "run"),
+        "server_recv_port": f"ipc://{socket_path}",
+    }
     argv = (tmp_path / "argv").read_text()
     assert "--enable-native-access=ALL-UNNAMED" in argv
     assert argv.rstrip().endswith(f"-jar {settings.jar}")

@@ -1,10 +1,11 @@
 """What the bytes of a KV block depend on besides the tokens, as one digest: ``Hello.namespace``.
 
 Scheduler and workers compute it each for itself from their copies of ``vllm_config`` and must come
-to the same value; so nothing in it depends on the process, the rank, a port or an address.  Block
-size, strides and the number of heads a rank holds are not here: they are in the layout
-fingerprints of the ranks, which the sidecar mixes in (vLLM may still change the block size in one
-process and not in the other).
+to the same value; so nothing in it depends on the process, the rank, a port or an address, nor on
+what vLLM changes in a worker only (the model's configuration object while loading, the fitted
+``max_model_len``).  The effective configuration follows from what is here: the configuration files,
+the overrides, vLLM's version.  Block size, strides and the number of heads a rank holds are not
+here: they are in the layout fingerprints of the ranks, which the sidecar mixes in.
 """
 
 from __future__ import annotations
@@ -13,32 +14,23 @@ import dataclasses
 import enum
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flexkv import hashseed
 from flexkv.config import Settings
 from flexkv.errors import ConfigError
-from flexkv.weights import weights_identity
+from flexkv.model_source import UNSURE, config_files, source_identity
 
 FORMAT = 1
 """Raised when the meaning of anything below changes."""
 
 _MAX_DEPTH = 12
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_NOT_OF_THE_MODEL = frozenset(
-    {
-        "_name_or_path",
-        "name_or_path",
-        "_commit_hash",
-        "transformers_version",
-        "_attn_implementation",
-        "_attn_implementation_internal",
-        "_attn_implementation_autoset",
-    }
-)
 _MODEL_FIELDS = (
     "dtype",
     "quantization",
@@ -47,7 +39,7 @@ _MODEL_FIELDS = (
     "model_class_overrides",
     "model_impl",
     "code_revision",
-    "max_model_len",  # long-context rotary embeddings choose their factors by it
+    "original_max_model_len",  # long-context rotary embeddings choose their factors by it
     "disable_sliding_window",
 )
 _CACHE_FIELDS = (
@@ -108,29 +100,26 @@ def namespace_digest(vllm_config: Any, settings: Settings) -> str:
 
 
 def _model(model_config: Any, load_config: Any, notes: list[str]) -> dict[str, Any]:
-    hf_config = getattr(model_config, "hf_config", None)
-    to_dict = getattr(hf_config, "to_dict", None)
-    if to_dict is None:
-        raise ConfigError(
-            f"FlexKV cannot describe the model {getattr(model_config, 'model', None)!r}: its "
-            f"hf_config is a {type(hf_config).__name__}"
-        )
     # A model fetched from object storage has its place in model_weights, and a copy in model.
-    name = str(getattr(model_config, "model_weights", "") or model_config.model)
-    weights, unsure = weights_identity(
-        name,
+    name = getattr(model_config, "model_weights", "") or getattr(model_config, "model", None)
+    if not name or not isinstance(name, (str, os.PathLike)):
+        raise ConfigError(f"FlexKV cannot describe this engine's model: its name is {name!r}")
+    source, unsure = source_identity(
+        str(name),
         getattr(model_config, "revision", None),
-        getattr(hf_config, "_commit_hash", None),
+        getattr(getattr(model_config, "hf_config", None), "_commit_hash", None),
         str(plain(getattr(load_config, "load_format", "auto"))),
         int(getattr(model_config, "seed", 0) or 0),
     )
     notes.extend(unsure)
-    return {
-        "config": plain(to_dict()),
-        "weights": weights,
-        "loader": plain(getattr(load_config, "model_loader_extra_config", None)),
-        **_fields(model_config, _MODEL_FIELDS),
-    }
+    found = {"source": source, **_fields(model_config, _MODEL_FIELDS)}
+    if getattr(model_config, "hf_config_path", None):
+        found["config_files"] = config_files(Path(model_config.hf_config_path))
+    overrides = getattr(model_config, "hf_overrides", None)
+    if callable(overrides) and not str(getattr(overrides, "__module__", "")).startswith("vllm."):
+        notes.append(UNSURE.format(name=str(name), why="hf_overrides is a function"))
+    found["loader"] = plain(getattr(load_config, "model_loader_extra_config", None))
+    return found
 
 
 def _speculative(vllm_config: Any, notes: list[str]) -> dict[str, Any] | None:
@@ -159,7 +148,7 @@ def _lora(vllm_config: Any, settings: Settings, notes: list[str]) -> dict[str, A
     defaults = getattr(config, "default_mm_loras", None) or {}
     found["default_mm_loras"] = {}
     for modality, path in sorted(defaults.items()):
-        weights, unsure = weights_identity(str(path), None, None, "auto", 0)
+        weights, unsure = source_identity(str(path), None, None, "auto", 0)
         found["default_mm_loras"][str(modality)] = weights
         notes.extend(unsure)
     if not settings.weights_version:
@@ -188,8 +177,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, enum.Enum):
         return plain(value.value, depth + 1)
     if isinstance(value, Mapping):
-        items = ((str(k), plain(v, depth + 1)) for k, v in value.items())
-        return {k: v for k, v in items if k not in _NOT_OF_THE_MODEL}
+        return {str(k): plain(v, depth + 1) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v, depth + 1) for v in value]
     if isinstance(value, (set, frozenset)):

@@ -42,7 +42,7 @@ LOCK_EXTRA_S = 10.0
 BACKOFF_MIN_S = 1.0
 BACKOFF_MAX_S = 60.0
 OVERRIDES_ENV = "FLEXKV_OVERRIDES"
-"""Options from ``kv_connector_extra_config`` as a JSON object, above the configuration file."""
+"""Options as a JSON object: above the configuration file, which is above the environment."""
 
 OUTPUT_LIMIT_BYTES = 1024 * 1024
 TAIL_LINES = 12
@@ -176,16 +176,19 @@ def command(settings: Settings) -> list[str]:
 
 
 def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
-    """The sidecar's environment: ours, with what the settings decided on top."""
+    """The sidecar's environment: ours, and what the settings decided above file and environment."""
     env = dict(base)
-    env["FLEXKV_SERVER_RECV_PORT"] = settings.server_recv_port
-    env["FLEXKV_IDLE_EXIT_S"] = f"{settings.idle_exit_s:g}"
-    env["FLEXKV_LOG_LEVEL"] = settings.log_level
-    env["FLEXKV_RUNTIME_DIR"] = str(runtime_dir(settings))
+    decided = {
+        "server_recv_port": settings.server_recv_port,
+        "idle_exit_s": settings.idle_exit_s,
+        "log_level": settings.log_level,
+        "runtime_dir": str(runtime_dir(settings)),
+        **settings.sidecar,
+    }
+    env[OVERRIDES_ENV] = json.dumps(decided)
+    env["FLEXKV_SERVER_RECV_PORT"] = settings.server_recv_port  # for whoever looks at the process
     if settings.config_path:
         env[CONFIG_PATH_ENV] = str(Path(settings.config_path).absolute())
-    if settings.sidecar:
-        env[OVERRIDES_ENV] = json.dumps(dict(settings.sidecar))
     return env
 
 

@@ -184,7 +184,14 @@ ALIASES: dict[str, str] = {"enable_flexkv": "enabled", "enable": "enabled"}
 """Other spellings of option names, in files and in ``kv_connector_extra_config``."""
 
 SIDECAR_OPTIONS: dict[str, Callable[[Any], Any]] = {
-    "cpu_cache_gb": _number(0, 1 << 20),
-    "num_cpu_blocks": _integer(1, 1 << 31),
+    "cpu_cache_gb": _number(0.01, 1 << 20),
+    "num_cpu_blocks": _integer(0, 1 << 31),
+    "log_file": _text,
+    "log_max_mb": _integer(1, 4096),
+    "spin_us": _integer(0, 100_000),
+    "lease_ttl_s": _number(1, 3600),
+    "plan_ttl_s": _number(1, 3600),
+    "max_sessions": _integer(1, 4096),
+    "prefault_threads": _integer(0, 64),
 }
 """Options that ``kv_connector_extra_config`` may give to a sidecar that the shim starts."""

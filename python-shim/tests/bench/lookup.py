@@ -1,0 +1,175 @@
+"""How long an answered lookup takes, seen from Python, beside a bare echo of the same ring.
+
+Fills the sidecar with one chain, then asks for it as the connector does: one ``Extend`` with the
+hashes and one ``Lookup``, spinning for ``FLEXKV_LOOKUP_SPIN_US``, a new request every time.  An
+answer later than that is an "ask again".  Echoes of the same number of bytes are interleaved.
+
+    FLEXKV_JAR=… python python-shim/tests/bench/lookup.py [--rounds 2000] [--out build/bench]
+
+Writes ``lookup.json``: records of {name, value, unit, limit, ratio, bar, met, command, machine}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from plain_instance import PlainInstance, random_hashes
+from real_sidecar import missing, settings
+
+from flexkv import launcher
+from flexkv import protocol as p
+from flexkv.session import open_session
+
+KEYS = (8, 64, 512, 2048)
+WIDTH = 32
+WARM_UP = 3000
+COLLECT_US = 200_000.0
+BARS = {("p50", 512): 20.0, ("p99", 512): 150.0, ("ask_again", 512): 1.0}
+"""What was asked for: µs, and percent of lookups that must be asked again."""
+
+
+def machine() -> str:
+    model = "unknown CPU"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    load = os.getloadavg()[0]
+    return f"{model}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}"
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class Bench:
+    """One instance, one chain of the largest length, resident."""
+
+    def __init__(self, socket_path: str, spin_us: float) -> None:
+        self.spin_us = spin_us
+        self.engine = PlainInstance(socket_path, blocks=max(KEYS) + 8, block_bytes=4096)
+        self.scheduler = self.engine.scheduler
+        self.chain = random_hashes(5, max(KEYS), WIDTH)
+        saved = self.engine.save(1, self.chain, list(range(4, 4 + max(KEYS))))
+        assert saved.committed == max(KEYS), saved
+        self.request = 1000
+        self.query = 1 << 32
+
+    def ask(self, keys: int) -> float:
+        """µs until the answer, in one try or several."""
+        self.request += 1
+        self.query += 1
+        hashes = [self.chain[i * WIDTH : (i + 1) * WIDTH] for i in range(keys)]
+        began = time.perf_counter_ns()
+        sent = self.scheduler.send(
+            p.Extend(self.request, 0, WIDTH, b"".join(hashes)),
+            p.Lookup(self.query, self.request, keys, 0, keys),
+        )
+        answer = self.scheduler.wait_for(self.query, COLLECT_US)
+        took_us = (time.perf_counter_ns() - began) / 1000
+        assert sent
+        assert isinstance(answer, p.LookupAnswer), answer
+        assert answer.servable == keys, answer
+        assert self.scheduler.send(p.EndRequest(self.request))
+        return took_us
+
+    def echo(self, keys: int) -> float:
+        """µs of a record of the same size that is only sent back."""
+        self.query += 1
+        payload = self.chain[: keys * WIDTH]
+        began = time.perf_counter_ns()
+        assert self.scheduler.send(p.Echo(self.query, payload))
+        answer = self.scheduler.wait_for(self.query, COLLECT_US)
+        took_us = (time.perf_counter_ns() - began) / 1000
+        assert isinstance(answer, p.EchoAnswer), answer
+        return took_us
+
+
+def measure(bench: Bench, rounds: int) -> list[dict[str, Any]]:
+    for i in range(WARM_UP):
+        bench.ask(KEYS[i % len(KEYS)])
+        bench.echo(8)
+    records: list[dict[str, Any]] = []
+    where = machine()
+    command = f"python {' '.join(sys.argv)}"
+
+    def record(name: str, keys: int, value: float, unit: str, limit: float | None) -> None:
+        bar = BARS.get((name, keys))
+        records.append(
+            {
+                "name": f"lookup_{name}_{keys}_keys",
+                "value": round(value, 2),
+                "unit": unit,
+                "limit": None if limit is None else round(limit, 2),
+                "ratio": None if not limit else round(value / limit, 2),
+                "bar": bar,
+                "met": None if bar is None else value <= bar,
+                "command": command,
+                "machine": where,
+            }
+        )
+
+    for keys in KEYS:
+        asked: list[float] = []
+        echoed: list[float] = []
+        for _ in range(rounds):
+            asked.append(bench.ask(keys))
+            echoed.append(bench.echo(keys))
+        for name, share in (("p50", 0.5), ("p99", 0.99)):
+            record(name, keys, percentile(asked, share), "us", percentile(echoed, share))
+        late = sum(took > bench.spin_us for took in asked) / len(asked)
+        late_echo = sum(took > bench.spin_us for took in echoed) / len(echoed)
+        record("ask_again", keys, 100 * late, "%", 100 * late_echo)
+    return records
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    lines = [f"{'':30}{'measured':>10}{'bare echo':>12}{'asked for':>12}  met"]
+    for r in records:
+        limit = "-" if r["limit"] is None else f"{r['limit']:.1f}"
+        bar = "-" if r["bar"] is None else f"{r['bar']:g}"
+        met = "-" if r["met"] is None else ("yes" if r["met"] else "NO")
+        lines.append(f"{r['name']:30}{r['value']:>8.1f} {r['unit']:2}{limit:>11}{bar:>12}  {met}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Answered lookups from Python.")
+    parser.add_argument("--rounds", type=int, default=2000)
+    parser.add_argument("--spin-us", type=float, default=50.0)
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    arguments = parser.parse_args()
+    why = missing()
+    if why:
+        sys.stderr.write(f"lookup bench: {why}\n")
+        return 1
+    with tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder:
+        path = str(Path(folder, "s"))
+        found = settings(path, Path(folder, "run"))
+        tool = p.Hello(role=p.ROLE_TOOL, pid=0)
+        keep = launcher.start_or_join(found, lambda: open_session(path, tool, None), lambda: False)
+        assert keep is not None
+        try:
+            records = measure(Bench(path, arguments.spin_us), arguments.rounds)
+        finally:
+            os.kill(keep.server_pid, signal.SIGKILL)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    Path(arguments.out, "lookup.json").write_text(json.dumps(records, indent=1) + "\n")
+    sys.stdout.write(table(records) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

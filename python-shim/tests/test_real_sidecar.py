@@ -1,0 +1,179 @@
+"""The client against the real sidecar: both transports, a save, a load, restarts, the launcher."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from plain_instance import PlainInstance, random_hashes
+from real_sidecar import missing, settings
+
+from flexkv import launcher
+from flexkv import protocol as p
+from flexkv.client import Link
+from flexkv.config import Settings
+from flexkv.errors import ControlError
+from flexkv.session import Session, open_session
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+TOOL = p.Hello(role=p.ROLE_TOOL, pid=0)
+
+
+@pytest.fixture
+def real(socket_path: str, tmp_path: Path) -> Iterator[Settings]:
+    found = settings(socket_path, tmp_path / "run")
+    pids: set[int] = set()
+    yield found
+    launcher._failures.clear()
+    try:
+        session = open_session(socket_path, TOOL, None)
+    except Exception:
+        return
+    pids.add(session.server_pid)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def start(real: Settings) -> Session:
+    session = launcher.start_or_join(
+        real, lambda: open_session(real.socket_path, TOOL, None), lambda: False
+    )
+    assert session is not None
+    return session
+
+
+@pytest.mark.parametrize("rings", [True, False], ids=["rings", "frames"])
+def test_echo_of_all_sizes(real: Settings, rings: bool) -> None:
+    start(real)
+    hello = p.Hello(role=p.ROLE_TOOL, pid=0, rings=rings)
+    session = open_session(real.socket_path, hello, None)
+    rng = random.Random(2)
+    for query in range(1, 120):
+        payload = rng.randbytes(rng.choice([0, 8, 24, 4096, 65_536, 250_000]))
+        assert session.send(p.Echo(query, payload))
+        answer = session.wait_for(query, 3_000_000)
+        assert isinstance(answer, p.EchoAnswer)
+        assert answer.payload == payload
+    assert session.alive()
+
+
+def test_wakes_from_sleep(real: Settings) -> None:
+    session = start(real)
+    for query in range(1, 6):
+        time.sleep(0.1)
+        assert session.send(p.Echo(query))
+        assert session.wait_for(query, 1_000_000) is not None
+
+
+@pytest.mark.parametrize("rings", [True, False], ids=["rings", "frames"])
+def test_save_then_load_gives_the_same_bytes(real: Settings, rings: bool) -> None:
+    start(real)
+    engine = PlainInstance(real.socket_path, blocks=64, rings=rings)
+    hashes = random_hashes(1, 8)
+    assert engine.lookup(1, hashes).servable == 0
+    contents = [random.Random(i).randbytes(engine.block_bytes) for i in range(8)]
+    for i, content in enumerate(contents):
+        engine.write_block(8 + i, content)
+    saved = engine.save(1, hashes, list(range(8, 16)))
+    assert (saved.committed, saved.dropped) == (8, 0)
+    for i in range(8):
+        engine.write_block(8 + i, bytes(engine.block_bytes))
+    answer = engine.lookup(2, hashes)
+    assert answer.servable == 8
+    assert answer.lease_id != 0
+    done = engine.load(answer, list(range(30, 38)))
+    assert (done.status, done.blocks_ok) == (p.STATUS_OK, 8)
+    assert [engine.read_block(30 + i) for i in range(8)] == contents
+
+
+def test_block_reused_before_the_copy_is_dropped(real: Settings) -> None:
+    """The generation table works across the two languages."""
+    start(real)
+    engine = PlainInstance(real.socket_path)
+    hashes = random_hashes(2, 4)
+    job = engine._next_job()
+    counters = tuple(engine.generations[b] for b in range(4, 8))
+    engine.generations.raise_(6)
+    assert engine.scheduler.send(
+        p.Extend(1, 0, 32, hashes), p.PlanSave(job, 1, 0, (4, 5, 6, 7), counters)
+    )
+    assert engine.worker.send(p.Go(job, 0, p.NO_INDEX, p.NO_INDEX, 5000, p.KIND_SAVE))
+    saved = engine.scheduler.wait_for(lambda r: isinstance(r, p.SaveDone), 5_000_000)
+    assert isinstance(saved, p.SaveDone)
+    assert saved.committed == 2
+    assert engine.lookup(2, hashes).servable == 2
+
+
+def test_second_scheduler_of_an_instance_is_refused(real: Settings) -> None:
+    start(real)
+    engine = PlainInstance(real.socket_path)
+    with pytest.raises(Exception, match="duplicate"):
+        open_session(real.socket_path, engine.scheduler.hello, engine.generations)
+
+
+def test_wrong_token_and_unknown_op(real: Settings) -> None:
+    session = start(real)
+    with pytest.raises(ControlError):
+        session.control("no_such_op", {}, 2)
+    session._control._token = "wrong"
+    with pytest.raises(ControlError) as caught:
+        session.control("ping", {}, 2)
+    assert caught.value.code == "token"
+
+
+def test_status_counts_sessions(real: Settings) -> None:
+    session = start(real)
+    assert session.control("ping", {}, 2) == {}
+    assert session.control("status", {}, 2)
+
+
+@pytest.mark.parametrize("way", ["kill", "term"])
+def test_link_comes_back_after_the_sidecar_went(real: Settings, way: str) -> None:
+    link = Link(real, lambda: p.Hello(role=p.ROLE_TOOL, pid=0))
+    link.start()
+    try:
+        first = link.wait(20)
+        assert first is not None
+        os.kill(first.server_pid, signal.SIGKILL if way == "kill" else signal.SIGTERM)
+        deadline = time.monotonic() + 15
+        second = None
+        while second is None and time.monotonic() < deadline:
+            current = link.session()
+            second = None if current is first else current
+            time.sleep(0.01)
+        assert second is not None
+        assert second.boot_epoch != first.boot_epoch
+        assert first.server_dead()
+    finally:
+        link.close()
+
+
+def test_goes_when_its_last_client_has_gone(real: Settings) -> None:
+    session = start(real)
+    session.close()
+    deadline = time.monotonic() + 15
+    while not session.server_dead() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert session.server_dead(), "idle_exit_s is 1"
+
+
+def test_idle_sidecar_uses_no_cpu(real: Settings) -> None:
+    session = start(real)
+    time.sleep(1.0)  # start-up and compilation settle
+
+    def ticks() -> int:
+        text = Path(f"/proc/{session.server_pid}/stat").read_text()
+        fields = text[text.rindex(")") + 2 :].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    time.sleep(2.0)
+    used_s = (ticks() - before) / os.sysconf("SC_CLK_TCK")
+    assert session.alive()
+    assert used_s < 0.2, f"{used_s} s of CPU in 2 s of idleness"
