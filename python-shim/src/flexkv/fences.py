@@ -57,13 +57,18 @@ class Event(Protocol):
     def ipc_handle(self) -> bytes:
         """64 bytes with which another process opens the event."""
 
+    def query(self) -> bool:
+        """Whether the last recording is complete; does not wait."""
+
 
 class EventFences:
     """A ring of interprocess events, each with the sequence number of its last recording.
 
-    An event is recorded again only after the present sidecar has seen its last recording complete:
-    otherwise a job could wait for a later forward than its own.  A new session starts with a clean
-    ring: the old sidecar polls nothing any more, and numbers never repeat.
+    An event is recorded again only after its last recording is known to be complete: the sidecar
+    says so, or, where no job polled it (its plan was refused, its ``Go`` found no room), the event
+    itself does.  A sidecar that has not looked by then waits for the later recording, which is right
+    too, only later.  A new session starts with a clean ring: the old sidecar polls nothing any
+    more, and numbers never repeat.
     """
 
     def __init__(self, events: Sequence[Event]) -> None:
@@ -84,10 +89,11 @@ class EventFences:
             self._session = session
             self._last = [0] * len(self._events)
         index = self._next
-        if session.fence_seen(index) < self._last[index]:
+        event = self._events[index]
+        if session.fence_seen(index) < self._last[index] and not event.query():
             self.exhausted += 1
             return None
-        self._events[index].record()
+        event.record()
         self._sequence += 1
         self._last[index] = self._sequence
         self._next = (index + 1) % len(self._events)
