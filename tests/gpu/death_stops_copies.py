@@ -78,11 +78,14 @@ class Rank:
         limit = time.monotonic() + 30
         while time.monotonic() < limit:
             one, two = self.scheduler.session(), self.worker.session()
-            if one and two and one.boot_epoch == two.boot_epoch and one.alive() and two.alive():
-                if self.lookup(one, 1 << 40).status != p.LOOKUP_NOT_READY:
-                    return one, two
+            same_life = one and two and one.boot_epoch == two.boot_epoch
+            if one and two and same_life and one.alive() and two.alive() and self.ready(one):
+                return one, two
             time.sleep(0.01)
         raise SystemExit("no sidecar within 30 s")
+
+    def ready(self, session: Session) -> bool:
+        return self.lookup(session, 1 << 40).status != p.LOOKUP_NOT_READY
 
     def synchronize(self) -> None:
         if torch.cuda.is_available():
@@ -193,7 +196,7 @@ def main() -> int:
                 for layer in rank.layers.values()
             )
             rates.append(done.bytes_moved / load_s / 1e9)
-            say(f"a whole load takes {load_s * 1000:.1f} ms, {rates[0]:.1f} GB/s, {wrong} wrong bytes")
+            say(f"a whole load: {load_s * 1000:.1f} ms, {rates[0]:.1f} GB/s, {wrong} wrong bytes")
             if wrong or done.status != p.STATUS_OK:
                 raise SystemExit("the undisturbed load is wrong")
             continue
