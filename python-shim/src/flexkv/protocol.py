@@ -673,30 +673,25 @@ def padding(length: int) -> bytes:
 
 # --------------------------------------------------------------------------- layout proof
 _U64 = (1 << 64) - 1
-PROOF_STEP = 0x9E3779B97F4A7C15
-PROOF_MULTIPLIER = 0xD6E8FEB86659FD93
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
-def _proof_mix(x: int) -> int:
-    x = (x ^ x >> 32) * PROOF_MULTIPLIER & _U64
-    x = (x ^ x >> 32) * PROOF_MULTIPLIER & _U64
-    return x ^ x >> 32
-
-
-def proof_key(seed: int, region: int, block: int) -> int:
-    """What the proof pattern of one region of one block starts from (``seed`` is a ``u64``)."""
-    row = _proof_mix(seed + region * PROOF_STEP & _U64)
-    return _proof_mix(row + block * PROOF_STEP & _U64)
+def _splitmix64(x: int) -> int:
+    z = x + _GOLDEN & _U64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _U64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _U64
+    return z ^ z >> 31
 
 
 def proof_bytes(seed: int, region: int, block: int, length: int) -> bytes:
-    """The pattern that proves a layout: word *i* (``u64``) is ``mix(key + i * PROOF_STEP)``.
+    """The pattern that proves a layout, in one region's share of one block.
 
-    All steps are 64-bit multiplications, additions and shifts, so that a worker may compute the
-    same with numpy or torch; this is the definition.
+    Word *i* (``u64``) is ``splitmix64(base + i)`` where ``base = seed ^ region << 40 ^ block *
+    0x9E3779B97F4A7C15``, all modulo 2^64.  This is the definition; a worker computes the same with
+    numpy or torch.
     """
-    key = proof_key(seed, region, block)
-    words = [_proof_mix(key + i * PROOF_STEP & _U64) for i in range((length + 7) // 8)]
+    base = seed ^ region << 40 ^ (block * _GOLDEN & _U64)
+    words = [_splitmix64(base + i & _U64) for i in range((length + 7) // 8)]
     return struct.pack(f"<{len(words)}Q", *words)[:length]
 
 

@@ -1,0 +1,39 @@
+package io.flexkv.config;
+
+import java.util.Collection;
+
+/** The known name that somebody most probably meant. */
+final class Nearest {
+  private Nearest() {}
+
+  static String of(String seen, Collection<String> known) {
+    String best = "";
+    int least = Integer.MAX_VALUE;
+    for (String candidate : known.stream().sorted().toList()) {
+      int distance = distance(seen, candidate);
+      if (distance < least) {
+        least = distance;
+        best = candidate;
+      }
+    }
+    return best;
+  }
+
+  /** Levenshtein's distance. */
+  private static int distance(String a, String b) {
+    int[] row = new int[b.length() + 1];
+    for (int j = 0; j <= b.length(); j++) {
+      row[j] = j;
+    }
+    for (int i = 1; i <= a.length(); i++) {
+      int diagonal = row[0];
+      row[0] = i;
+      for (int j = 1; j <= b.length(); j++) {
+        int substituted = diagonal + (a.charAt(i - 1) == b.charAt(j - 1) ? 0 : 1);
+        diagonal = row[j];
+        row[j] = Math.min(substituted, 1 + Math.min(row[j], row[j - 1]));
+      }
+    }
+    return row[b.length()];
+  }
+}

@@ -1,0 +1,153 @@
+package io.flexkv.session;
+
+import io.flexkv.ffm.Errno;
+import io.flexkv.ffm.ErrnoException;
+import io.flexkv.ffm.UnixSocket;
+import java.io.IOException;
+import java.nio.channels.FileChannel;
+import java.nio.channels.FileLock;
+import java.nio.channels.OverlappingFileLockException;
+import java.nio.file.Files;
+import java.nio.file.LinkOption;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import java.nio.file.attribute.PosixFilePermissions;
+import java.util.Set;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * The right to listen at one rendezvous address.
+ *
+ * <p>A file next to the socket ({@code <socket>.lock}, mode 0600, never removed) is locked for the
+ * life of the process, so of several sidecars started at once exactly one goes on; the kernel frees
+ * the lock of a dead one. Only the holder of the lock may remove a socket file, and only if nobody
+ * answers there.
+ */
+public final class AddressLock implements AutoCloseable {
+  private static final int BACKLOG = 128;
+
+  private final Path socketPath;
+  private final FileChannel channel;
+  private final FileLock lock;
+
+  private AddressLock(Path socketPath, FileChannel channel, FileLock lock) {
+    this.socketPath = socketPath;
+    this.channel = channel;
+    this.lock = lock;
+  }
+
+  /** Somebody else serves this address. */
+  public static final class OccupiedException extends IOException {
+    private static final long serialVersionUID = 1L;
+
+    OccupiedException(String message) {
+      super(message);
+    }
+  }
+
+  /**
+   * Takes the address.
+   *
+   * @param patienceMillis how long to wait for a holder that does not answer (it may be about to
+   *     end)
+   * @throws OccupiedException if another sidecar serves there
+   * @throws IOException if the lock file cannot be had, e.g. because it is another user's
+   */
+  public static AddressLock take(Path socketPath, long patienceMillis)
+      throws IOException, InterruptedException {
+    Path lockPath = socketPath.resolveSibling(socketPath.getFileName() + ".lock");
+    FileChannel channel;
+    try {
+      channel =
+          FileChannel.open(
+              lockPath,
+              Set.of(
+                  StandardOpenOption.CREATE, StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS),
+              PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rw-------")));
+    } catch (IOException e) {
+      throw new IOException(
+          "cannot open the lock file %s (%s): set FLEXKV_SERVER_RECV_PORT to a path of your own"
+              .formatted(lockPath, e),
+          e);
+    }
+    long deadline = System.nanoTime() + patienceMillis * 1_000_000;
+    try {
+      while (true) {
+        FileLock lock = tryLock(channel);
+        if (lock != null) {
+          return new AddressLock(socketPath, channel, lock);
+        }
+        if (answers(socketPath) || System.nanoTime() - deadline >= 0) {
+          throw new OccupiedException(
+              "another sidecar holds %s and serves %s".formatted(lockPath, socketPath));
+        }
+        Thread.sleep(20);
+      }
+    } catch (IOException | InterruptedException | RuntimeException e) {
+      channel.close();
+      throw e;
+    }
+  }
+
+  private static @Nullable FileLock tryLock(FileChannel channel) throws IOException {
+    try {
+      return channel.tryLock();
+    } catch (OverlappingFileLockException e) {
+      return null; // this very process has it
+    }
+  }
+
+  private static boolean answers(Path socketPath) {
+    try (UnixSocket probe = UnixSocket.connect(socketPath)) {
+      return probe.fd() >= 0;
+    } catch (ErrnoException e) {
+      // A full queue and somebody else's socket are answers, too: nobody there looks different.
+      return e.errno() != Errno.ENOENT && e.errno() != Errno.ECONNREFUSED;
+    }
+  }
+
+  /**
+   * Binds the socket (mode 0600), in the place of one that nobody answers at.
+   *
+   * @throws OccupiedException if somebody answers there who does not hold the lock, or if the path
+   *     is not a socket
+   */
+  public UnixSocket listen() throws IOException {
+    try {
+      return UnixSocket.listen(socketPath, BACKLOG);
+    } catch (ErrnoException e) {
+      if (e.errno() != Errno.EADDRINUSE) {
+        throw e;
+      }
+    }
+    if (answers(socketPath)) {
+      throw new OccupiedException("somebody serves " + socketPath + " without its lock");
+    }
+    if (!isSocket(socketPath)) {
+      throw new OccupiedException(socketPath + " exists and is no socket: move it away");
+    }
+    Files.deleteIfExists(socketPath);
+    return UnixSocket.listen(socketPath, BACKLOG);
+  }
+
+  private static boolean isSocket(Path path) throws IOException {
+    // S_IFMT and S_IFSOCK of stat(2).
+    int mode = (Integer) Files.getAttribute(path, "unix:mode", LinkOption.NOFOLLOW_LINKS);
+    return (mode & 0170000) == 0140000;
+  }
+
+  /** Removes the socket file; the address stays ours until {@link #close}. */
+  public void unlinkSocket() throws IOException {
+    Files.deleteIfExists(socketPath);
+  }
+
+  /** Gives the address up. */
+  @Override
+  public void close() throws IOException {
+    try {
+      lock.release();
+    } finally {
+      channel.close();
+    }
+  }
+}

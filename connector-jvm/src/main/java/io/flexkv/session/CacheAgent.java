@@ -1,0 +1,290 @@
+package io.flexkv.session;
+
+import io.flexkv.cache.CacheConfig;
+import io.flexkv.cache.CacheCore;
+import io.flexkv.cache.CacheStats;
+import io.flexkv.ffm.EventFd;
+import io.flexkv.ffm.PollSet;
+import io.flexkv.protocol.Protocol;
+import io.flexkv.protocol.ProtocolException;
+import io.flexkv.transfer.Completion;
+import io.flexkv.transfer.CompletionQueue;
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * The cache thread: owns the cache core, every session's rings and every job.
+ *
+ * <p><b>Duty cycle.</b> {@link #doWork} looks once at everything and returns how much it did. After
+ * work it spins for a while, because the next record of a scheduling step follows within
+ * microseconds; then it says so in every session file ({@code sleeping = 1}), looks at all rings
+ * once more (a client that stored its record before it could see the word is found here) and sleeps
+ * in {@code poll} on the eventfd that clients, movers and the other threads raise. While sessions
+ * are open it sleeps at most {@value #SLEEP_MILLIS} ms: a wake-up that a client without a
+ * store-load fence skipped costs that, not a request.
+ */
+public final class CacheAgent implements Runnable {
+  private static final Logger LOG = LoggerFactory.getLogger(CacheAgent.class);
+  private static final int SLEEP_MILLIS = 20;
+  private static final int RECORDS_A_TURN = 64;
+  private static final int COMPLETIONS_A_TURN = 256;
+  private static final int MAX_COMPLETIONS = 65_536;
+  private static final long TICK_NANOS = 1_000_000_000L;
+
+  private final long spinNanos;
+  private final EventFd wake;
+  private final PollSet poll = new PollSet(1);
+  private final AgentInbox inbox;
+  private final Directory directory = new Directory();
+  private final Outbox outbox;
+  private final JobRouter jobs;
+  private final CacheCore core;
+  private final RecordHandler records;
+  private final Readiness readiness;
+  private final CompletionQueue completions;
+  private final MemorySegment record = Arena.ofAuto().allocate(Protocol.MAX_RECORD_BYTES, 8);
+  private volatile @Nullable RendezvousServer rendezvous;
+  private volatile boolean running = true;
+  private long lastTickNanos;
+
+  /**
+   * @param slots the host tier
+   * @param limits of the cache core
+   * @param spinNanos how long to spin after the last work
+   */
+  public CacheAgent(BootIdentity identity, HostSlots slots, CacheConfig limits, long spinNanos)
+      throws IOException {
+    this.spinNanos = spinNanos;
+    this.wake = EventFd.create();
+    this.inbox = new AgentInbox(wake);
+    this.outbox = new Outbox(identity.bootEpoch());
+    this.jobs = new JobRouter(directory, outbox, slots, System::nanoTime);
+    this.core = new CacheCore(limits, slots, jobs, System::nanoTime, identity.bootEpoch());
+    jobs.bind(core);
+    this.records = new RecordHandler(core, jobs, outbox);
+    this.readiness = new Readiness(core, jobs);
+    this.completions = new CompletionQueue(MAX_COMPLETIONS, inbox::signal);
+    this.lastTickNanos = System.nanoTime();
+  }
+
+  // ------------------------------------------------------------------ any thread
+
+  EventFd wake() {
+    return wake;
+  }
+
+  AgentInbox inbox() {
+    return inbox;
+  }
+
+  CompletionQueue completions() {
+    return completions;
+  }
+
+  void connect(RendezvousServer server) {
+    rendezvous = server;
+  }
+
+  /** Asks the thread to end all sessions and itself. */
+  public void stop() {
+    running = false;
+    inbox.signal();
+  }
+
+  // ------------------------------------------------------------------ cache thread
+
+  Directory directory() {
+    return directory;
+  }
+
+  Readiness readiness() {
+    return readiness;
+  }
+
+  CacheStats stats() {
+    return core.stats();
+  }
+
+  int openParts() {
+    return jobs.openParts();
+  }
+
+  @Override
+  public void run() {
+    long lastWork = System.nanoTime();
+    try {
+      while (running) {
+        if (doWork() > 0) {
+          lastWork = System.nanoTime();
+        } else if (System.nanoTime() - lastWork < spinNanos) {
+          Thread.onSpinWait();
+        } else {
+          sleep();
+          // Whatever woke it: what follows a wake-up often follows at once.
+          lastWork = System.nanoTime();
+        }
+      }
+    } catch (IOException | RuntimeException e) {
+      LOG.error("the cache thread ended by an error of its own", e);
+      throw new IllegalStateException(e);
+    } finally {
+      for (Session session : List.copyOf(directory.sessions())) {
+        end(session);
+      }
+    }
+  }
+
+  /** One turn; returns how many things it did. */
+  int doWork() {
+    int work = 0;
+    work += takeChanges();
+    work += inbox.runCalls();
+    work += takeCompletions();
+    work += readRings();
+    work += tick();
+    work += jobs.run();
+    work += endBroken();
+    return work;
+  }
+
+  private int takeChanges() {
+    int count = 0;
+    for (AgentInbox.Change change; (change = inbox.nextChange()) != null; count++) {
+      Session session = change.session();
+      if (!change.opened()) {
+        end(session);
+      } else {
+        directory.add(session);
+        if (session.hello.events()) {
+          LOG.warn("{}: KV events are not served by this version", session.label());
+        }
+        readiness.update(session.instance);
+      }
+    }
+    return count;
+  }
+
+  private int takeCompletions() {
+    int count = 0;
+    while (count < COMPLETIONS_A_TURN) {
+      Completion done = completions.poll();
+      if (done == null) {
+        return count;
+      }
+      count++;
+      jobs.completed(done);
+    }
+    return count;
+  }
+
+  private int readRings() {
+    int work = 0;
+    boolean flush = false;
+    List<Session> sessions = directory.sessions();
+    for (int i = 0; i < sessions.size(); i++) {
+      Session session = sessions.get(i);
+      try {
+        for (int n = 0; n < RECORDS_A_TURN; n++) {
+          int length = session.read(record);
+          if (length == 0) {
+            break;
+          }
+          work++;
+          records.handle(session, record, length);
+        }
+        if (session.isWaiting()) {
+          work += session.sendWaiting();
+        }
+      } catch (ProtocolException e) {
+        outbox.breakOff(session, String.valueOf(e.getMessage()));
+      }
+      flush |= session.unflushed;
+      session.unflushed = false;
+    }
+    RendezvousServer server = rendezvous;
+    if (flush && server != null) {
+      server.flush();
+    }
+    return work;
+  }
+
+  private int tick() {
+    long now = System.nanoTime();
+    if (now - lastTickNanos < TICK_NANOS) {
+      return 0;
+    }
+    lastTickNanos = now;
+    core.tick();
+    return 0;
+  }
+
+  private int endBroken() {
+    int count = 0;
+    for (Outbox.Broken broken; (broken = outbox.nextBroken()) != null; count++) {
+      Session session = broken.session();
+      if (!session.ended) {
+        LOG.warn("{} ended, it broke the protocol: {}", session.label(), broken.reason());
+        end(session);
+        RendezvousServer server = rendezvous;
+        if (server != null) {
+          server.end(session);
+        }
+      }
+    }
+    return count;
+  }
+
+  /** Frees what a session held; once. */
+  private void end(Session session) {
+    if (session.ended) {
+      return;
+    }
+    session.ended = true;
+    Instance instance = session.instance;
+    if (instance != null) {
+      readiness.sessionEnded(instance, session);
+    }
+    directory.remove(session);
+    if (instance != null) {
+      readiness.update(instance);
+    }
+    session.memory.close();
+  }
+
+  // ------------------------------------------------------------------ sleep
+
+  private void sleep() throws IOException {
+    List<Session> sessions = directory.sessions();
+    for (int i = 0; i < sessions.size(); i++) {
+      sessions.get(i).memory.setSleeping(true);
+    }
+    if (!anyInput(sessions)) {
+      poll.clear();
+      poll.add(wake.fd(), PollSet.IN);
+      boolean alone = sessions.isEmpty() && jobs.openParts() == 0;
+      if (poll.poll(alone ? -1 : SLEEP_MILLIS) > 0) {
+        wake.drain();
+      }
+    }
+    for (int i = 0; i < sessions.size(); i++) {
+      sessions.get(i).memory.setSleeping(false);
+    }
+  }
+
+  private boolean anyInput(List<Session> sessions) {
+    if (!inbox.isEmpty()) {
+      return true;
+    }
+    for (int i = 0; i < sessions.size(); i++) {
+      if (sessions.get(i).hasInput()) {
+        return true;
+      }
+    }
+    return false;
+  }
+}

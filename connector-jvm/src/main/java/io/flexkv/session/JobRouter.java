@@ -1,0 +1,352 @@
+package io.flexkv.session;
+
+import io.flexkv.cache.CacheCore;
+import io.flexkv.cache.CacheEffects;
+import io.flexkv.cache.JobStatus;
+import io.flexkv.device.Direction;
+import io.flexkv.protocol.GoRecord;
+import io.flexkv.protocol.Protocol;
+import io.flexkv.protocol.ProtocolException;
+import io.flexkv.transfer.BlockGenerationReader;
+import io.flexkv.transfer.Completion;
+import io.flexkv.transfer.FencePoint;
+import io.flexkv.transfer.GenerationCheck;
+import io.flexkv.transfer.RevokeWord;
+import io.flexkv.transfer.TransferJob;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.function.LongSupplier;
+import org.jspecify.annotations.Nullable;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * Between the cache core, the movers and the workers: what the core wants copied becomes a job of a
+ * rank's mover, what became of it goes back to the core, and every {@code Go} gets its {@code
+ * JobDone}, once. Cache thread only.
+ *
+ * <p>The core must not be called from inside its effects, so they are queued and carried out by
+ * {@link #run} after each call.
+ */
+final class JobRouter implements CacheEffects {
+  /** Parts that one session may have open. */
+  static final int MAX_PARTS = 65_536;
+
+  private static final Logger LOG = LoggerFactory.getLogger(JobRouter.class);
+
+  private final Directory directory;
+  private final Outbox outbox;
+  private final HostSlots slots;
+  private final LongSupplier nanoTime;
+  private final ArrayDeque<Runnable> effects = new ArrayDeque<>();
+  private final Map<PartJob.Key, PartJob> parts = new HashMap<>();
+  private final EndedParts ended = new EndedParts(MAX_PARTS);
+  private @Nullable CacheCore core;
+
+  JobRouter(Directory directory, Outbox outbox, HostSlots slots, LongSupplier nanoTime) {
+    this.directory = directory;
+    this.outbox = outbox;
+    this.slots = slots;
+    this.nanoTime = nanoTime;
+  }
+
+  /** Once, before anything else: the core needs its effects first. */
+  void bind(CacheCore theCore) {
+    core = theCore;
+  }
+
+  private CacheCore core() {
+    if (core == null) {
+      throw new IllegalStateException("bind() was not called");
+    }
+    return core;
+  }
+
+  /** Carries out what the core wanted; returns how much it was. */
+  int run() {
+    int count = 0;
+    for (Runnable effect; (effect = effects.poll()) != null; count++) {
+      effect.run();
+    }
+    return count;
+  }
+
+  int openParts() {
+    return parts.size();
+  }
+
+  // ------------------------------------------------------------------ from the worker
+
+  void go(Session worker, GoRecord go) {
+    PartJob.Key key = new PartJob.Key(go.jobId(), worker.hello.rank());
+    Integer status = ended.take(key);
+    if (status != null) {
+      answer(worker, go.jobId(), go.kind(), status);
+      return;
+    }
+    Instance instance = worker.instance;
+    Session scheduler = instance == null ? null : instance.scheduler;
+    if (instance == null
+        || scheduler == null
+        || scheduler.id != Protocol.sessionOfJob(go.jobId())) {
+      answer(worker, go.jobId(), go.kind(), Protocol.STATUS_VOID);
+      return;
+    }
+    PartJob known = parts.get(key);
+    if (known != null) {
+      goAgain(worker, go, known);
+      return;
+    }
+    if (parts.size() >= MAX_PARTS) {
+      LOG.warn("{}: {} parts are open, at most {}", worker.label(), parts.size(), MAX_PARTS);
+      answer(worker, go.jobId(), go.kind(), Protocol.STATUS_FAILED);
+      return;
+    }
+    parts.put(key, new PartJob(worker, go, nanoTime.getAsLong()));
+    core().go(go.jobId(), worker.hello.rank());
+    run();
+  }
+
+  /** A rank that came back; anything else is a mistake of the worker, and changes nothing. */
+  private void goAgain(Session worker, GoRecord go, PartJob known) {
+    if (known.session == worker) {
+      LOG.debug("{}: job {} again", worker.label(), go.jobId());
+    } else if (known.started) {
+      answer(worker, go.jobId(), go.kind(), Protocol.STATUS_FAILED);
+    } else {
+      known.rebind(worker, go, nanoTime.getAsLong());
+    }
+  }
+
+  void revoke(Session worker, long jobId) {
+    PartJob part = parts.get(new PartJob.Key(jobId, worker.hello.rank()));
+    if (part == null || part.session != worker) {
+      // Not here (any more): no copy of it runs, which is all that the worker asks.
+      answer(worker, jobId, Protocol.KIND_LOAD, Protocol.STATUS_VOID);
+      return;
+    }
+    part.endedRevoked = true;
+    if (core().revokeLoad(jobId, worker.hello.rank())) {
+      revokeStarted(part, jobId);
+    }
+    run();
+  }
+
+  private static void revokeStarted(PartJob part, long jobId) {
+    Instance instance = part.session.instance;
+    Registration rank = instance == null ? null : instance.ranks[part.session.hello.rank()];
+    // If the mover's list of such requests is full, the revoke word does it.
+    if (rank != null
+        && !rank.mover.revoke(jobId, part.isLoad() ? Direction.LOAD : Direction.SAVE)) {
+      LOG.warn("{}: too many revokes at once", part.session.label());
+    }
+  }
+
+  private void answer(Session worker, long jobId, int kind, int status) {
+    outbox.jobDone(worker, jobId, 0, 0, 0, kind, status);
+  }
+
+  // ------------------------------------------------------------------ sessions that end
+
+  /** A rank is gone: its copies are taken back, its parts without a copy end. */
+  void workerEnded(Session worker) {
+    for (Map.Entry<PartJob.Key, PartJob> entry : parts.entrySet()) {
+      PartJob part = entry.getValue();
+      if (part.session == worker) {
+        if (part.started && part.isLoad()) {
+          revokeStarted(part, entry.getKey().jobId());
+        }
+      }
+    }
+  }
+
+  /** A scheduler is gone, its instance closed: gos that waited for its plans are answered now. */
+  void schedulerEnded(Session scheduler) {
+    ended.forgetSession(scheduler.id);
+    List<PartJob.Key> waiting = new ArrayList<>();
+    for (Map.Entry<PartJob.Key, PartJob> entry : parts.entrySet()) {
+      if (Protocol.sessionOfJob(entry.getKey().jobId()) == scheduler.id
+          && !entry.getValue().started) {
+        waiting.add(entry.getKey());
+      }
+    }
+    for (PartJob.Key key : waiting) {
+      core().revokeLoad(key.jobId(), key.part());
+    }
+    run();
+  }
+
+  /** A plan that the core never saw: its parts are over before they begin. */
+  void refusePlan(Instance instance, long jobId, int status) {
+    for (int rank = 0; rank < instance.worldSize(); rank++) {
+      endPart(jobId, rank, status);
+    }
+  }
+
+  // ------------------------------------------------------------------ effects of the core
+
+  @Override
+  public void startLoad(long jobId, int part, int[] gpuBlocks, long[] jobSlots) {
+    effects.add(() -> start(jobId, part, gpuBlocks, jobSlots, null));
+  }
+
+  @Override
+  public void startSave(
+      long jobId, int part, int[] gpuBlocks, long[] jobSlots, long[] generations) {
+    effects.add(() -> start(jobId, part, gpuBlocks, jobSlots, generations));
+  }
+
+  @Override
+  public void jobDone(long jobId, int part, JobStatus status) {
+    effects.add(() ->
+        endPart(
+            jobId,
+            part,
+            switch (status) {
+              case OK -> Protocol.STATUS_OK;
+              case FAILED -> Protocol.STATUS_FAILED;
+              case VOID -> Protocol.STATUS_VOID;
+            }));
+  }
+
+  @Override
+  public void saveDone(long jobId, int committed, int skipped, int dropped) {
+    effects.add(() -> {
+      Session scheduler = directory.session(Protocol.sessionOfJob(jobId));
+      if (scheduler != null) {
+        outbox.saveDone(scheduler, jobId, committed, skipped, dropped, Protocol.STATUS_OK);
+      }
+    });
+  }
+
+  private void start(
+      long jobId, int part, int[] gpuBlocks, long[] jobSlots, long @Nullable [] generations) {
+    PartJob job = parts.get(new PartJob.Key(jobId, part));
+    TransferJob transfer =
+        job == null ? null : transfer(job, jobId, part, gpuBlocks, jobSlots, generations);
+    Instance instance = job == null ? null : job.session.instance;
+    Registration rank = instance == null ? null : instance.ranks[part];
+    if (job != null && transfer != null && rank != null && rank.mover.submit(transfer)) {
+      job.started = true;
+      return;
+    }
+    if (generations == null) {
+      core().loadPartDone(jobId, part, false);
+    } else {
+      core().savePartDone(jobId, part, new boolean[gpuBlocks.length]);
+    }
+  }
+
+  /** The mover's job, null if the part must not be copied any more. */
+  private @Nullable TransferJob transfer(
+      PartJob job,
+      long jobId,
+      int part,
+      int[] gpuBlocks,
+      long[] jobSlots,
+      long @Nullable [] generations) {
+    Instance instance = job.session.instance;
+    boolean save = generations != null;
+    if (job.session.ended
+        || instance == null
+        || part >= instance.partOffsets.length
+        || save == job.isLoad()) {
+      return null;
+    }
+    long[] addresses = new long[jobSlots.length];
+    for (int i = 0; i < addresses.length; i++) {
+      addresses[i] = slots.address(jobSlots[i]) + instance.partOffsets[part];
+    }
+    Session scheduler = instance.scheduler;
+    GenerationCheck check = null;
+    if (generations != null) {
+      if (scheduler == null) {
+        return null;
+      }
+      SessionMemory table = scheduler.memory;
+      BlockGenerationReader reader = table::generation;
+      check = new GenerationCheck(reader, generations);
+    }
+    SessionMemory words = job.session.memory;
+    boolean hasWord =
+        !save && job.session.bridge == null && job.revokeIndex < words.geometry().revokeCount();
+    return new TransferJob(
+        jobId,
+        part,
+        save ? Direction.SAVE : Direction.LOAD,
+        gpuBlocks,
+        addresses,
+        job.fenceKind == Protocol.FENCE_EVENT
+            ? new FencePoint(job.fenceIndex, job.fenceSequence)
+            : null,
+        hasWord
+            ? new RevokeWord(words.file(), words.geometry().revokeOffset() + 8 * job.revokeIndex)
+            : RevokeWord.NONE,
+        job.deadlineNanos,
+        check);
+  }
+
+  private void endPart(long jobId, int part, int status) {
+    PartJob.Key key = new PartJob.Key(jobId, part);
+    PartJob job = parts.remove(key);
+    if (job == null) {
+      ended.put(key, status);
+      return;
+    }
+    if (job.session.ended) {
+      return;
+    }
+    long micros = (nanoTime.getAsLong() - job.arrivedNanos) / 1000;
+    outbox.jobDone(
+        job.session,
+        jobId,
+        job.bytesMoved,
+        job.blocksOk,
+        (int) Math.min(micros, 0xFFFF_FFFFL),
+        job.kind,
+        status == Protocol.STATUS_FAILED && job.endedRevoked ? Protocol.STATUS_REVOKED : status);
+  }
+
+  // ------------------------------------------------------------------ from the movers
+
+  /** A mover has ended a part. */
+  void completed(Completion done) {
+    PartJob job = parts.get(new PartJob.Key(done.jobId(), done.part()));
+    if (!done.drained()) {
+      LOG.error(
+          "job {} part {}: {}; its slots and blocks stay taken",
+          done.jobId(),
+          done.part(),
+          done.cause());
+      return;
+    }
+    if (done.status() != Completion.Status.OK) {
+      LOG.debug("job {} part {}: {} {}", done.jobId(), done.part(), done.status(), done.cause());
+    }
+    if (job != null) {
+      job.bytesMoved = done.bytes();
+      job.blocksOk = done.blocksOk().nextClearBit(0);
+      job.endedRevoked |= done.status() == Completion.Status.REVOKED;
+    }
+    if (done.direction() == Direction.LOAD) {
+      core().loadPartDone(done.jobId(), done.part(), done.status() == Completion.Status.OK);
+    } else {
+      boolean[] ok = new boolean[done.blocksOk().length()];
+      done.blocksOk().stream().forEach(i -> ok[i] = true);
+      core().savePartDone(done.jobId(), done.part(), ok);
+    }
+    run();
+  }
+
+  /** Checks that a plan comes from the session that the job's id names. */
+  static void checkOwner(Session scheduler, long jobId) throws ProtocolException {
+    if (Protocol.sessionOfJob(jobId) != scheduler.id || jobId <= 0) {
+      throw new ProtocolException(
+          "job %d belongs to session %d, this is %d"
+              .formatted(jobId, Protocol.sessionOfJob(jobId), scheduler.id));
+    }
+  }
+}

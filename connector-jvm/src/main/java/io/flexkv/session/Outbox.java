@@ -1,0 +1,101 @@
+package io.flexkv.session;
+
+import io.flexkv.protocol.EchoRecord;
+import io.flexkv.protocol.JobDoneRecord;
+import io.flexkv.protocol.LookupAnswerRecord;
+import io.flexkv.protocol.Protocol;
+import io.flexkv.protocol.ProtocolException;
+import io.flexkv.protocol.ResetAnswerRecord;
+import io.flexkv.protocol.SaveDoneRecord;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayDeque;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * Writes answers to clients. A client that broke its ring, or does not read it, is noted and ended
+ * by the cache thread at its next safe moment, not in the middle of what it does. Cache thread
+ * only; no allocation while rings have room.
+ */
+final class Outbox {
+  /** A session to end, and why. */
+  record Broken(Session session, String reason) {}
+
+  private final long bootEpoch;
+  private final MemorySegment scratch = Arena.ofAuto().allocate(Protocol.MAX_RECORD_BYTES, 8);
+  private final ArrayDeque<Broken> broken = new ArrayDeque<>();
+
+  Outbox(long bootEpoch) {
+    this.bootEpoch = bootEpoch;
+  }
+
+  /** The next session to end, null if there is none. */
+  @Nullable Broken nextBroken() {
+    return broken.poll();
+  }
+
+  void breakOff(Session session, String reason) {
+    if (!session.ended) {
+      broken.add(new Broken(session, reason));
+    }
+  }
+
+  void lookupAnswer(
+      Session to,
+      long queryId,
+      long requestId,
+      long leaseId,
+      int generation,
+      int servable,
+      int resident,
+      int status,
+      int group) {
+    send(
+        to,
+        LookupAnswerRecord.encode(
+            scratch,
+            queryId,
+            requestId,
+            leaseId,
+            generation,
+            servable,
+            resident,
+            servable,
+            servable,
+            servable,
+            status,
+            group));
+  }
+
+  void resetAnswer(Session to, long queryId, int generation, int status) {
+    send(to, ResetAnswerRecord.encode(scratch, queryId, generation, status));
+  }
+
+  void saveDone(Session to, long jobId, int committed, int skipped, int dropped, int status) {
+    send(to, SaveDoneRecord.encode(scratch, jobId, committed, skipped, dropped, status));
+  }
+
+  void jobDone(Session to, long jobId, long bytes, int blocksOk, int micros, int kind, int status) {
+    send(
+        to, JobDoneRecord.encode(scratch, jobId, bootEpoch, bytes, blocksOk, micros, kind, status));
+  }
+
+  void echo(Session to, EchoRecord question) {
+    if (question.length() > to.maxRecordBytes()) {
+      breakOff(to, "echo of " + question.length() + " bytes does not fit its own ring");
+      return;
+    }
+    send(to, EchoRecord.encodeAnswer(scratch, question));
+  }
+
+  private void send(Session to, int length) {
+    if (to.ended) {
+      return;
+    }
+    try {
+      to.send(scratch, length);
+    } catch (ProtocolException e) {
+      breakOff(to, String.valueOf(e.getMessage()));
+    }
+  }
+}

@@ -1,0 +1,57 @@
+package io.flexkv.session;
+
+import io.flexkv.protocol.GoRecord;
+import io.flexkv.protocol.Protocol;
+
+/**
+ * One rank's part of a job, from its {@code Go} to its {@code JobDone}: what the worker said, and
+ * what the mover answered. Cache thread only.
+ */
+final class PartJob {
+  /** What tells parts apart. */
+  record Key(long jobId, int part) {}
+
+  /** How long a part may take whose worker named no limit. */
+  private static final long DEFAULT_DEADLINE_MILLIS = 60_000;
+
+  Session session;
+  int kind;
+  int fenceKind;
+  int fenceIndex;
+  long fenceSequence;
+  long revokeIndex;
+  long arrivedNanos;
+  long deadlineNanos;
+
+  /** A mover has it, or had it. */
+  boolean started;
+
+  /** Its worker took it back: what fails now was revoked. */
+  boolean endedRevoked;
+
+  long bytesMoved;
+  int blocksOk;
+
+  PartJob(Session session, GoRecord go, long nowNanos) {
+    this.session = session;
+    rebind(session, go, nowNanos);
+  }
+
+  /** The rank came back and says "go" again for a part that has not begun. */
+  void rebind(Session by, GoRecord go, long nowNanos) {
+    session = by;
+    kind = go.kind();
+    fenceKind = go.fenceKind();
+    fenceIndex = (int) go.fenceIndex();
+    fenceSequence = go.fenceSequence();
+    revokeIndex = go.revokeIndex();
+    arrivedNanos = nowNanos;
+    long millis = go.deadlineMillis() == 0 ? DEFAULT_DEADLINE_MILLIS : go.deadlineMillis();
+    deadlineNanos = nowNanos + millis * 1_000_000;
+    endedRevoked = false;
+  }
+
+  boolean isLoad() {
+    return kind == Protocol.KIND_LOAD;
+  }
+}

@@ -1,0 +1,124 @@
+package io.flexkv.session;
+
+import io.flexkv.cache.CacheCore;
+import java.util.HexFormat;
+import java.util.Objects;
+import org.jspecify.annotations.Nullable;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * Makes instances ready and not ready as their sessions come and go, and opens and closes them in
+ * the cache core. Cache thread only.
+ */
+final class Readiness {
+  private static final Logger LOG = LoggerFactory.getLogger(Readiness.class);
+
+  private final CacheCore core;
+  private final JobRouter jobs;
+
+  Readiness(CacheCore core, JobRouter jobs) {
+    this.core = core;
+    this.jobs = jobs;
+  }
+
+  /** Looks again whether an instance is ready; does nothing for tools. */
+  void update(@Nullable Instance instance) {
+    if (instance == null) {
+      return;
+    }
+    String missing = instance.missing();
+    if (missing != null) {
+      if (instance.ready) {
+        instance.ready = false;
+        LOG.info("instance {} is not ready: {}", instance.name, missing);
+      }
+      return;
+    }
+    if (!instance.ready) {
+      open(instance);
+    }
+  }
+
+  private void open(Instance instance) {
+    long[] digest = instance.digest();
+    long[] partBytes = instance.partBytes();
+    int namespace;
+    try {
+      namespace = core.openNamespace(digest[0], digest[1], partBytes.length, partBytes);
+      if (instance.namespace != namespace) {
+        close(instance);
+      }
+      core.openInstance(instance.id, namespace);
+    } catch (IllegalArgumentException | IllegalStateException e) {
+      LOG.error("instance {} cannot be served: {}", instance.name, e.getMessage());
+      return;
+    }
+    instance.namespace = namespace;
+    instance.partOffsets = offsets(partBytes);
+    instance.ready = true;
+    if (instance.resetPending) {
+      core.resetNamespace(namespace);
+      instance.resetPending = false;
+    }
+    jobs.run();
+    LOG.info(
+        "instance {} is ready: {} ranks, {} bytes a block, namespace {}",
+        instance.name,
+        partBytes.length,
+        instance.partOffsets[partBytes.length - 1] + partBytes[partBytes.length - 1],
+        HexFormat.of().toHexDigits(digest[0]));
+  }
+
+  private static long[] offsets(long[] partBytes) {
+    long[] offsets = new long[partBytes.length];
+    for (int i = 1; i < offsets.length; i++) {
+      offsets[i] = offsets[i - 1] + partBytes[i - 1];
+    }
+    return offsets;
+  }
+
+  private void close(Instance instance) {
+    core.closeInstance(instance.id);
+    jobs.run();
+  }
+
+  /** A session has ended: what it held goes, except what a copy may still touch. */
+  void sessionEnded(Instance instance, Session session) {
+    if (instance.scheduler == session) {
+      instance.ready = false;
+      close(instance);
+      jobs.schedulerEnded(session);
+      return;
+    }
+    int rank = session.hello.rank();
+    if (instance.workers[rank] != session) {
+      return;
+    }
+    jobs.workerEnded(session);
+    core.abandonPart(instance.id, rank);
+    jobs.run();
+    Registration registration = instance.ranks[rank];
+    instance.ranks[rank] = null;
+    if (registration != null) {
+      registration.closeLater();
+    }
+  }
+
+  /** A rank's memory has been opened; replaces an earlier one. */
+  void register(Instance instance, int rank, Registration registration) {
+    Registration before = instance.ranks[rank];
+    instance.ranks[rank] = registration;
+    if (before != null) {
+      before.closeLater();
+    }
+    update(instance);
+  }
+
+  /** A rank trusts its layout; returns why its instance is not ready, null if it is. */
+  @Nullable String confirm(Instance instance, Registration registration) {
+    registration.confirmed = true;
+    update(instance);
+    return instance.ready ? null : Objects.requireNonNullElse(instance.missing(), "see the log");
+  }
+}

@@ -1,0 +1,74 @@
+package io.flexkv.session;
+
+import io.flexkv.device.DeviceMemory;
+import io.flexkv.device.FenceRing;
+import io.flexkv.transfer.Mover;
+import java.util.concurrent.atomic.AtomicBoolean;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * A rank's memory, opened: its layout, its events and its mover. Made by the control thread, then
+ * the cache thread's.
+ */
+final class Registration {
+  private static final Logger LOG = LoggerFactory.getLogger(Registration.class);
+  private static final long DRAIN_NANOS = 5_000_000_000L;
+
+  final String name;
+  final DeviceMemory memory;
+  final FenceRing fences;
+  final Mover mover;
+
+  /** The pattern was read and was right; the pattern was written. Control thread. */
+  boolean provedRead;
+
+  boolean provedWrite;
+
+  /** The worker trusts it. Cache thread. */
+  boolean confirmed;
+
+  private final AtomicBoolean closing = new AtomicBoolean();
+
+  Registration(
+      String name, DeviceMemory memory, FenceRing fences, Mover mover, boolean provedBefore) {
+    this.name = name;
+    this.memory = memory;
+    this.fences = fences;
+    this.mover = mover;
+    this.provedRead = provedBefore;
+    this.provedWrite = provedBefore;
+  }
+
+  String fingerprint() {
+    return memory.layout().fingerprint();
+  }
+
+  long partBytes() {
+    return memory.layout().partBytes();
+  }
+
+  /**
+   * Stops the mover, which drains its copies, and closes the memory; on a thread of its own, since
+   * a device may take its time. Every job still gets its completion.
+   */
+  void closeLater() {
+    if (closing.compareAndSet(false, true)) {
+      Thread.ofPlatform().daemon().name("flexkv-close-" + name).start(this::close);
+    }
+  }
+
+  private void close() {
+    if (!mover.stop(DRAIN_NANOS)) {
+      LOG.error(
+          "{}: the device did not end its copies within {} s; its memory stays mapped and the"
+              + " slots of these copies stay taken",
+          name,
+          DRAIN_NANOS / 1_000_000_000);
+      return;
+    }
+    fences.close();
+    memory.close();
+    LOG.info("{}: memory closed", name);
+  }
+}

@@ -1,0 +1,255 @@
+package io.flexkv.session;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.flexkv.device.AllocationHandle;
+import io.flexkv.device.DeviceException;
+import io.flexkv.device.DeviceMemory;
+import io.flexkv.device.FenceRing;
+import io.flexkv.device.RankLayout;
+import io.flexkv.ffm.Linux;
+import io.flexkv.protocol.Protocol;
+import io.flexkv.protocol.RequestException;
+import io.flexkv.transfer.LayoutProof;
+import io.flexkv.transfer.Mover;
+import java.lang.foreign.Arena;
+import java.util.List;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * The control plane's requests about sessions: registration of a rank's memory, the proof of its
+ * layout, confirmation. Called by the control thread; what belongs to the cache thread is done
+ * there and waited for, with a bound.
+ */
+public final class SessionControl {
+  private static final Logger LOG = LoggerFactory.getLogger(SessionControl.class);
+  private static final long CALL_MILLIS = 1000;
+  private static final long PROOF_NANOS = 10_000_000_000L;
+  private static final int MAX_PROOF_BLOCKS = 16;
+
+  /** Opens the memory of a rank. */
+  @FunctionalInterface
+  public interface DeviceOpener {
+    DeviceMemory open(RankLayout layout) throws DeviceException;
+  }
+
+  private final CacheAgent agent;
+  private final AgentInbox inbox;
+  private final DeviceOpener devices;
+
+  public SessionControl(CacheAgent agent, DeviceOpener devices) {
+    this.agent = agent;
+    this.inbox = agent.inbox();
+    this.devices = devices;
+  }
+
+  /** {@code register}: opens the rank's memory and starts its mover. */
+  public JsonNode register(JsonNode args) throws RequestException {
+    Session session = worker(args);
+    RankLayout layout = LayoutParser.layout(args.path("layout"));
+    List<byte[]> handles = LayoutParser.fences(args.path("fences"));
+    for (AllocationHandle allocation : layout.allocations()) {
+      if (allocation instanceof AllocationHandle.ProcessMemory memory) {
+        ProcessOwner.check(memory.pid(), Linux.uid());
+      }
+    }
+    boolean proved = args.path("proved").asBoolean(false);
+    String name = session.hello.instance() + "-" + session.hello.rank();
+    Registration registration;
+    try {
+      registration = open(session, layout, handles, proved, name);
+    } catch (DeviceException e) {
+      throw new RequestException("refused", e.getMessage());
+    }
+    try {
+      inbox.call(
+          () -> {
+            Instance instance = session.instance;
+            if (session.ended || instance == null) {
+              throw gone(session.id);
+            }
+            agent.readiness().register(instance, session.hello.rank(), registration);
+            return true;
+          },
+          CALL_MILLIS);
+    } catch (RequestException e) {
+      registration.closeLater();
+      throw e;
+    }
+    LOG.info(
+        "{}: registered {} regions in {} allocations ({}), {} blocks of {} bytes, {} fences",
+        session.label(),
+        layout.regions().size(),
+        layout.allocations().size(),
+        layout.allocations().getFirst().kind(),
+        layout.blocks(),
+        layout.partBytes(),
+        handles.size());
+    ObjectNode result = Json.newObject();
+    result.put("part_bytes", layout.partBytes());
+    result.put("proof", proved ? "known" : "needed");
+    return result;
+  }
+
+  private Registration open(
+      Session session, RankLayout layout, List<byte[]> handles, boolean proved, String name)
+      throws DeviceException {
+    DeviceMemory memory = devices.open(layout);
+    FenceRing fences = null;
+    try {
+      SessionMemory words = session.memory;
+      fences =
+          memory.openFences(
+              handles,
+              (index, sequence) -> {
+                try {
+                  words.setFenceSeen(index, sequence);
+                } catch (IllegalStateException unmapped) {
+                  LOG.trace("fence {} seen after the end of {}", index, name);
+                }
+              });
+      Mover mover = Mover.start(name, memory, fences, agent.completions());
+      return new Registration(name, memory, fences, mover, proved);
+    } catch (DeviceException | RuntimeException e) {
+      if (fences != null) {
+        fences.close();
+      }
+      memory.close();
+      throw e;
+    }
+  }
+
+  /** {@code prove_read}: compares blocks with the pattern. */
+  public JsonNode proveRead(JsonNode args) throws RequestException {
+    Registration rank = registration(worker(args));
+    int[] blocks = blocks(args, rank);
+    long seed = seed(args);
+    String differs;
+    try {
+      differs = proof(rank).read(seed, blocks);
+    } catch (DeviceException e) {
+      throw new RequestException("refused", rank.name + ": " + e.getMessage());
+    }
+    rank.provedRead = differs.isEmpty();
+    ObjectNode result = Json.newObject();
+    result.put("equal", differs.isEmpty());
+    result.put("detail", differs);
+    if (!differs.isEmpty()) {
+      LOG.error("{}: the memory is not laid out as registered: {}", rank.name, differs);
+    }
+    return result;
+  }
+
+  /**
+   * A scratch block that is collected, not freed: a copy that outlives our patience is harmless.
+   */
+  private static LayoutProof proof(Registration rank) {
+    return new LayoutProof(
+        rank.memory, Arena.ofAuto().allocate(rank.partBytes(), 4096), PROOF_NANOS);
+  }
+
+  /** {@code prove_write}: writes the pattern into blocks. */
+  public JsonNode proveWrite(JsonNode args) throws RequestException {
+    Registration rank = registration(worker(args));
+    int[] blocks = blocks(args, rank);
+    long seed = seed(args);
+    try {
+      proof(rank).write(seed, blocks);
+    } catch (DeviceException e) {
+      throw new RequestException("refused", rank.name + ": " + e.getMessage());
+    }
+    rank.provedWrite = true;
+    return Json.newObject();
+  }
+
+  /** {@code confirm}: the rank takes part from now on. */
+  public JsonNode confirm(JsonNode args) throws RequestException {
+    Session session = worker(args);
+    Registration rank = registration(session);
+    if (!rank.provedRead || !rank.provedWrite) {
+      throw new RequestException(
+          "refused",
+          "%s: the layout is not proved (read: %s, written: %s)"
+              .formatted(rank.name, rank.provedRead, rank.provedWrite));
+    }
+    String missing =
+        inbox.call(
+            () -> {
+              Instance instance = session.instance;
+              if (session.ended || instance == null) {
+                throw gone(session.id);
+              }
+              String reason = agent.readiness().confirm(instance, rank);
+              return reason == null ? "" : reason;
+            },
+            CALL_MILLIS);
+    ObjectNode result = Json.newObject();
+    result.put("ready", missing.isEmpty());
+    result.put("detail", missing);
+    return result;
+  }
+
+  /** {@code status}: sessions, instances, counters. */
+  public JsonNode status() throws RequestException {
+    return inbox.call(() -> StatusView.of(agent), CALL_MILLIS);
+  }
+
+  private Session worker(JsonNode args) throws RequestException {
+    long id = LayoutParser.number(args, "session_id", 1, Protocol.MAX_SESSION_ID);
+    return inbox.call(
+        () -> {
+          Session session = agent.directory().session(id);
+          if (session == null) {
+            throw gone((int) id);
+          }
+          if (!session.hello.isWorker()) {
+            throw new RequestException("refused", session.label() + " is not a worker's");
+          }
+          return session;
+        },
+        CALL_MILLIS);
+  }
+
+  private Registration registration(Session session) throws RequestException {
+    return inbox.call(
+        () -> {
+          Instance instance = session.instance;
+          Registration rank = instance == null ? null : instance.ranks[session.hello.rank()];
+          if (rank == null || session.ended) {
+            throw new RequestException("refused", session.label() + " has registered nothing");
+          }
+          return rank;
+        },
+        CALL_MILLIS);
+  }
+
+  private static RequestException gone(int sessionId) {
+    return new RequestException("gone", "there is no session " + sessionId + " (any more)");
+  }
+
+  private static long seed(JsonNode args) throws RequestException {
+    return LayoutParser.number(args, "seed", 0, Long.MAX_VALUE);
+  }
+
+  private static int[] blocks(JsonNode args, Registration rank) throws RequestException {
+    JsonNode array = LayoutParser.array(args, "blocks", MAX_PROOF_BLOCKS);
+    int[] blocks = new int[array.size()];
+    for (int i = 0; i < blocks.length; i++) {
+      JsonNode block = array.get(i);
+      if (!block.isIntegralNumber()
+          || !block.canConvertToInt()
+          || block.intValue() < 0
+          || block.intValue() >= rank.memory.layout().blocks()) {
+        throw new RequestException(
+            "malformed",
+            "blocks holds %s, the layout has %d".formatted(block, rank.memory.layout().blocks()));
+      }
+      blocks[i] = block.intValue();
+    }
+    if (blocks.length == 0) {
+      throw new RequestException("malformed", "blocks is empty");
+    }
+    return blocks;
+  }
+}

@@ -1,0 +1,71 @@
+package io.flexkv.session;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.flexkv.cache.CacheStats;
+import io.flexkv.cache.DropReason;
+import java.util.Locale;
+import java.util.Map;
+
+/** What {@code status} tells of sessions, instances and the cache core. Cache thread. */
+final class StatusView {
+  private StatusView() {}
+
+  static JsonNode of(CacheAgent agent) {
+    ObjectNode json = Json.newObject();
+    ArrayNode sessions = json.putArray("sessions");
+    for (Session session : agent.directory().sessions()) {
+      ObjectNode s = sessions.addObject();
+      s.put("id", session.id);
+      s.put("role", session.hello.role());
+      s.put("instance", session.hello.instance());
+      s.put("rank", session.hello.rank());
+      s.put("pid", session.peerPid);
+      s.put("rings", session.hello.rings());
+    }
+    ArrayNode instances = json.putArray("instances");
+    for (Instance instance : agent.directory().instances()) {
+      ObjectNode i = instances.addObject();
+      String missing = instance.missing();
+      i.put("name", instance.name);
+      i.put("ready", instance.ready);
+      i.put("missing", missing == null ? "" : missing);
+      i.put("world_size", instance.worldSize());
+    }
+    counters(json.putObject("cache"), agent.stats());
+    json.put("open_parts", agent.openParts());
+    return json;
+  }
+
+  private static void counters(ObjectNode json, CacheStats s) {
+    json.put("lookups", s.lookups());
+    json.put("hits", s.hits());
+    json.put("hit_blocks", s.hitBlocks());
+    json.put("loads_planned", s.loadsPlanned());
+    json.put("loads_refused", s.loadsRefused());
+    json.put("load_parts_ok", s.loadPartsOk());
+    json.put("load_parts_failed", s.loadPartsFailed());
+    json.put("saves_planned", s.savesPlanned());
+    json.put("saved_blocks", s.savedBlocks());
+    ObjectNode dropped = json.putObject("dropped_blocks");
+    for (Map.Entry<DropReason, Long> entry : s.dropped().entrySet()) {
+      dropped.put(entry.getKey().name().toLowerCase(Locale.ROOT), entry.getValue());
+    }
+    json.put("evicted_blocks", s.evictedBlocks());
+    json.put("ignored_calls", s.ignoredCalls());
+    json.put("namespaces", s.namespaces());
+    json.put("open_instances", s.instances());
+    json.put("chains", s.chains());
+    json.put("chain_blocks", s.chainBlocks());
+    json.put("leases", s.leases());
+    json.put("load_jobs", s.loadJobs());
+    json.put("save_jobs", s.saveJobs());
+    json.put("parked_gos", s.parkedGos());
+    json.put("ready_blocks", s.readyBlocks());
+    json.put("pending_blocks", s.pendingBlocks());
+    json.put("quarantined_slots", s.quarantinedSlots());
+    json.put("capacity_bytes", s.capacityBytes());
+    json.put("used_bytes", s.usedBytes());
+  }
+}

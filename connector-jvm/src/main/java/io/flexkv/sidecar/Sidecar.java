@@ -1,0 +1,191 @@
+package io.flexkv.sidecar;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.flexkv.admin.ControlServer;
+import io.flexkv.cache.CacheConfig;
+import io.flexkv.config.Options;
+import io.flexkv.config.Settings;
+import io.flexkv.protocol.RequestException;
+import io.flexkv.session.AddressLock;
+import io.flexkv.session.BootIdentity;
+import io.flexkv.session.CacheAgent;
+import io.flexkv.session.HostSlots;
+import io.flexkv.session.RendezvousServer;
+import io.flexkv.session.SessionControl;
+import io.flexkv.tier.HostPool;
+import io.flexkv.tier.PoolPrefault;
+import java.io.IOException;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import org.jspecify.annotations.Nullable;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/** One running sidecar: everything wired together, from the lock on its address to its end. */
+final class Sidecar {
+  private static final Logger LOG = LoggerFactory.getLogger(Sidecar.class);
+  private static final long LOCK_PATIENCE_MILLIS = 3000;
+  private static final long JOIN_MILLIS = 800;
+  private static final ObjectMapper JSON = new ObjectMapper();
+
+  private final AddressLock lock;
+  private final BootIdentity identity;
+  private final HostPool pool;
+  private final CacheAgent agent;
+  private final ControlServer control;
+  private final RendezvousServer rendezvous;
+  private final Thread agentThread;
+  private final Thread controlThread;
+  private final Thread rendezvousThread;
+  private final @Nullable PoolPrefault prefault;
+  private final long idleExitNanos;
+  private final CountDownLatch stopAsked = new CountDownLatch(1);
+  private volatile String stopReason = "";
+
+  private Sidecar(Settings settings, AddressLock lock, BootIdentity identity, boolean idleExit)
+      throws IOException {
+    this.lock = lock;
+    this.identity = identity;
+    this.idleExitNanos = idleExit ? settings.nanos(Options.IDLE_EXIT_S) : 0;
+    pool = HostPool.create("flexkv-host", settings.hostBytes());
+    HostSlots slots = new HostSlots(pool, settings.integer(Options.NUM_CPU_BLOCKS));
+    long plan = settings.nanos(Options.PLAN_TTL_S);
+    CacheConfig limits =
+        CacheConfig.defaults().withTimes(settings.nanos(Options.LEASE_TTL_S), plan, plan);
+    agent = new CacheAgent(identity, slots, limits, settings.integer(Options.SPIN_US) * 1000);
+    SessionControl sessions = new SessionControl(agent, Devices::open);
+    control = new ControlServer(identity.controlToken());
+    control
+        .on("ping", args -> JSON.createObjectNode())
+        .on("register", sessions::register)
+        .on("prove_read", sessions::proveRead)
+        .on("prove_write", sessions::proveWrite)
+        .on("confirm", sessions::confirm)
+        .on("status", args -> status(sessions))
+        .on("stop", args -> stopByRequest());
+    rendezvous =
+        RendezvousServer.create(
+            lock.listen(),
+            identity,
+            control.endpoint(),
+            agent,
+            (int) settings.integer(Options.MAX_SESSIONS));
+    agentThread = thread("flexkv-cache", agent);
+    controlThread = thread("flexkv-control", control);
+    rendezvousThread = thread("flexkv-rendezvous", rendezvous);
+    int threads = (int) settings.integer(Options.PREFAULT_THREADS);
+    prefault = threads == 0 ? null : PoolPrefault.start(pool, threads);
+  }
+
+  private Thread thread(String name, Runnable body) {
+    return Thread.ofPlatform()
+        .name(name)
+        .daemon()
+        .uncaughtExceptionHandler((t, e) -> {
+          LOG.error("{} ended, and this sidecar with it", t.getName(), e);
+          stop(name + " failed: " + e);
+        })
+        .unstarted(body);
+  }
+
+  /**
+   * Starts one; returns once clients are welcome.
+   *
+   * @param idleExit whether to end when the last client has been gone for {@code idle_exit_s}
+   * @throws AddressLock.OccupiedException if somebody else serves the address
+   */
+  static Sidecar start(Settings settings, String logFile, boolean idleExit)
+      throws IOException, InterruptedException {
+    AddressLock lock = AddressLock.take(settings.socketPath(), LOCK_PATIENCE_MILLIS);
+    try {
+      BootIdentity identity = BootIdentity.create(FlexKv.version(), logFile);
+      Sidecar sidecar = new Sidecar(settings, lock, identity, idleExit);
+      sidecar.agentThread.start();
+      sidecar.controlThread.start();
+      sidecar.rendezvousThread.start();
+      LOG.info(
+          "flexkv {} serves {}: {}, host tier {} bytes, set: {}",
+          FlexKv.version(),
+          settings.socketPath(),
+          identity,
+          sidecar.pool.capacityBytes(),
+          settings.changed());
+      return sidecar;
+    } catch (IOException | RuntimeException e) {
+      lock.close();
+      throw e;
+    }
+  }
+
+  /** What a starter reads on stdout once clients are welcome. */
+  JsonNode readyControl() {
+    ObjectNode line = JSON.createObjectNode();
+    line.put("phase", "ready-control");
+    line.put("endpoint", control.endpoint());
+    line.put("pid", identity.pid());
+    line.put("boot_epoch", identity.epochText());
+    line.put("log_file", identity.logFile());
+    return line;
+  }
+
+  /** How much of the host tier has its pages. */
+  ObjectNode readyPool() {
+    ObjectNode line = JSON.createObjectNode();
+    PoolPrefault running = prefault;
+    line.put("phase", "ready-pool");
+    line.put("bytes", running == null ? 0 : running.populatedBytes());
+    line.put("of", pool.capacityBytes());
+    line.put("finished", running == null || running.finished());
+    return line;
+  }
+
+  private JsonNode status(SessionControl sessions) throws RequestException {
+    ObjectNode json = sessions.status().deepCopy();
+    json.put("build", identity.build());
+    json.put("pid", identity.pid());
+    json.put("boot_epoch", identity.epochText());
+    json.put("log_file", identity.logFile());
+    json.put("clients", rendezvous.clients());
+    json.set("pool", readyPool());
+    return json;
+  }
+
+  private JsonNode stopByRequest() {
+    stop("asked to by a client");
+    return JSON.createObjectNode();
+  }
+
+  /** Asks it to end; any thread, returns at once. */
+  void stop(String reason) {
+    if (stopReason.isEmpty()) {
+      stopReason = reason;
+    }
+    stopAsked.countDown();
+  }
+
+  /** Waits until somebody asks it to end or it has been idle for long enough, then ends it. */
+  void serveUntilEnd() throws IOException, InterruptedException {
+    while (!stopAsked.await(500, TimeUnit.MILLISECONDS)) {
+      if (idleExitNanos > 0 && rendezvous.idleNanos() > idleExitNanos) {
+        stop("its last client has been gone for " + idleExitNanos / 1_000_000_000 + " s");
+      }
+    }
+    LOG.info("ends: {}", stopReason);
+    rendezvous.refuseNew();
+    // From here on whoever finds nobody starts another; it waits for our lock.
+    lock.unlinkSocket();
+    rendezvous.close();
+    rendezvousThread.join(JOIN_MILLIS);
+    agent.stop();
+    agentThread.join(JOIN_MILLIS);
+    control.close();
+    PoolPrefault running = prefault;
+    if (running != null && !running.finished()) {
+      running.close();
+    }
+    lock.close();
+    LOG.info("ended");
+  }
+}
