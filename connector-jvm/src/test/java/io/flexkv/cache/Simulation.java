@@ -1,0 +1,313 @@
+package io.flexkv.cache;
+
+import java.nio.ByteBuffer;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.Set;
+
+/** A world of engines, ranks and movers around one core, all drawn from one seed. */
+final class Simulation implements CacheEffects {
+  private static final long SECOND = 1_000_000_000L;
+
+  private static final CacheConfig CONFIG =
+      CacheConfig.defaults().withTimes(30 * SECOND, 60 * SECOND, 20 * SECOND).withJobs(60, 6, 4096, 8);
+
+  final Random random;
+  final Map<String, Integer> counts;
+  final CacheCore core;
+  final List<SimEngine> engines = new ArrayList<>();
+  long nextJob = 1;
+  long nextRequest = 1;
+  long blocksChecked;
+  private final SimMover mover = new SimMover();
+  private final SimSlots slots;
+  private final List<SimSpace> spaces = new ArrayList<>();
+  private final List<Runnable> agenda = new ArrayList<>();
+  private final Set<Long> answered = new HashSet<>();
+  private final Set<Long> orphans = new HashSet<>();
+  private long now = SECOND;
+
+  Simulation(long seed, Map<String, Integer> counts) {
+    this.random = new Random(seed);
+    this.counts = counts;
+    boolean extents = random.nextBoolean();
+    long capacity = extents ? 48L * (3 + random.nextInt(4)) : 60L + random.nextInt(200);
+    slots = new SimSlots(new FakeSlots(capacity, extents ? 48 : 0), mover::touches);
+    core = new CacheCore(CONFIG, slots, this, () -> now, seed);
+    int parts = 1 + random.nextInt(4);
+    spaces.add(space(parts, parts, 4));
+    spaces.add(space(2, 1, 6));
+    for (int id = 0; id < 4; id++) {
+      engines.add(new SimEngine(this, id, spaces.get(id == 3 ? 1 : 0)));
+    }
+  }
+
+  private SimSpace space(int ranks, int saveParts, long bytes) {
+    int handle =
+        core.openNamespace(ranks, bytes, saveParts, CoreFixture.sizes(saveParts, bytes));
+    return new SimSpace(handle, ranks, saveParts);
+  }
+
+  void run(int steps) {
+    for (int step = 0; step < steps; step++) {
+      try {
+        step();
+        if (step % 16 == 0) {
+          TreeChecker.check(core);
+        }
+      } catch (AssertionError | RuntimeException e) {
+        throw new AssertionError("step " + step + ": " + e.getMessage(), e);
+      }
+    }
+    drain();
+  }
+
+  private void step() {
+    int draw = random.nextInt(1000);
+    if (draw < 180) {
+      engines.get(random.nextInt(engines.size())).act();
+    } else if (draw < 640) {
+      mover.advance(random, slots);
+    } else if (draw < 780) {
+      mover.report(random, core);
+    } else if (draw < 970) {
+      if (!agenda.isEmpty()) {
+        agenda.remove(random.nextInt(Math.min(agenda.size(), 4))).run();
+      }
+    } else if (draw < 988) {
+      now += random.nextInt(10) == 0 ? random.nextLong(70 * SECOND) : random.nextLong(SECOND);
+      core.tick();
+      revokeSome();
+    } else if (draw < 993) {
+      rankDies(engines.get(random.nextInt(engines.size())));
+    } else if (draw < 996) {
+      engineDies(random.nextInt(engines.size()));
+    } else if (draw < 998) {
+      reset(spaces.get(random.nextInt(spaces.size())));
+    }
+  }
+
+  void later(Runnable action) {
+    agenda.add(action);
+  }
+
+  /** A lookup, compared with the linear search that it stands for. */
+  LookupResult lookup(SimEngine engine, SimEngine.SimRequest request, int first) {
+    int servable = linear(engine, request, true);
+    int resident = linear(engine, request, false);
+    LookupResult found = core.lookup(engine.id, request.id, 0, first, request.hashes.length);
+    if (found.servableBlocks() != servable || found.residentBlocks() != resident) {
+      throw new AssertionError(
+          "lookup says %d, %d; linear search says %d, %d"
+              .formatted(found.servableBlocks(), found.residentBlocks(), servable, resident));
+    }
+    counts.merge(found.leaseId() > 0 ? "hit" : "miss", 1, Integer::sum);
+    return found;
+  }
+
+  private int linear(SimEngine engine, SimEngine.SimRequest request, boolean servable) {
+    int depth = 0;
+    while (depth < request.hashes.length) {
+      long hash = request.hashes[depth];
+      int entry = TreeChecker.find(core, engine.space.handle, 0, ~hash, hash);
+      if (entry == BlockIndex.NONE
+          || (servable
+              && core.index().getInt(entry, EntryLayout.STATE) != EntryLayout.READY)) {
+        break;
+      }
+      depth++;
+    }
+    return depth;
+  }
+
+  private void revokeSome() {
+    for (SimEngine engine : engines) {
+      for (SimEngine.Load load : List.copyOf(engine.loads.values())) {
+        if (random.nextInt(8) == 0) {
+          engine.revoke(load);
+        }
+      }
+    }
+  }
+
+  /** The revoke word is set: the mover stops this part when it looks next. */
+  void stop(long job, int rank) {
+    counts.merge("revoked", 1, Integer::sum);
+    for (SimMover.Copy copy : mover.running) {
+      if (copy.job == job && copy.part == rank) {
+        copy.failed = true;
+      }
+    }
+  }
+
+  private void rankDies(SimEngine engine) {
+    int rank = random.nextInt(engine.space.ranks);
+    counts.merge("rank died", 1, Integer::sum);
+    core.abandonPart(engine.id, rank);
+    for (SimMover.Copy copy : mover.running) {
+      if (copy.gpu == engine.gpu && copy.rank == rank) {
+        copy.failed = true;
+      }
+    }
+  }
+
+  private void engineDies(int index) {
+    SimEngine dead = engines.get(index);
+    counts.merge("engine died", 1, Integer::sum);
+    orphans.addAll(dead.loads.keySet());
+    core.closeInstance(dead.id);
+    for (SimMover.Copy copy : mover.running) {
+      if (copy.gpu == dead.gpu && random.nextBoolean()) {
+        copy.failed = true;
+      }
+    }
+    engines.set(index, new SimEngine(this, dead.id, dead.space));
+  }
+
+  private void reset(SimSpace space) {
+    counts.merge("reset", 1, Integer::sum);
+    space.version++;
+    core.resetNamespace(space.handle);
+  }
+
+  /** A chain of up to 20 blocks out of few families that branch at fixed depths. */
+  long[] chain(Random from) {
+    long family = from.nextInt(3);
+    int variant = from.nextInt(4);
+    long[] hashes = new long[2 + from.nextInt(19)];
+    Arrays.setAll(
+        hashes, i -> 1 + family * 1_000_000 + (i < 4 * variant ? 0 : variant) * 1_000L + i);
+    return hashes;
+  }
+
+  static byte[] bytes(long[] hashes) {
+    ByteBuffer buffer = ByteBuffer.allocate(hashes.length * SimEngine.HASH_BYTES);
+    for (long hash : hashes) {
+      buffer.putLong(~hash).putLong(hash);
+    }
+    return buffer.array();
+  }
+
+  @Override
+  public void startLoad(long jobId, int part, int[] gpuBlocks, long[] slotHandles) {
+    start(jobId, false, part, gpuBlocks, slotHandles, new long[0]);
+  }
+
+  @Override
+  public void startSave(
+      long jobId, int part, int[] gpuBlocks, long[] slotHandles, long[] generations) {
+    start(jobId, true, part, gpuBlocks, slotHandles, generations);
+  }
+
+  private void start(
+      long job, boolean save, int part, int[] blocks, long[] slotHandles, long[] generations) {
+    SimEngine engine =
+        engines.stream().filter(e -> e.jobs.contains(job)).findFirst().orElseThrow();
+    if (blocks.length == 0 || blocks.length != slotHandles.length) {
+      throw new AssertionError("job " + job + " copies " + blocks.length + " blocks");
+    }
+    mover.running.add(
+        new SimMover.Copy(
+            job,
+            save,
+            engine.gpu,
+            part,
+            engine.space.slotPart(part),
+            blocks,
+            slotHandles,
+            generations));
+  }
+
+  @Override
+  public void jobDone(long jobId, int part, JobStatus status) {
+    if (status != JobStatus.VOID && !answered.add(jobId * 8 + part)) {
+      throw new AssertionError("job " + jobId + " part " + part + " is answered twice");
+    }
+    for (SimMover.Copy copy : mover.running) {
+      if (copy.job == jobId && copy.part == part) {
+        throw new AssertionError("job " + jobId + " part " + part + " is answered while it runs");
+      }
+    }
+    if (orphans.contains(jobId) && status == JobStatus.OK) {
+      throw new AssertionError("load " + jobId + " of a dead engine is OK");
+    }
+    for (SimEngine engine : engines) {
+      engine.answered(jobId, part, status);
+    }
+  }
+
+  @Override
+  public void saveDone(long jobId, int committed, int skipped, int dropped) {
+    counts.merge("saved", committed, Integer::sum);
+    counts.merge("not saved", dropped, Integer::sum);
+  }
+
+  @Override
+  public void evicted(int namespace, int group, long hash) {
+    counts.merge("evicted", 1, Integer::sum);
+  }
+
+  /** Lets everything come to its end: nothing may be left over, and what is there must be right. */
+  private void drain() {
+    for (int round = 0; round < 4; round++) {
+      while (!agenda.isEmpty()) {
+        agenda.removeFirst().run();
+      }
+      while (!mover.running.isEmpty() || !mover.reports.isEmpty() || !mover.lost.isEmpty()) {
+        mover.advance(random, slots);
+        mover.report(random, core);
+      }
+      engines.forEach(SimEngine::endAll);
+      now += 100 * SECOND;
+      core.tick();
+    }
+    CacheStats stats = core.stats();
+    check("jobs", stats.loadJobs() + stats.saveJobs());
+    check("leases", stats.leases());
+    check("chains", stats.chains());
+    check("parked gos", stats.parkedGos());
+    check("pending blocks", stats.pendingBlocks());
+    check("slots in quarantine", stats.quarantinedSlots());
+    check("slots without a block", slots.taken() - stats.readyBlocks());
+    check("entries", TreeChecker.check(core) - stats.readyBlocks());
+    counts.merge("copied", (int) mover.blocksCopied, Integer::sum);
+    counts.merge("reported twice", (int) mover.duplicates, Integer::sum);
+    counts.merge("checked", (int) blocksChecked, Integer::sum);
+    checkWhatIsLeft();
+  }
+
+  private void check(String what, int left) {
+    if (left != 0) {
+      throw new AssertionError(what + " left at the end: " + left + ", " + core.stats());
+    }
+  }
+
+  private void checkWhatIsLeft() {
+    for (SimSpace space : spaces) {
+      for (long family = 0; family < 3; family++) {
+        for (int variant = 0; variant < 4; variant++) {
+          for (int i = 0; i < 20; i++) {
+            long hash = 1 + family * 1_000_000 + (i < 4 * variant ? 0 : variant) * 1_000L + i;
+            int entry = TreeChecker.find(core, space.handle, 0, ~hash, hash);
+            if (entry != BlockIndex.NONE) {
+              checkSlot(space, hash, core.index().getLong(entry, EntryLayout.SLOT));
+            }
+          }
+        }
+      }
+    }
+  }
+
+  private void checkSlot(SimSpace space, long hash, long slot) {
+    for (int part = 0; part < space.saveParts; part++) {
+      if (slots.read(slot, part) != space.tag(hash, space.version, part)) {
+        throw new AssertionError("slot " + slot + " holds wrong bytes of block " + hash);
+      }
+    }
+    counts.merge("left and right", 1, Integer::sum);
+  }
+}
