@@ -11,8 +11,8 @@ import java.util.Set;
 
 /**
  * A simulated engine: its requests compute blocks, save them, load them, get preempted, finish and
- * are aborted. It keeps the engine's side of the rules: counters go up before a block is handed out,
- * and a block of an open load is not handed on before every rank that started has its answer.
+ * are aborted. It keeps the engine's side of the rules: counters go up before a block is handed
+ * out, and a block of an open load is not handed on before every rank that started has its answer.
  */
 final class SimEngine {
   static final int HASH_BYTES = 16;
@@ -91,7 +91,9 @@ final class SimEngine {
     admit(request);
   }
 
-  /** Computes some blocks as if they were hit locally, asks for the rest, and loads what is there. */
+  /**
+   * Computes some blocks as if they were hit locally, asks for the rest, and loads what is there.
+   */
   private void admit(SimRequest request) {
     byte[] hashes = Simulation.bytes(request.hashes);
     int known = random.nextInt(request.hashes.length + 1);
@@ -128,22 +130,32 @@ final class SimEngine {
     early.forEach(rank -> world.core.go(load.job, rank));
     if (random.nextInt(50) > 0) {
       if (random.nextInt(10) == 0) {
-        world.later(() -> world.core.planLoad(id, load.job, request.id, 0, first, blocks, space.ranks));
+        world.later(
+            () -> world.core.planLoad(id, load.job, request.id, 0, first, blocks, space.ranks));
       } else {
         world.core.planLoad(id, load.job, request.id, 0, first, blocks, space.ranks);
       }
     }
-    late.forEach(rank -> world.later(() -> world.core.go(load.job, rank)));
+    late.forEach(rank -> world.later(() -> go(load, rank)));
     if (random.nextInt(20) == 0) {
       world.later(() -> world.core.planLoad(id, load.job, request.id, 0, first, blocks, 1));
-      world.later(() -> world.core.go(load.job, 0));
+      world.later(() -> go(load, 0));
     }
     if (random.nextInt(6) == 0) {
       abort(request);
     }
   }
 
-  /** A rank has its answer: its bytes are in place if that is OK, and nobody writes them any more. */
+  /** A worker says go, again perhaps, as long as it waits for its answer; never after it. */
+  private void go(Load load, int rank) {
+    if (load.open.contains(rank)) {
+      world.core.go(load.job, rank);
+    }
+  }
+
+  /**
+   * A rank has its answer: its bytes are in place if that is OK, and nobody writes them any more.
+   */
   void answered(long job, int rank, JobStatus status) {
     Load load = loads.get(job);
     if (load == null || !load.open.remove(rank)) {

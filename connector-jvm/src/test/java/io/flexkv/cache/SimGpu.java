@@ -3,8 +3,8 @@ package io.flexkv.cache;
 import java.util.Random;
 
 /**
- * A simulated engine's KV memory: for each block a generation counter and, for each rank, a tag that
- * stands for its bytes. Memory of a dead engine lives on as long as copies touch it.
+ * A simulated engine's KV memory: for each block a generation counter and, for each rank, a tag
+ * that stands for its bytes. Memory of a dead engine lives on as long as copies touch it.
  */
 final class SimGpu {
   private static long garbage = -1;

@@ -5,8 +5,8 @@ import java.util.Map;
 import java.util.function.LongPredicate;
 
 /**
- * A pool whose slots have bytes: a tag for each part, written by simulated copies. It refuses to take
- * a slot back while {@code touched} says that a copy runs on it.
+ * A pool whose slots have bytes: a tag for each part, written by simulated copies. It refuses to
+ * take a slot back while {@code touched} says that a copy runs on it.
  */
 final class SimSlots implements SlotAllocator {
   private static final long GARBAGE = Long.MIN_VALUE;

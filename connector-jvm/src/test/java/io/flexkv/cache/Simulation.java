@@ -14,7 +14,9 @@ final class Simulation implements CacheEffects {
   private static final long SECOND = 1_000_000_000L;
 
   private static final CacheConfig CONFIG =
-      CacheConfig.defaults().withTimes(30 * SECOND, 60 * SECOND, 20 * SECOND).withJobs(60, 6, 4096, 8);
+      CacheConfig.defaults()
+          .withTimes(30 * SECOND, 60 * SECOND, 20 * SECOND)
+          .withJobs(60, 6, 4096, 8);
 
   final Random random;
   final Map<String, Integer> counts;
@@ -47,8 +49,7 @@ final class Simulation implements CacheEffects {
   }
 
   private SimSpace space(int ranks, int saveParts, long bytes) {
-    int handle =
-        core.openNamespace(ranks, bytes, saveParts, CoreFixture.sizes(saveParts, bytes));
+    int handle = core.openNamespace(ranks, bytes, saveParts, CoreFixture.sizes(saveParts, bytes));
     return new SimSpace(handle, ranks, saveParts);
   }
 
@@ -82,11 +83,11 @@ final class Simulation implements CacheEffects {
       now += random.nextInt(10) == 0 ? random.nextLong(70 * SECOND) : random.nextLong(SECOND);
       core.tick();
       revokeSome();
-    } else if (draw < 993) {
+    } else if (draw < 991) {
       rankDies(engines.get(random.nextInt(engines.size())));
-    } else if (draw < 996) {
+    } else if (draw < 992) {
       engineDies(random.nextInt(engines.size()));
-    } else if (draw < 998) {
+    } else if (draw < 993) {
       reset(spaces.get(random.nextInt(spaces.size())));
     }
   }
@@ -115,8 +116,7 @@ final class Simulation implements CacheEffects {
       long hash = request.hashes[depth];
       int entry = TreeChecker.find(core, engine.space.handle, 0, ~hash, hash);
       if (entry == BlockIndex.NONE
-          || (servable
-              && core.index().getInt(entry, EntryLayout.STATE) != EntryLayout.READY)) {
+          || (servable && core.index().getInt(entry, EntryLayout.STATE) != EntryLayout.READY)) {
         break;
       }
       depth++;
@@ -205,8 +205,7 @@ final class Simulation implements CacheEffects {
 
   private void start(
       long job, boolean save, int part, int[] blocks, long[] slotHandles, long[] generations) {
-    SimEngine engine =
-        engines.stream().filter(e -> e.jobs.contains(job)).findFirst().orElseThrow();
+    SimEngine engine = engines.stream().filter(e -> e.jobs.contains(job)).findFirst().orElseThrow();
     if (blocks.length == 0 || blocks.length != slotHandles.length) {
       throw new AssertionError("job " + job + " copies " + blocks.length + " blocks");
     }
@@ -262,6 +261,7 @@ final class Simulation implements CacheEffects {
         mover.report(random, core);
       }
       engines.forEach(SimEngine::endAll);
+      check("leases of requests that ended", core.stats().leases());
       now += 100 * SECOND;
       core.tick();
     }
@@ -294,6 +294,7 @@ final class Simulation implements CacheEffects {
             long hash = 1 + family * 1_000_000 + (i < 4 * variant ? 0 : variant) * 1_000L + i;
             int entry = TreeChecker.find(core, space.handle, 0, ~hash, hash);
             if (entry != BlockIndex.NONE) {
+              check("pins", core.index().getInt(entry, EntryLayout.PINS));
               checkSlot(space, hash, core.index().getLong(entry, EntryLayout.SLOT));
             }
           }
