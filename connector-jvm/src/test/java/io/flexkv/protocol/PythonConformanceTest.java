@@ -153,9 +153,7 @@ class PythonConformanceTest {
       int region = random.nextInt(200);
       int block = random.nextInt(1 << 20);
       int length = random.nextInt(300);
-      byte[] ours = new byte[length];
-      io.flexkv.device.ProofPattern.fillRegion(MemorySegment.ofArray(ours), seed, region, block);
-      assertThat(HEX.formatHex(ours))
+      assertThat(HEX.formatHex(ProofPattern.bytes(seed, region, block, length)))
           .isEqualTo(
               python
                   .eval(
