@@ -35,6 +35,15 @@ def test_version_java_and_python_agree() -> None:
     assert importlib.metadata.version("flexkv") == wanted
 
 
+def test_entry_points_lead_somewhere() -> None:
+    points = importlib.metadata.distribution("flexkv").entry_points
+    found = {(p.group, p.name): p for p in points}
+
+    assert set(found) == {("console_scripts", "flexkv"), ("vllm.general_plugins", "flexkv")}
+    for point in found.values():
+        assert callable(point.load()), point
+
+
 def test_requirements_leave_vllm_and_torch_to_the_user() -> None:
     names = {
         re.split(r"[^A-Za-z0-9_.-]", r)[0].lower()

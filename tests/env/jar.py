@@ -62,14 +62,15 @@ def build_jar() -> Path:
     key = digest(
         [ROOT / "pom.xml", ROOT / "connector-jvm" / "pom.xml", ROOT / "connector-jvm/src/main"]
     )
-    if not (_JAR.is_file() and stamp.is_file() and stamp.read_text() == key):
+    # The jar's own hash as well: somebody may have called Maven with other sources in between.
+    if not (_JAR.is_file() and stamp.is_file() and stamp.read_text() == key + digest([_JAR])):
         run(
             "building the sidecar's jar",
             [*maven(), "-B", "-ntp", "-pl", "connector-jvm", "package", "-DskipTests"],
             env=maven_environment(),
         )
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(key)
+        stamp.write_text(key + digest([_JAR]))
     if not (_STAGED.is_file() and _STAGED.read_bytes() == _JAR.read_bytes()):
         _STAGED.parent.mkdir(exist_ok=True)
         # By renaming: a sidecar that runs from the old file keeps it.
