@@ -158,6 +158,7 @@ class SchedulerOutput:
     lives: dict[str, int] = field(default_factory=dict)
     samples: set[str] = field(default_factory=set)
     seq: int = 0
+    number: int = 0
 
 
 @dataclass
@@ -192,6 +193,7 @@ class Worker:
         self.cells: list[list[bytes]] = [[b"\0" * CELL] * block_tokens for _ in range(blocks)]
         self.stream: deque[Callable[[], None]] = deque()
         self.fence = 0
+        self.steps_done = 0
         self.hooks: WorkerHooks | None = None
         self.skip_wait_for_save = False
 
@@ -220,6 +222,10 @@ class Worker:
             )
         if output.work and not self.skip_wait_for_save:
             self.hooks.wait_for_save()
+        self.stream.append(functools.partial(self._step_done, output.number))
+
+    def _step_done(self, number: int) -> None:
+        self.steps_done = number
 
     def finish(self) -> tuple[set[str], set[int]]:
         assert self.hooks is not None
@@ -279,7 +285,7 @@ class MiniEngine:
         self.pending: deque[SchedulerOutput] = deque()
         self.done: dict[str, list[int]] = {}
         self.recving_left: dict[str, int] = {}
-        self.seq = self.processed = 0
+        self.seq = self.processed = self.number = 0
         self.none_answers = self.external_tokens = self.preemptions = 0
 
     # ------------------------------------------------------------------ requests
@@ -397,6 +403,8 @@ class MiniEngine:
         if out.num_scheduled_tokens:
             self.seq += 1
         out.seq = self.seq
+        self.number += 1
+        out.number = self.number
         for request_id, count in out.num_scheduled_tokens.items():
             request = self.requests[request_id]
             tokens = request.tokens + (
@@ -414,7 +422,8 @@ class MiniEngine:
         return out
 
     def _schedule_waiting(self, out: SchedulerOutput, budget: int) -> None:
-        for request in list(self.waiting):
+        # Who holds blocks already goes first; vLLM has reservations against the same deadlock.
+        for request in sorted(self.waiting, key=lambda r: not r.blocks):
             if budget <= 0 or len(self.running) >= self.max_running:
                 return
             if request.status == LOADING:
@@ -433,9 +442,13 @@ class MiniEngine:
                 assert asynchronous == (external > 0)
                 assert local + external < request.num_tokens
                 fill = 0 if asynchronous else min(request.num_tokens - local, budget)
+                if asynchronous and not self._load_fits(request, len(hit)):
+                    continue
                 need = -(-(local + external + fill) // self.block_tokens) - len(hit)
                 if need > len(self.pool.free) - sum(self.pool.refs[b] == 0 for b in hit):
-                    return
+                    if self.running:
+                        return
+                    continue
                 for block in hit:
                     self.pool.touch(block)
                 request.blocks = hit + (self.pool.new(need) or [])
@@ -444,7 +457,10 @@ class MiniEngine:
             else:
                 scheduled = min(request.num_tokens - request.num_computed_tokens, budget)
                 if self._allocate(request, scheduled) is None:
-                    return
+                    # vLLM reserves for what loads; here the others get their turn.
+                    if self.running:
+                        return
+                    continue
             if not asynchronous:
                 self._cache(request, request.num_computed_tokens + scheduled)
             self.hooks.update_state_after_alloc(request, Blocks(request.blocks), external)
@@ -458,6 +474,15 @@ class MiniEngine:
             self.running.append(request)
             out.num_scheduled_tokens[request.request_id] = scheduled
             budget -= scheduled
+
+    def _load_fits(self, request: Request, hits: int) -> bool:
+        """Admission of a load: its whole sequence, beside what other loads still need."""
+
+        def missing(other: Request, held: int) -> int:
+            return -(-(other.num_tokens + other.max_new) // self.block_tokens) - held
+
+        reserved = sum(missing(r, len(r.blocks)) for r in self.waiting if r.blocks)
+        return missing(request, hits) + reserved + hits <= len(self.pool.free)
 
     def _local_hit(self, request: Request) -> list[int]:
         hit: list[int] = []

@@ -1,0 +1,171 @@
+"""Seeded random walks: engine, connector and sidecar do whatever may happen, in any order.
+
+Every forward checks the bytes it attends to, every block of the cache is checked against its
+tokens, and at the end no block is leaked and no request is stuck.  A failing seed is printed by
+pytest; ``FLEXKV_WALK_SEEDS`` and ``FLEXKV_WALK_STEPS`` make the walk longer.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from memory_sidecar import FakeSidecar
+from rig import BLOCK, Rig, prompt
+
+from flexkv.worker import WorkerLimits
+
+SEEDS = int(os.environ.get("FLEXKV_WALK_SEEDS", "24"))
+STEPS = int(os.environ.get("FLEXKV_WALK_STEPS", "300"))
+
+
+class Walk:
+    """One seed's walk."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.ranks = self.random.choice([1, 1, 2])
+        self.asynchronous = seed % 3 == 2
+        self.rig = Rig(
+            ranks=self.ranks,
+            blocks=self.random.choice([14, 20, 40]),
+            limits=WorkerLimits(load_deadline_ms=300, drain_timeout_ms=1000),
+            budget=self.random.choice([6, 16, 64]),
+            max_running=self.random.choice([2, 5]),
+            by_priority=self.random.random() < 0.5,
+        )
+        self.rig.sidecar.capacity = self.random.choice([5, 30, 1000])
+        self.families = [prompt(40, seed * 10 + i) for i in range(3)]
+        self.made = self.kills = self.resets = self.checked = 0
+
+    def new_request(self) -> None:
+        room = (len(self.rig.generations.values) - 1) * BLOCK
+        family = self.random.choice(self.families)
+        depth = min(self.random.choice([0, 3, 8, 12, 13, 20, 31]), room - 12)
+        own = prompt(self.random.randint(1, 6), self.random.randrange(4) + 77)
+        self.made += 1
+        self.rig.add(
+            f"r{self.made}",
+            (family[:depth] + own)[: room - 9],
+            max_new=self.random.randint(1, 8),
+            priority=self.random.randrange(5),
+            resumable=self.random.random() < 0.03,
+            skip_reading_prefix_cache=self.random.random() < 0.03,
+        )
+
+    def sidecar_acts(self, most: int) -> None:
+        """Some actions of the sidecar, in any order, each as small as it gets."""
+        sidecar = self.rig.sidecar
+        for _ in range(self.random.randint(0, most)):
+            sidecar.control_one()
+            parts = sidecar.copies()
+            if parts:
+                sidecar.copy_some(*self.random.choice(parts), self.random.randint(1, 3))
+
+    def streams_run(self) -> None:
+        for worker in self.rig.workers:
+            worker.run_stream(self.random.randint(0, len(worker.stream)))
+            self.sidecar_acts(2)
+
+    def engine_step(self) -> None:
+        engine = self.rig.engine
+        lag = 1 if self.asynchronous and self.random.random() < 0.8 else 0
+        if not self.asynchronous:
+            for request in engine.running:
+                if self.random.random() < 0.2 and request.num_computed_tokens:
+                    right = request.next_tokens(self.random.randint(0, 2))
+                    request.draft_tokens = [*right, 5, 6][: self.random.randint(1, 3)]
+        out = engine.schedule()
+        self.sidecar_acts(2)
+        engine.execute(out)
+        while len(engine.pending) > lag:
+            oldest = engine.pending[0]
+            for worker in self.rig.workers:
+                while worker.stream and worker.steps_done < oldest.number:
+                    worker.run_stream(1)
+                    if self.random.random() < 0.3:
+                        self.sidecar_acts(2)
+            engine.update()
+        self.rig.clock.now += self.random.choice([0.001, 0.01, 0.05])
+
+    def accident(self) -> None:
+        """Something that should not happen, and does."""
+        rig, chance = self.rig, self.random
+        kind = chance.randrange(11)
+        if kind == 0:
+            rig.sidecar.kill()
+            self.kills += 1
+        elif kind == 1 and rig.sidecar.dead:
+            rig.attach(FakeSidecar(world_size=self.ranks))
+        elif kind == 2 and rig.sidecar.dead:
+            rig.attach_worker(chance.randrange(self.ranks), rig.sidecar)
+        elif kind == 3:
+            rig.sidecar.prompt = chance.random() < 0.7
+        elif kind == 4:
+            rig.sidecar.evict(chance.randint(1, 4))
+        elif kind == 5:
+            for job_id, rank in rig.sidecar.copies()[:1]:
+                rig.sidecar.end_part(job_id, rank, 1)
+        elif kind == 6:
+            self.resets += 1
+            rig.engine.reset(
+                running=chance.random() < 0.5 and not self.asynchronous, weights=self._idle()
+            )
+        elif kind == 7:
+            for session in (rig.link.present, *(link.present for link in rig.worker_links)):
+                if session is not None:
+                    session.full = chance.random() < 0.3
+        elif kind == 8 and rig.engine.requests:
+            rig.engine.abort(chance.choice(list(rig.engine.requests)))
+        elif kind == 9:
+            rig.sidecar.drop_answers = chance.randint(0, 2)
+        elif kind == 10:
+            rig.workers[0].skip_wait_for_save = chance.random() < 0.3
+
+    def _idle(self) -> bool:
+        """Weights change only where vLLM's own cache can follow: nothing runs."""
+        return not any(self.rig.engine.pool.refs) and not self.rig.engine.pending
+
+    def calm_down(self) -> None:
+        """The world becomes well again: everything must come to its end."""
+        rig = self.rig
+        while rig.engine.pending:
+            for worker in rig.workers:
+                worker.run_stream()
+            rig.engine.update()
+        rig.sidecar.prompt = True
+        rig.sidecar.drop_answers = 0
+        rig.sidecar.drain_control()
+        for session in (rig.link.present, *(link.present for link in rig.worker_links)):
+            if session is not None:
+                session.full = False
+        if rig.sidecar.dead or len(rig.sidecar.workers) < self.ranks:
+            rig.restart()
+        rig.run()
+        rig.check_clean()
+
+    def run(self, steps: int) -> None:
+        for step in range(steps):
+            if self.random.random() < 0.3 and len(self.rig.engine.requests) < 12:
+                self.new_request()
+            if self.random.random() < 0.07:
+                self.accident()
+            self.engine_step()
+            self.sidecar_acts(6)
+            if step % 10 == 0:
+                self.checked += self.rig.check_cache()
+        self.calm_down()
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_random_walk(seed: int) -> None:
+    walk = Walk(seed)
+    walk.run(STEPS)
+    engine = walk.rig.engine
+    print(
+        f"seed {seed}: {STEPS} steps, {walk.made} requests, {engine.preemptions} preemptions, "
+        f"{engine.external_tokens} external tokens, {walk.rig.side.loads_failed} failed loads, "
+        f"{walk.kills} kills, {walk.resets} resets, {walk.checked} blocks checked"
+    )
+    assert walk.made > STEPS // 20
