@@ -1,0 +1,114 @@
+package io.flexkv.device;
+
+import io.flexkv.ffm.CudaCallException;
+import io.flexkv.ffm.CudaDriver;
+import java.lang.System.Logger.Level;
+import java.util.HashMap;
+import java.util.HexFormat;
+import java.util.Map;
+import java.util.concurrent.atomic.AtomicInteger;
+import jcuda.driver.CUcontext;
+import jcuda.driver.CUdevice;
+import jcuda.driver.JCudaDriver;
+
+/**
+ * One GPU: its primary context, and the allocations of other processes that are mapped into it,
+ * each base once however many registrations name it.
+ */
+final class CudaGpu {
+  private static final System.Logger LOG = System.getLogger(CudaGpu.class.getName());
+  private static final ThreadLocal<CUcontext> CURRENT = new ThreadLocal<>();
+
+  private static final class Mapping {
+    final long address;
+    int users;
+
+    Mapping(long address) {
+      this.address = address;
+    }
+  }
+
+  private final CudaDriver driver;
+  private final String uuid;
+  private final CUcontext context;
+  private final Map<String, Mapping> mappings = new HashMap<>();
+  private final AtomicInteger slicesInFlight = new AtomicInteger();
+
+  private CudaGpu(CudaDriver driver, String uuid, CUcontext context) {
+    this.driver = driver;
+    this.uuid = uuid;
+    this.context = context;
+  }
+
+  static CudaGpu open(CudaLibrary library, CUdevice device, String uuid) throws DeviceException {
+    CUcontext context = new CUcontext();
+    CudaLibrary.check(
+        library.driver(),
+        JCudaDriver.cuDevicePrimaryCtxRetain(context, device),
+        "cuDevicePrimaryCtxRetain");
+    return new CudaGpu(library.driver(), uuid, context);
+  }
+
+  CudaDriver driver() {
+    return driver;
+  }
+
+  String uuid() {
+    return uuid;
+  }
+
+  /**
+   * Slices of all streams of this GPU that are on their way: pinning waits while there are some.
+   */
+  AtomicInteger slicesInFlight() {
+    return slicesInFlight;
+  }
+
+  /** Makes the context current on this thread, if another one is. */
+  void makeCurrent() throws DeviceException {
+    if (!context.equals(CURRENT.get())) {
+      CudaLibrary.check(driver, JCudaDriver.cuCtxSetCurrent(context), "cuCtxSetCurrent");
+      CURRENT.set(context);
+    }
+  }
+
+  /** The address of another process's allocation here; {@link #unmap} as often as this. */
+  synchronized long map(String handle) throws DeviceException {
+    makeCurrent();
+    Mapping mapping = mappings.get(handle);
+    if (mapping == null) {
+      try {
+        mapping = new Mapping(driver.openMemory(HexFormat.of().parseHex(handle)));
+      } catch (CudaCallException e) {
+        throw new DeviceException(
+            DeviceException.Kind.UNSUPPORTED,
+            "cuda: %s; the handle must be of another living process on this GPU, and of memory from"
+                    .formatted(e.getMessage())
+                + " cudaMalloc (sleep mode and expandable segments use another kind)",
+            e);
+      }
+      mappings.put(handle, mapping);
+    }
+    mapping.users++;
+    return mapping.address;
+  }
+
+  /** Gives back one use; the last one unmaps. */
+  synchronized void unmap(String handle) {
+    Mapping mapping = mappings.get(handle);
+    if (mapping == null) {
+      throw new IllegalStateException(
+          "cuda: handle " + handle.substring(0, 16) + "… is not mapped");
+    }
+    if (--mapping.users > 0) {
+      return;
+    }
+    mappings.remove(handle);
+    try {
+      makeCurrent();
+      driver.closeMemory(mapping.address);
+    } catch (CudaCallException | DeviceException e) {
+      LOG.log(Level.WARNING, "GPU memory of an engine stays mapped: {0}", e.getMessage());
+    }
+  }
+}

@@ -1,0 +1,88 @@
+package io.flexkv.device;
+
+import io.flexkv.ffm.CudaCallException;
+import java.lang.System.Logger.Level;
+import java.util.concurrent.locks.LockSupport;
+
+/**
+ * Pins the pool while it serves: one thread, piece after piece. The driver's lock is not fair: a
+ * thread that registers without pause holds up every copy of the process until it is through
+ * (measured: 260–370 ms for 8 GiB). So each piece waits until no slice is on its way, 20 ms at
+ * most, and after each the copies have a millisecond.
+ *
+ * <p>What is not pinned works too, by the driver's staging. If the driver refuses, this says so
+ * once and ends.
+ */
+final class CudaPinner implements AutoCloseable {
+  private static final System.Logger LOG = System.getLogger(CudaPinner.class.getName());
+  private static final long PATIENCE_NANOS = 20_000_000;
+  private static final long LOOK_NANOS = 200_000;
+  private static final long PAUSE_NANOS = 1_000_000;
+
+  private final CudaGpu gpu;
+  private final PinnedRanges pool;
+  private final Thread thread;
+  private volatile boolean stopped;
+
+  private CudaPinner(CudaGpu gpu, PinnedRanges pool) {
+    this.gpu = gpu;
+    this.pool = pool;
+    this.thread = Thread.ofPlatform().daemon().name("flexkv-pin").unstarted(this::run);
+  }
+
+  static CudaPinner start(CudaGpu gpu, PinnedRanges pool) {
+    CudaPinner pinner = new CudaPinner(gpu, pool);
+    pinner.thread.start();
+    return pinner;
+  }
+
+  private void run() {
+    long begin = System.nanoTime();
+    try {
+      gpu.makeCurrent();
+      for (int segment = 0; segment < pool.segments() && !stopped; segment++) {
+        pin(segment);
+      }
+      LOG.log(
+          Level.INFO,
+          "host pool: {0} MiB pinned in {1} ms",
+          pool.pinnedBytes() >> 20,
+          (System.nanoTime() - begin) / 1_000_000);
+    } catch (CudaCallException | DeviceException e) {
+      LOG.log(
+          Level.WARNING,
+          "host pool: {0} MiB are pinned, the rest is slower: {1}; check the limit of locked memory"
+              + " (ulimit -l)",
+          pool.pinnedBytes() >> 20,
+          e.getMessage());
+    }
+  }
+
+  private void pin(int segment) throws CudaCallException {
+    for (long at = 0; at < pool.length(segment) && !stopped; at += PinnedRanges.PIECE_BYTES) {
+      long length = Math.min(PinnedRanges.PIECE_BYTES, pool.length(segment) - at);
+      letCopiesPass();
+      gpu.driver().hostRegister(pool.start(segment) + at, length);
+      pool.pinnedUpTo(segment, at + length);
+      LockSupport.parkNanos(this, PAUSE_NANOS);
+    }
+  }
+
+  private void letCopiesPass() {
+    long until = System.nanoTime() + PATIENCE_NANOS;
+    while (gpu.slicesInFlight().get() > 0 && System.nanoTime() - until < 0) {
+      LockSupport.parkNanos(this, LOOK_NANOS);
+    }
+  }
+
+  boolean finished() {
+    return !thread.isAlive();
+  }
+
+  /** Ends after the piece in hand. What is pinned stays so until the process ends. */
+  @Override
+  public void close() {
+    stopped = true;
+    LockSupport.unpark(thread);
+  }
+}

@@ -1,0 +1,77 @@
+package io.flexkv.transfer;
+
+import io.flexkv.device.DeviceException;
+import io.flexkv.device.DeviceMemory;
+import io.flexkv.device.Direction;
+import io.flexkv.device.FenceRing;
+import java.util.Arrays;
+import java.util.concurrent.Semaphore;
+import java.util.concurrent.TimeUnit;
+
+/** Drives a {@link Mover} as the cache does, and waits: for benches and self tests. */
+final class MoverDriver implements AutoCloseable {
+  private static final long TIMEOUT_NANOS = 60_000_000_000L;
+
+  private final Semaphore posted = new Semaphore(0);
+  private final CompletionQueue completions = new CompletionQueue(1024, posted::release);
+  private final Mover mover;
+  private long nextJob = 1;
+
+  MoverDriver(DeviceMemory memory) throws DeviceException {
+    this.mover = Mover.start("bench", memory, FenceRing.none(), completions);
+  }
+
+  /**
+   * Copies blocks, all jobs in the mover at once, and waits for them.
+   *
+   * @return nanoseconds from the first submit to the last completion
+   */
+  long copy(Direction direction, int[] blocks, long[] hosts, int blocksPerJob)
+      throws DeviceException {
+    long begin = System.nanoTime();
+    int jobs = 0;
+    for (int from = 0; from < blocks.length; from += blocksPerJob) {
+      int to = Math.min(blocks.length, from + blocksPerJob);
+      TransferJob job =
+          new TransferJob(
+              nextJob++,
+              0,
+              direction,
+              Arrays.copyOfRange(blocks, from, to),
+              Arrays.copyOfRange(hosts, from, to),
+              null,
+              RevokeWord.NONE,
+              begin + TIMEOUT_NANOS,
+              null);
+      if (!mover.submit(job)) {
+        throw new DeviceException(DeviceException.Kind.COPY, "bench: the mover has no room");
+      }
+      jobs++;
+    }
+    for (int i = 0; i < jobs; i++) {
+      await();
+    }
+    return System.nanoTime() - begin;
+  }
+
+  private void await() throws DeviceException {
+    Completion completion = null;
+    try {
+      if (posted.tryAcquire(TIMEOUT_NANOS, TimeUnit.NANOSECONDS)) {
+        completion = completions.poll();
+      }
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+    if (completion == null || completion.status() != Completion.Status.OK) {
+      throw new DeviceException(DeviceException.Kind.COPY, "bench: a job ended as " + completion);
+    }
+  }
+
+  @Override
+  public void close() {
+    if (!mover.stop(TIMEOUT_NANOS)) {
+      throw new IllegalStateException("bench: the device did not end its copies");
+    }
+  }
+}

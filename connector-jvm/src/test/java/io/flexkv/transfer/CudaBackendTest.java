@@ -1,0 +1,189 @@
+package io.flexkv.transfer;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import io.flexkv.device.AllocationHandle;
+import io.flexkv.device.CudaCopyPath;
+import io.flexkv.device.DeviceException;
+import io.flexkv.device.DeviceMemory;
+import io.flexkv.device.Devices;
+import io.flexkv.device.RankLayout;
+import io.flexkv.device.Region;
+import io.flexkv.ffm.CudaDriver;
+import io.flexkv.ffm.PidFd;
+import java.io.File;
+import java.io.IOException;
+import java.io.InputStream;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.concurrent.TimeUnit;
+import java.util.stream.Collectors;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+
+/**
+ * The CUDA backend without a GPU: {@link CudaSelfTest} in a JVM whose {@code libcuda.so.1} is
+ * {@code fake_cuda.c}. It shows that JCuda loads, that signatures, handles, events, batches and
+ * pins are right as far as a strict stand-in can tell; the same program runs on a real GPU by
+ * {@code make test-gpu}.
+ */
+@Timeout(180)
+final class CudaBackendTest {
+  private static final long MIB = 1 << 20;
+
+  @TempDir Path folder;
+
+  @Test
+  void selfTest_driverWithBothBatches_allPathsExact() throws Exception {
+    Map<String, JsonNode> records = selfTest(48 * MIB, 36 * MIB);
+    for (CudaCopyPath path : CudaCopyPath.values()) {
+      assertThat(records).containsKey(path + ": pinned pool, both ways, byte-exact");
+    }
+  }
+
+  @Test
+  void selfTest_driverOfCuda12_8_takesTheOlderBatch() throws Exception {
+    Map<String, JsonNode> records = selfTest(32 * MIB, 4 * MIB, "-DWITHOUT_V2");
+    assertThat(records)
+        .containsKey("AUTO: pinned pool, both ways, byte-exact")
+        .containsKey("BATCH_V1: pinned pool, both ways, byte-exact")
+        .containsKey("BATCH_V2: not offered by this driver");
+  }
+
+  private Map<String, JsonNode> selfTest(long gpuBytes, long checked, String... compilerFlags)
+      throws Exception {
+    compileFake(compilerFlags);
+    Path json = folder.resolve("records.json");
+    List<String> command =
+        java(
+            System.getProperty("java.class.path"),
+            CudaSelfTest.class,
+            json.toString(),
+            Long.toString(gpuBytes),
+            Long.toString(checked));
+    ProcessBuilder builder = new ProcessBuilder(command);
+    builder.environment().put("LD_LIBRARY_PATH", folder.toString());
+    builder.environment().put("FAKE_CUDA_DIR", folder.toString());
+    String output = run(builder);
+    assertThat(json).as(output).exists();
+    List<JsonNode> records = new ArrayList<>();
+    new ObjectMapper().readTree(json.toFile()).forEach(records::add);
+    assertThat(records)
+        .filteredOn(r -> r.get("unit").asText().equals("bool"))
+        .as(output)
+        .hasSizeGreaterThan(15)
+        .allMatch(r -> r.get("met").asBoolean());
+    return records.stream().collect(Collectors.toMap(r -> r.get("name").asText(), r -> r));
+  }
+
+  private void compileFake(String... flags) throws Exception {
+    Path source = folder.resolve("fake_cuda.c");
+    try (InputStream in = getClass().getResourceAsStream("fake_cuda.c")) {
+      Files.write(source, Objects.requireNonNull(in).readAllBytes());
+    }
+    List<String> command = new ArrayList<>(List.of("cc", "-shared", "-fPIC", "-o"));
+    command.add(folder.resolve("libcuda.so.1").toString());
+    command.add(source.toString());
+    command.addAll(Arrays.asList(flags));
+    Process compiler;
+    try {
+      compiler = new ProcessBuilder(command).inheritIO().start();
+    } catch (IOException e) {
+      assumeTrue(false, "no C compiler (cc) to build the stand-in for libcuda: " + e.getMessage());
+      return;
+    }
+    assertThat(compiler.waitFor()).isZero();
+  }
+
+  private static List<String> java(String classPath, Class<?> main, String... arguments) {
+    List<String> command =
+        new ArrayList<>(
+            List.of(
+                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                "-Xmx512m",
+                "--enable-native-access=ALL-UNNAMED",
+                "-cp",
+                classPath,
+                main.getName()));
+    command.addAll(Arrays.asList(arguments));
+    return command;
+  }
+
+  private static String run(ProcessBuilder builder) throws Exception {
+    Process process = builder.redirectErrorStream(true).start();
+    try {
+      String output = new String(process.getInputStream().readAllBytes(), UTF_8);
+      assertThat(process.waitFor(10, TimeUnit.SECONDS)).isTrue();
+      assertThat(process.exitValue()).as(output).isZero();
+      return output;
+    } finally {
+      process.destroyForcibly();
+    }
+  }
+
+  private static final java.nio.charset.Charset UTF_8 = java.nio.charset.StandardCharsets.UTF_8;
+
+  @Test
+  void open_noDriver_refusedWithTheRemedy() throws Exception {
+    assumeTrue(CudaDriver.find().isEmpty(), "this machine has a CUDA driver");
+    RankLayout layout =
+        RankLayout.of(
+            List.of(new AllocationHandle.CudaIpc("00".repeat(64), 0, 4096, "GPU-1")),
+            List.of(new Region(0, 0, 4096, 4096, 1)),
+            "test");
+    try (Devices devices = new Devices(List.of(), CudaCopyPath.AUTO)) {
+      assertThatThrownBy(() -> devices.open(layout))
+          .isInstanceOfSatisfying(
+              DeviceException.class,
+              e -> assertThat(e.kind()).isEqualTo(DeviceException.Kind.UNSUPPORTED))
+          .hasMessageContaining("libcuda.so.1 not found");
+    }
+  }
+
+  @Test
+  void open_processMemory_worksWithoutJCudaOnTheClassPath() throws Exception {
+    String without =
+        Arrays.stream(System.getProperty("java.class.path").split(File.pathSeparator, -1))
+            .filter(entry -> !entry.contains("jcuda"))
+            .collect(Collectors.joining(File.pathSeparator));
+    String output = run(new ProcessBuilder(java(without, ProcessOnly.class)));
+    assertThat(output).contains("opened without JCuda");
+  }
+
+  /** Run in a JVM without JCuda. */
+  static final class ProcessOnly {
+    private ProcessOnly() {}
+
+    public static void main(String[] args) throws Exception {
+      int pid = (int) ProcessHandle.current().pid();
+      try (Arena arena = Arena.ofShared()) {
+        MemorySegment engine = arena.allocate(4096, 8);
+        MemorySegment host = arena.allocate(4096, 8);
+        AllocationHandle handle =
+            new AllocationHandle.ProcessMemory(
+                pid, PidFd.startTimeTicks(pid), engine.address(), 4096);
+        RankLayout layout =
+            RankLayout.of(List.of(handle), List.of(new Region(0, 0, 4096, 4096, 1)), "test");
+        try (Devices devices = new Devices(List.of(host), CudaCopyPath.AUTO);
+            DeviceMemory memory = devices.open(layout)) {
+          new LayoutProof(memory, host, 5_000_000_000L).write(1, new int[] {0});
+          if (ProofImage.difference(engine, layout, 1, 0).isEmpty()) {
+            System.out.println("opened without JCuda");
+          }
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,204 @@
+/*
+ * A stand-in for libcuda.so.1 on machines without a GPU: "device memory" is a shared file, so that
+ * handles work between processes. It is stricter than the driver where the driver's behaviour must
+ * not be relied upon: batches refuse memory that is not registered, every copy refuses a host range
+ * that lies in two registrations, and an event is complete only at its third query.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef int CUresult;
+typedef uint64_t CUdeviceptr;
+enum { OK = 0, INVALID = 1, ALREADY = 712, NOT_REGISTERED = 713, NOT_READY = 600 };
+#define MAX 4096
+static struct { uint64_t start, length; } registered[MAX], mapped[MAX];
+static int registrations, mappings, named;
+struct event { int queries; int64_t ready_ns; };
+typedef struct { char bytes[64]; } handle;
+
+static int64_t now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+static void *shared(const char *path, size_t length, int create) {
+  int fd = open(path, O_RDWR | (create ? O_CREAT : 0), 0600);
+  if (fd < 0) return NULL;
+  if (create && ftruncate(fd, length)) return NULL;
+  if (!create) length = lseek(fd, 0, SEEK_END);
+  void *p = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  close(fd);
+  if (p == MAP_FAILED) return NULL;
+  mapped[mappings].start = (uint64_t)p;
+  mapped[mappings++].length = length;
+  return p;
+}
+
+static void name(char *out, int pid, uint64_t key) {
+  const char *dir = getenv("FAKE_CUDA_DIR");
+  snprintf(out, 256, "%s/fakecuda-%d-%lx", dir ? dir : "/tmp", pid, key);
+}
+
+CUresult cuInit(unsigned flags) { return flags; }
+CUresult cuDriverGetVersion(int *v) { *v = 13000; return OK; }
+CUresult cuDeviceGetCount(int *n) { *n = 1; return OK; }
+CUresult cuDeviceGet(int *d, int i) { *d = i; return i ? 101 : OK; }
+CUresult cuDeviceGetUuid(char *u, int d) { memset(u, 0xab, 16); return d; }
+CUresult cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)0x77; return d; }
+static __thread void *current;
+CUresult cuCtxSetCurrent(void *c) { current = c; return OK; }
+CUresult cuCtxSynchronize(void) { return OK; }
+CUresult cuGetErrorName(int code, const char **out) {
+  *out = code == INVALID ? "CUDA_ERROR_INVALID_VALUE" : "CUDA_ERROR_OTHER";
+  return OK;
+}
+CUresult cuStreamCreate(void **s, unsigned flags) { *s = (void *)0x55; return flags == 1 ? OK : INVALID; }
+CUresult cuStreamSynchronize(void *s) { return s == (void *)0x55 ? OK : INVALID; }
+CUresult cuStreamDestroy_v2(void *s) { return cuStreamSynchronize(s); }
+
+CUresult cuEventCreate(struct event **e, unsigned flags) {
+  if (!current) return 201;
+  if (flags & 4) {
+    char path[256];
+    name(path, getpid(), 0xe);
+    *e = shared(path, 4096, 1);
+  } else {
+    *e = calloc(1, sizeof **e);
+  }
+  return OK;
+}
+CUresult cuEventRecord(struct event *e, void *s) {
+  if (s != (void *)0x55) return INVALID;
+  e->queries = 0;
+  if (e->ready_ns) e->ready_ns = now() + 50000000;
+  return OK;
+}
+CUresult cuEventQuery(struct event *e) {
+  if (!current) return 201;
+  if (e->ready_ns) return now() >= e->ready_ns ? OK : NOT_READY;
+  return ++e->queries >= 3 ? OK : NOT_READY;
+}
+CUresult cuEventDestroy_v2(struct event *e) { return e ? OK : 400; }
+CUresult cuIpcGetEventHandle(handle *h, struct event *e) {
+  memset(h, 0, 64);
+  name(h->bytes, getpid(), 0xe);
+  e->ready_ns = 1;
+  return OK;
+}
+CUresult cuIpcOpenEventHandle(struct event **e, handle h) {
+  if (!current) return 201;
+  *e = shared(h.bytes, 4096, 0);
+  return *e ? OK : INVALID;
+}
+
+CUresult cuMemAlloc_v2(CUdeviceptr *p, size_t length) {
+  char path[256];
+  name(path, getpid(), ++named);
+  *p = (CUdeviceptr)shared(path, length, 1);
+  return *p ? OK : 2;
+}
+CUresult cuIpcGetMemHandle(handle *h, CUdeviceptr p) {
+  memset(h, 0, 64);
+  for (int i = 0; i < mappings; i++)
+    if (mapped[i].start == p) { name(h->bytes, getpid(), i + 1); return OK; }
+  return INVALID;
+}
+CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *p, handle h, unsigned flags) {
+  if (!current) return 201;
+  if (flags != 1) return INVALID;
+  *p = (CUdeviceptr)shared(h.bytes, 0, 0);
+  return *p ? OK : INVALID;
+}
+CUresult cuIpcCloseMemHandle(CUdeviceptr p) {
+  for (int i = 0; i < mappings; i++)
+    if (mapped[i].start == p) {
+      munmap((void *)p, mapped[i].length);
+      mapped[i].start = 0;
+      return OK;
+    }
+  return INVALID;
+}
+CUresult cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *size, CUdeviceptr p) {
+  for (int i = 0; i < mappings; i++)
+    if (p >= mapped[i].start && p < mapped[i].start + mapped[i].length) {
+      *base = mapped[i].start;
+      *size = mapped[i].length;
+      return OK;
+    }
+  return INVALID;
+}
+
+CUresult cuMemHostRegister_v2(uint64_t p, size_t length, unsigned flags) {
+  if (!current) return 201;
+  if (flags != 1 || p % 4096 || registrations == MAX) return INVALID;
+  registered[registrations].length = length;
+  __atomic_store_n(&registered[registrations].start, p, __ATOMIC_RELEASE);
+  __atomic_add_fetch(&registrations, 1, __ATOMIC_RELEASE);
+  return OK;
+}
+CUresult cuMemHostUnregister(uint64_t p) { return p ? OK : NOT_REGISTERED; }
+
+/* 1 = in one registration, 0 = in none, -1 = across a border */
+static int pinned(uint64_t p, size_t length) {
+  for (int i = 0; i < registrations; i++) {
+    uint64_t s = registered[i].start, e = s + registered[i].length;
+    if (p >= s && p + length <= e) return 1;
+    if (p < e && p + length > s) return -1;
+  }
+  return 0;
+}
+static int on_device(uint64_t p, size_t length) {
+  for (int i = 0; i < mappings; i++)
+    if (mapped[i].start && p >= mapped[i].start && p + length <= mapped[i].start + mapped[i].length) return 1;
+  return 0;
+}
+CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr d, const void *h, size_t n, void *s) {
+  if (!current) return 201;
+  if (s != (void *)0x55 || !on_device(d, n) || pinned((uint64_t)h, n) < 0) return INVALID;
+  memcpy((void *)d, h, n);
+  return OK;
+}
+CUresult cuMemcpyDtoHAsync_v2(void *h, CUdeviceptr d, size_t n, void *s) {
+  if (!current) return 201;
+  if (s != (void *)0x55 || !on_device(d, n) || pinned((uint64_t)h, n) < 0) return INVALID;
+  memcpy(h, (void *)d, n);
+  return OK;
+}
+CUresult cuMemcpyHtoD_v2(CUdeviceptr d, const void *h, size_t n) { memcpy((void *)d, h, n); return OK; }
+CUresult cuMemcpyDtoH_v2(void *h, CUdeviceptr d, size_t n) { memcpy(h, (void *)d, n); return OK; }
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr a, CUdeviceptr b, size_t n, void *s) { (void)a; (void)b; (void)n; (void)s; return OK; }
+
+struct attributes { int order, source[2], destination[2]; unsigned flags; };
+static CUresult batch(uint64_t *dst, uint64_t *src, size_t *size, size_t count, struct attributes *a,
+                      size_t *index, size_t attributes, void *s) {
+  if (!current) return 201;
+  if (s != (void *)0x55 || attributes != 1 || index[0] != 0 || a->flags != 1) return INVALID;
+  if (a->source[0] || a->source[1] || a->destination[0] || a->destination[1]) return INVALID;
+  for (size_t i = 0; i < count; i++) {
+    int load = on_device(dst[i], size[i]);
+    uint64_t host = load ? src[i] : dst[i];
+    if (a->order != (load ? 3 : 1) || pinned(host, size[i]) != 1) return INVALID;
+    if (!load && !on_device(src[i], size[i])) return INVALID;
+    memcpy((void *)dst[i], (void *)src[i], size[i]);
+  }
+  return OK;
+}
+CUresult cuMemcpyBatchAsync(uint64_t *dst, uint64_t *src, size_t *size, size_t count,
+                            struct attributes *a, size_t *index, size_t n, size_t *fail, void *s) {
+  *fail = SIZE_MAX;
+  return batch(dst, src, size, count, a, index, n, s);
+}
+#ifndef WITHOUT_V2
+CUresult cuMemcpyBatchAsync_v2(uint64_t *dst, uint64_t *src, size_t *size, size_t count,
+                               struct attributes *a, size_t *index, size_t n, void *s) {
+  return batch(dst, src, size, count, a, index, n, s);
+}
+#endif
