@@ -2,9 +2,10 @@
 
 Only what goes *into* the model is looked at, not vLLM's configuration object: many models change
 that object when a worker loads them, so scheduler and workers would not agree on it.  A hub model
-is named by its resolved commit, a local folder by the content of its configuration files and by names,
-sizes and modification times of its weight files, dummy weights by their seed.  Where none of these
-can be had, a note says that the user must tell versions apart (``flexkv_weights_version``).
+is named by its resolved commit, a local folder by the content of its configuration files and by
+names, sizes and modification times of its weight files, dummy weights by their seed.  Where none
+of these can be had, a note says that the user must tell versions apart
+(``flexkv_weights_version``).
 """
 
 from __future__ import annotations
