@@ -256,7 +256,7 @@ def test_environment_and_command(settings: Settings, socket_path: str, tmp_path:
     }
     argv = (tmp_path / "argv").read_text()
     assert "--enable-native-access=ALL-UNNAMED" in argv
-    assert argv.rstrip().endswith(f"-jar {settings.jar}")
+    assert argv.rstrip().endswith(f"-jar {settings.jar} start")
     for path in (Path(socket_path + ".launch"), launcher.output_file(full)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700

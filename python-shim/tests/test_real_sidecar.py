@@ -164,7 +164,9 @@ def test_goes_when_its_last_client_has_gone(real: Settings) -> None:
 
 
 def test_idle_sidecar_uses_no_cpu(real: Settings) -> None:
-    session = start(real)
+    start(real)
+    engine = PlainInstance(real.socket_path)  # tools do not keep it alive, engines do
+    session = engine.scheduler
     time.sleep(1.0)  # start-up and compilation settle
 
     def ticks() -> int:

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 def serve(settings: Settings, _: argparse.Namespace) -> int:
     """Becomes the sidecar: same pid, so that a supervisor watches the right process."""
     settings = dataclasses.replace(settings, idle_exit_s=0.0)
-    argv = launcher.command(settings)
+    argv = launcher.command(settings, "serve")
     env = launcher.environment(settings, os.environ)
     sys.stdout.flush()
     sys.stderr.flush()

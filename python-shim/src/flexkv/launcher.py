@@ -166,13 +166,17 @@ def output_file(settings: Settings) -> Path:
     return runtime_dir(settings) / f"sidecar-{digest}.out"
 
 
-def command(settings: Settings) -> list[str]:
-    """The command line of the sidecar; raises ``LaunchError`` where Java or jar is missing."""
+def command(settings: Settings, mode: str = "start") -> list[str]:
+    """The command line of the sidecar; raises ``LaunchError`` where Java or jar is missing.
+
+    ``start``: in the background, until its last engine has been gone for ``idle_exit_s``;
+    ``serve``: in the foreground, until it is stopped.
+    """
     java = find_java(settings)
     jar = find_jar(settings)
     args_file = jar.with_name(JVM_ARGS_NAME)
     jvm_args = [f"@{args_file}"] if args_file.is_file() else list(DEFAULT_JVM_ARGS)
-    return [java.path, *jvm_args, "-jar", str(jar)]
+    return [java.path, *jvm_args, "-jar", str(jar), mode]
 
 
 def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
