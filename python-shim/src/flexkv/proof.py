@@ -12,10 +12,11 @@ from typing import Any
 
 from flexkv.errors import FlexKVError
 from flexkv.layout import KvLayout, Region
-from flexkv.protocol import PROOF_MULTIPLIER, PROOF_STEP, proof_key
 from flexkv.session_api import Session
 
 _MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 CONTROL_TIMEOUT_S = 30.0
 
 
@@ -35,14 +36,19 @@ def signed(value: int) -> int:
 
 
 def pattern(seed: int, region: int, block: int, length: int, device: Any) -> Any:
-    """``protocol.proof_bytes``, computed where the memory is; a uint8 tensor."""
+    """``length`` bytes (a uint8 tensor) of the pattern of one block of one region.
+
+    Word i is splitmix64(base + i) in 64-bit wrapping arithmetic, little-endian; the sidecar
+    computes the same in ``io.flexkv.device.ProofPattern``.
+    """
     import torch
 
+    base = seed ^ (region << 40) ^ (block * _GOLDEN)
     words = torch.arange((length + 7) // 8, dtype=torch.int64, device=device)
-    words = words * signed(PROOF_STEP) + signed(proof_key(seed, region, block))
-    for _ in range(2):
-        words = (words ^ _shift_right(words, 32)) * signed(PROOF_MULTIPLIER)
-    words = words ^ _shift_right(words, 32)
+    words += signed(base + _GOLDEN)
+    for bits, factor in _MIX:
+        words = (words ^ _shift_right(words, bits)) * signed(factor)
+    words = words ^ _shift_right(words, 31)
     return words.view(torch.uint8)[:length]
 
 
