@@ -154,6 +154,9 @@ final class BlockTree {
 
   /** Drops a block that is not servable, and everything below it. */
   void drop(int entry, DropReason reason) {
+    if (isReady(entry)) {
+      throw new IllegalStateException("entry " + entry + " is servable");
+    }
     removeSubtree(entry, reason);
   }
 
@@ -165,7 +168,7 @@ final class BlockTree {
     counters.evictedBlocks++;
     effects.evicted(
         index.getInt(entry, NAMESPACE), index.getInt(entry, GROUP), index.getLong(entry, HASH));
-    remove(entry, DropReason.RESET);
+    remove(entry);
   }
 
   /** Removes every block of a namespace. No lease, load or save may refer to one. */
@@ -199,7 +202,10 @@ final class BlockTree {
         continue;
       }
       int parent = parent(node);
-      remove(node, node == root ? reason : below(reason));
+      if (!isReady(node)) {
+        counters.drop(node == root ? reason : below(reason), 1);
+      }
+      remove(node);
       if (node == root) {
         return;
       }
@@ -211,7 +217,7 @@ final class BlockTree {
     return reason == DropReason.RESET ? reason : DropReason.PARENT_LOST;
   }
 
-  private void remove(int entry, DropReason reason) {
+  private void remove(int entry) {
     Namespace namespace = namespaces.require(index.getInt(entry, NAMESPACE));
     detach(namespace, entry);
     if (isReady(entry)) {
@@ -219,7 +225,6 @@ final class BlockTree {
       namespace.policy().remove(entry);
       pool.retire(slot(entry));
     } else {
-      counters.drop(reason, 1);
       giveUpSlot(entry);
     }
     index.remove(entry);

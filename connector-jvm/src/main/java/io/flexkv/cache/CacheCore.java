@@ -1,7 +1,5 @@
 package io.flexkv.cache;
 
-import static io.flexkv.cache.BlockIndex.NONE;
-
 import java.lang.foreign.MemorySegment;
 import java.util.BitSet;
 import java.util.function.LongSupplier;
@@ -66,7 +64,7 @@ public final class CacheCore {
   private final SaveAttempts saves;
   private final LongMap<Instance> instances = new LongMap<>();
   private final Instance.ChainUse chainUse = new Instance.ChainUse();
-  private final KeyProbe probe = new KeyProbe();
+  private final ChainSearch search;
   private final LookupResult result = new LookupResult();
 
   /**
@@ -95,6 +93,7 @@ public final class CacheCore {
         new Namespaces(
             config, () -> new LruPolicy(index, entry -> BlockTree.evictable(index, entry), ticks));
     tree = new BlockTree(index, namespaces, attempts, pool, effects, counters);
+    search = new ChainSearch(tree);
     leases = new Leases(tree);
     ended = new EndedJobs(config.maxEndedJobs(), effects);
     jobs = new JobTable(config.maxOpenJobs(), ended);
@@ -225,11 +224,11 @@ public final class CacheCore {
     chain.generation = namespace.generation();
     KeySalt salt = namespace.salt(groupId);
     int limit = (int) Math.min(chain.blocks(), (long) firstBlock + maxBlocks);
-    int servable = depth(chain, salt, 0, limit, true);
-    int resident = depth(chain, salt, servable, chain.blocks(), false);
+    int servable = search.depth(chain, salt, 0, limit, true);
+    int resident = search.depth(chain, salt, servable, chain.blocks(), false);
     long leaseId = 0;
     if (servable > 0) {
-      int deepest = find(chain, salt, servable - 1);
+      int deepest = search.find(chain, salt, servable - 1);
       tree.touch(deepest);
       if (servable > firstBlock) {
         counters.hits++;
@@ -380,17 +379,16 @@ public final class CacheCore {
   public boolean revokeLoad(long jobId, int part) {
     Job job = jobs.get(jobId);
     if (job instanceof LoadJob load) {
-      if (load.waits(part)) {
-        loads.fail(load, part);
-      }
       if (load.runs(part)) {
         return true;
       }
-      job = jobs.get(jobId);
-      if (job == null) {
+      if (load.waits(part)) {
+        loads.fail(load, part);
+      }
+      if (jobs.get(jobId) == null) {
         ended.answer(jobId, part);
-      } else if (job.isSilent(part)) {
-        answer(job, part);
+      } else if (load.isSilent(part)) {
+        answer(load, part);
       }
     } else if (ended.knows(jobId)) {
       ended.answer(jobId, part);
@@ -491,19 +489,7 @@ public final class CacheCore {
 
   /** What happened, and what is there. */
   public CacheStats stats() {
-    return new CacheStats(
-        counters.lookups,
-        counters.hits,
-        counters.hitBlocks,
-        counters.loadsPlanned,
-        counters.loadsRefused,
-        counters.loadPartsOk,
-        counters.loadPartsFailed,
-        counters.savesPlanned,
-        counters.savedBlocks,
-        counters.dropped(),
-        counters.evictedBlocks,
-        counters.ignoredCalls,
+    return counters.snapshot(
         namespaces.size(),
         instances.size(),
         chainUse.chains,
@@ -527,26 +513,6 @@ public final class CacheCore {
   /** For tests that look at the links. */
   Namespaces namespaces() {
     return namespaces;
-  }
-
-  /** The number of blocks from the start that are servable (or just present), within bounds. */
-  private int depth(RequestChain chain, KeySalt salt, int atLeast, int atMost, boolean servable) {
-    int low = atLeast;
-    int high = atMost;
-    while (low < high) {
-      int middle = (low + high + 1) >>> 1;
-      int entry = find(chain, salt, middle - 1);
-      if (entry != NONE && (!servable || tree.isReady(entry))) {
-        low = middle;
-      } else {
-        high = middle - 1;
-      }
-    }
-    return low;
-  }
-
-  private int find(RequestChain chain, KeySalt salt, int block) {
-    return tree.find(probe.set(salt, chain.hashHi(block), chain.hashLo(block)));
   }
 
   private boolean plannable(

@@ -29,7 +29,46 @@ final class Counters {
     dropped.merge(reason, blocks, Long::sum);
   }
 
-  Map<DropReason, Long> dropped() {
-    return Collections.unmodifiableMap(new EnumMap<>(dropped));
+  /** What happened, together with what is there now; see {@link CacheStats}. */
+  CacheStats snapshot(
+      int namespaces,
+      int instances,
+      int chains,
+      long chainBlocks,
+      int leases,
+      int loadJobs,
+      int saveJobs,
+      int parkedGos,
+      int readyBlocks,
+      int pendingBlocks,
+      int quarantinedSlots,
+      long capacityBytes,
+      long usedBytes) {
+    return new CacheStats(
+        lookups,
+        hits,
+        hitBlocks,
+        loadsPlanned,
+        loadsRefused,
+        loadPartsOk,
+        loadPartsFailed,
+        savesPlanned,
+        savedBlocks,
+        Collections.unmodifiableMap(new EnumMap<>(dropped)),
+        evictedBlocks,
+        ignoredCalls,
+        namespaces,
+        instances,
+        chains,
+        chainBlocks,
+        leases,
+        loadJobs,
+        saveJobs,
+        parkedGos,
+        readyBlocks,
+        pendingBlocks,
+        quarantinedSlots,
+        capacityBytes,
+        usedBytes);
   }
 }

@@ -10,7 +10,7 @@ import org.junit.jupiter.api.Test;
 class LookupCostTest {
   private static final int BLOCKS = 512;
   private static final int CHAINS = 200;
-  private static final int ROUNDS = 60;
+  private static final int ROUNDS = 40;
 
   @Test
   void lookup_warm_allocatesNothing() {

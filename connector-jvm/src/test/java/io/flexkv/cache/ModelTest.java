@@ -23,7 +23,7 @@ import org.junit.jupiter.api.Test;
 class ModelTest {
   private static final long SECOND = 1_000_000_000L;
   private static final int HASH_BYTES = 32;
-  private static final int STEPS = Integer.getInteger("flexkv.sim.steps", 3_000);
+  private static final int STEPS = Integer.getInteger("flexkv.sim.steps", 2_000);
   private static final int RUNS = 12;
 
   private static final CacheConfig CONFIG =
@@ -77,7 +77,7 @@ class ModelTest {
 
     void open(int parts, long bytes) {
       int handle = core.openNamespace(parts, bytes, parts, CoreFixture.sizes(parts, bytes));
-      model.open(new NaiveCache.Space(handle, parts * bytes, parts));
+      model.open(new NaiveState.Space(handle, parts * bytes, parts));
     }
 
     void openInstance(int instance) {
@@ -118,11 +118,11 @@ class ModelTest {
         case 0, 1, 2, 3, 4 -> extend(instance, request);
         case 5, 6, 7, 8, 9, 10 -> lookup(instance, request, group);
         case 11, 12, 13 -> {
-          List<NaiveCache.LeaseKey> leases = List.copyOf(model.leases.keySet());
+          List<NaiveState.LeaseKey> leases = List.copyOf(model.leases.keySet());
           if (leases.isEmpty() || random.nextInt(3) == 0) {
             planLoad(instance, request, group);
           } else {
-            NaiveCache.LeaseKey lease = leases.get(random.nextInt(leases.size()));
+            NaiveState.LeaseKey lease = leases.get(random.nextInt(leases.size()));
             planLoad(lease.instance(), lease.request(), lease.group());
           }
         }
@@ -155,7 +155,7 @@ class ModelTest {
     }
 
     private void extend(int instance, long request) {
-      NaiveCache.Chain known = model.chains.getOrDefault(instance, Map.of()).get(request);
+      NaiveState.Chain known = model.chains.getOrDefault(instance, Map.of()).get(request);
       int length = known == null ? 0 : known.hashes.size();
       int first = random.nextInt(40) == 0 ? random.nextInt(25) : random.nextInt(length + 1);
       int count = random.nextInt(60) == 0 ? 30 : random.nextInt(12);
@@ -179,7 +179,7 @@ class ModelTest {
       int max = random.nextInt(4) == 0 ? random.nextInt(10) : Integer.MAX_VALUE / 2;
       step = "lookup %d %d %d %d %d".formatted(instance, request, group, first, max);
       LookupResult is = core.lookup(instance, request, group, first, max);
-      NaiveCache.Answer answer = model.lookup(instance, request, group, first, max);
+      NaiveState.Answer answer = model.lookup(instance, request, group, first, max);
       assertThat(is.chainBlocks()).isEqualTo(answer.chain());
       assertThat(is.servableBlocks()).isEqualTo(answer.servable());
       assertThat(is.residentBlocks()).isEqualTo(answer.resident());
@@ -198,7 +198,7 @@ class ModelTest {
     }
 
     private void planLoad(int instance, long request, int group) {
-      NaiveCache.Lease lease = model.leases.get(new NaiveCache.LeaseKey(instance, request, group));
+      NaiveState.Lease lease = model.leases.get(new NaiveState.LeaseKey(instance, request, group));
       int depth = lease == null ? 1 + random.nextInt(12) : lease.depth;
       int first = random.nextInt(depth);
       int count = random.nextInt(3) == 0 ? 1 + random.nextInt(depth - first) : depth - first;
@@ -214,7 +214,7 @@ class ModelTest {
     }
 
     private void planSave(int instance, long request, int group) {
-      NaiveCache.Chain known = model.chains.getOrDefault(instance, Map.of()).get(request);
+      NaiveState.Chain known = model.chains.getOrDefault(instance, Map.of()).get(request);
       int length = known == null ? 4 : known.hashes.size();
       int first = random.nextInt(2) == 0 ? 0 : random.nextInt(length + 1);
       int count = random.nextInt(20) == 0 ? length + 1 : Math.max(1, length - first);
@@ -225,7 +225,7 @@ class ModelTest {
               .formatted(job, instance, request, group, first, count);
       core.planSave(instance, job, request, group, first, gpu, new long[count]);
       model.planSave(instance, job, request, group, first, gpu);
-      NaiveCache.Work work = model.jobs.get(job);
+      NaiveState.Work work = model.jobs.get(job);
       if (work != null && work.unplaced > 0) {
         counts.merge("partial", 1, Integer::sum);
       }
@@ -269,7 +269,7 @@ class ModelTest {
           open.isEmpty() || random.nextInt(10) == 0
               ? 1 + random.nextInt((int) nextJob)
               : open.get(random.nextInt(open.size()));
-      NaiveCache.Work work = model.jobs.get(job);
+      NaiveState.Work work = model.jobs.get(job);
       int running = work == null ? -1 : Arrays.asList(work.parts).indexOf("runs");
       int part = running >= 0 && random.nextInt(4) > 0 ? running : random.nextInt(3);
       boolean[] ok = new boolean[24];
@@ -346,12 +346,12 @@ class ModelTest {
         counts.merge("quarantined", 1, Integer::sum);
       }
       TreeChecker.check(core);
-      for (NaiveCache.Block block : model.blocks.values()) {
+      for (NaiveState.Block block : model.blocks.values()) {
         compare(block);
       }
     }
 
-    private void compare(NaiveCache.Block block) {
+    private void compare(NaiveState.Block block) {
       long hash = block.key.hash();
       int entry = TreeChecker.find(core, block.key.namespace(), block.key.group(), ~hash, hash);
       assertThat(entry).as("entry of %s", block.key).isNotEqualTo(BlockIndex.NONE);
@@ -409,8 +409,8 @@ class ModelTest {
     private void compareStored() {
       assertThat(effects.stored).hasSameSizeAs(model.published);
       for (RecordedEffects.Stored stored : effects.stored) {
-        NaiveCache.Block block =
-            model.blocks.get(new NaiveCache.Key(stored.namespace(), stored.group(), stored.hash()));
+        NaiveState.Block block =
+            model.blocks.get(new NaiveState.Key(stored.namespace(), stored.group(), stored.hash()));
         assertThat(model.published).contains(block);
         assertThat(stored.hasParent()).isEqualTo(block.parent != null);
         assertThat(stored.parentHash()).isEqualTo(block.parent == null ? 0 : block.parent);
@@ -420,23 +420,23 @@ class ModelTest {
 
     /** A block keeps its slot for life, and no two blocks share one. */
     private void checkSlots(RecordedEffects.Start start) {
-      NaiveCache.Work work = model.jobs.get(start.jobId);
+      NaiveState.Work work = model.jobs.get(start.jobId);
       List<Integer> sent = work.sent.get(start.part);
       assertThat(start.slots).hasSameSizeAs(sent);
       for (int i = 0; i < start.slots.length; i++) {
-        NaiveCache.Block block = work.blocks.get(sent.get(i));
+        NaiveState.Block block = work.blocks.get(sent.get(i));
         if (block.slot < 0) {
           block.slot = start.slots[i];
         }
         assertThat(start.slots[i]).as("slot of %s", block.key).isEqualTo(block.slot);
       }
       Set<Long> distinct = new HashSet<>();
-      for (NaiveCache.Block block : model.blocks.values()) {
+      for (NaiveState.Block block : model.blocks.values()) {
         if (block.slot >= 0) {
           assertThat(distinct.add(block.slot)).as("slot %s has one block", block.slot).isTrue();
         }
       }
-      for (NaiveCache.Block block : model.quarantine()) {
+      for (NaiveState.Block block : model.quarantine()) {
         assertThat(distinct).as("slot in quarantine").doesNotContain(block.slot);
       }
     }

@@ -15,7 +15,7 @@ import org.junit.jupiter.api.Test;
  * <p>{@code -Dflexkv.sim.steps} makes it longer, {@code -Dflexkv.sim.seed} repeats one run.
  */
 class SimulationTest {
-  private static final int STEPS = Integer.getInteger("flexkv.sim.steps", 40_000);
+  private static final int STEPS = Integer.getInteger("flexkv.sim.steps", 16_000);
   private static final int RUNS = 24;
 
   @Test
