@@ -1,4 +1,4 @@
-"""What both sides do first in a vLLM process: logging, the hash seed, the namespace."""
+"""What both sides do first in a vLLM process: what the user should know, hash seed, namespace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from flexkv import hashseed
 from flexkv.config import Settings
 from flexkv.identity import identity
-from flexkv.log import setup_logging
 from flexkv.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -20,7 +19,6 @@ def prepare_scheduler(vllm_config: Any, settings: Settings) -> str:
     Says what the user should know, and sets the block-hash seed where the user set none: vLLM reads
     it after this constructor, in this process.  Raises ``ConfigError`` (see ``identity``).
     """
-    setup_logging(settings.log_level)
     logger.info("FlexKV %s, sidecar at %s", __version__, settings.server_recv_port)
     if settings.ignored:
         logger.warning(
@@ -37,5 +35,4 @@ def prepare_scheduler(vllm_config: Any, settings: Settings) -> str:
 
 def prepare_worker(vllm_config: Any, settings: Settings) -> str:
     """The same namespace, computed in a worker's process."""
-    setup_logging(settings.log_level)
     return identity(vllm_config, settings).digest

@@ -11,12 +11,13 @@ from flexkv.config import Settings
 from flexkv.engine import EngineFacts, adopt_failure_policy, page_sizes, read_facts
 from flexkv.fences import FENCE_EVENTS, Fences, NoFences, cuda_fences
 from flexkv.hooks import SchedulerHooks, WorkerHooks
-from flexkv.identity import identity
 from flexkv.layout import derive_layout
+from flexkv.log import setup_logging
 from flexkv.lookups import LookupLimits
 from flexkv.protocol import Hello
 from flexkv.registration import Registration
 from flexkv.scheduler import SchedulerFacts, SchedulerSide
+from flexkv.startup import prepare_scheduler, prepare_worker
 from flexkv.worker import WorkerLimits, WorkerSide
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,9 @@ def worker_hooks(vllm_config: Any, kv_cache_config: Any, *, facade: bool = False
 def load_settings(vllm_config: Any) -> Settings:
     """The user's settings, ``kv_connector_extra_config`` above all else."""
     transfer = vllm_config.kv_transfer_config
-    return Settings.load(getattr(transfer, "kv_connector_extra_config", None) or {})
+    settings = Settings.load(getattr(transfer, "kv_connector_extra_config", None) or {})
+    setup_logging(settings.log_level)
+    return settings
 
 
 def hello_of(facts: EngineFacts, namespace: str) -> Hello:
@@ -75,10 +78,7 @@ def _build_scheduler(
     no_loads = adopt_failure_policy(vllm_config, settings.load_failure_policy)
     if no_loads:
         logger.warning("FlexKV: %s", no_loads)
-    model = identity(vllm_config, settings)
-    for note in model.notes:
-        logger.warning("FlexKV: %s", note)
-    namespace = model.digest
+    namespace = prepare_scheduler(vllm_config, settings)  # before vLLM reads its hash seed
     link = Link(settings, lambda: hello_of(facts, namespace), generation_entries=facts.num_blocks)
     side = SchedulerSide(
         SchedulerFacts(
@@ -117,7 +117,7 @@ class _Rank:
         )
         if not settings.enabled or facts.refused:
             return  # the scheduler's process says so
-        namespace = identity(self._vllm_config, settings).digest
+        namespace = prepare_worker(self._vllm_config, settings)
         self._settings, self._facts = settings, facts
         self._link = Link(
             settings, lambda: hello_of(facts, namespace), on_attach=self._registration.again
