@@ -34,7 +34,7 @@ from flexkv.registration import Registration
 LAYERS = 32
 PAGE = 65536
 BLOCK_BYTES = LAYERS * PAGE
-MARK, CANARY = 0x11, 0x5A
+MARK, CANARY = 0xFE, 0xFD  # values that no source block has
 
 
 def say(text: str) -> None:
@@ -184,7 +184,7 @@ def main() -> int:
         expected = rank.fill_source(number)
         rank.extend(scheduler, number + 1, number)
         rank.save(scheduler, worker, number + 1)
-        rank.fill(1 + rank.blocks, MARK + (0 if number == 0 else 240))
+        rank.fill(1 + rank.blocks, MARK)
         begin = time.perf_counter()
         job = rank.start_load(scheduler, worker, number + 1)
         if number == 0:  # an undisturbed load: how long it takes, and that its bytes are right
