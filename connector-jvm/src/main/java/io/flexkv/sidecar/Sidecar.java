@@ -7,6 +7,8 @@ import io.flexkv.admin.ControlServer;
 import io.flexkv.cache.CacheConfig;
 import io.flexkv.config.Options;
 import io.flexkv.config.Settings;
+import io.flexkv.device.CudaCopyPath;
+import io.flexkv.device.Devices;
 import io.flexkv.protocol.RequestException;
 import io.flexkv.session.AddressLock;
 import io.flexkv.session.BootIdentity;
@@ -33,6 +35,7 @@ final class Sidecar {
   private final AddressLock lock;
   private final BootIdentity identity;
   private final HostPool pool;
+  private final Devices devices;
   private final CacheAgent agent;
   private final ControlServer control;
   private final RendezvousServer rendezvous;
@@ -55,7 +58,8 @@ final class Sidecar {
     CacheConfig limits =
         CacheConfig.defaults().withTimes(settings.nanos(Options.LEASE_TTL_S), plan, plan);
     agent = new CacheAgent(identity, slots, limits, settings.integer(Options.SPIN_US) * 1000);
-    SessionControl sessions = new SessionControl(agent, Devices::open);
+    devices = new Devices(pool.segments(), CudaCopyPath.AUTO);
+    SessionControl sessions = new SessionControl(agent, devices::open);
     control = new ControlServer(identity.controlToken());
     control
         .on("ping", args -> JSON.createObjectNode())
@@ -138,6 +142,7 @@ final class Sidecar {
     line.put("bytes", running == null ? 0 : running.populatedBytes());
     line.put("of", pool.capacityBytes());
     line.put("finished", running == null || running.finished());
+    line.put("pinned", devices.pinnedBytes());
     return line;
   }
 
@@ -185,6 +190,7 @@ final class Sidecar {
     if (running != null && !running.finished()) {
       running.close();
     }
+    devices.close();
     lock.close();
     LOG.info("ended");
   }
