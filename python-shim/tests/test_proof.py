@@ -1,4 +1,4 @@
-"""The layout proof: the worker's pattern is the protocol's, and every kind of wrong layout shows."""
+"""The layout proof: the worker's pattern is the protocol's; every kind of wrong layout shows."""
 
 from __future__ import annotations
 

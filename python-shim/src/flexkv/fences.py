@@ -66,8 +66,8 @@ class EventFences:
 
     An event is recorded again only after its last recording is known to be complete: the sidecar
     says so, or, where no job polled it (its plan was refused, its ``Go`` found no room), the event
-    itself does.  A sidecar that has not looked by then waits for the later recording, which is right
-    too, only later.  A new session starts with a clean ring: the old sidecar polls nothing any
+    itself does.  A sidecar that has not looked by then waits for the later recording: right too,
+    only later.  A new session starts with a clean ring: the old sidecar polls nothing any
     more, and numbers never repeat.
     """
 
