@@ -58,7 +58,9 @@ class Rank:
         self.fences: EventFences | NoFences = cuda_fences() if device == "cuda" else NoFences()
         settings = Settings.load({})
         instance = f"death-test-{os.getpid()}"
-        hello = dict(pid=os.getpid(), instance=instance, namespace="death", block_tokens=16)
+        hello: dict[str, Any] = dict(
+            pid=os.getpid(), instance=instance, namespace="death", block_tokens=16
+        )
         self.registration = Registration()
         self.scheduler = Link(
             settings, lambda: p.Hello(p.ROLE_SCHEDULER, **hello), generation_entries=self.total
