@@ -24,7 +24,7 @@ final class CudaBatch {
   private static final int PREFER_OVERLAP_WITH_COMPUTE = 1;
 
   private final CudaDriver driver;
-  private final CudaCopyPath path;
+  private CudaCopyPath path;
   private final Direction direction;
   private final PinnedRanges pool;
   private final int capacity;
@@ -122,6 +122,16 @@ final class CudaBatch {
     }
     return driver.batchV1(
         destinations, sources, lengths, count, attributes, firstIndex, failIndex, stream);
+  }
+
+  /** Whether the last slice went by a batched call. */
+  boolean batched() {
+    return pinned && path != CudaCopyPath.LOOP;
+  }
+
+  /** Uses no batched call any more. */
+  void giveUpBatches() {
+    path = CudaCopyPath.LOOP;
   }
 
   private int loop(long stream) {

@@ -70,6 +70,11 @@ final class CudaCopyStream implements CopyStream {
     gpu.makeCurrent();
     batch.fill(slice);
     int code = batch.submit(stream.address());
+    if (code != CudaDriver.SUCCESS
+        && batch.batched()
+        && CudaLibrary.kind(code) == DeviceException.Kind.COPY) {
+      code = submitWithoutBatch(code);
+    }
     if (code == CudaDriver.SUCCESS) {
       code = JCudaDriver.cuEventRecord(events[(int) (submitted % events.length)], stream);
     }
@@ -82,6 +87,17 @@ final class CudaCopyStream implements CopyStream {
     }
     submitted++;
     gpu.slicesInFlight().incrementAndGet();
+  }
+
+  /** A driver that refuses batches is slower, not useless: the same copies one by one. */
+  private int submitWithoutBatch(int refusal) {
+    LOG.log(
+        Level.WARNING,
+        "no batched copies on this stream from now on: {0}",
+        CudaLibrary.failure(driver, refusal, "cuMemcpyBatchAsync").getMessage());
+    batch.giveUpBatches();
+    int code = JCudaDriver.cuStreamSynchronize(stream);
+    return code == CudaDriver.SUCCESS ? batch.submit(stream.address()) : code;
   }
 
   /** A part of the failed slice may be on its way: nobody is told before it has ended. */

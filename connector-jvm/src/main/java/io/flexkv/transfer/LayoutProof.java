@@ -7,6 +7,8 @@ import io.flexkv.device.FenceRing;
 import io.flexkv.protocol.ProofPattern;
 import java.lang.foreign.MemorySegment;
 import java.util.Objects;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 
@@ -18,6 +20,9 @@ import java.util.concurrent.TimeUnit;
  * <p>Blocking, at most for the time limit; for a control thread, not the cache's.
  */
 public final class LayoutProof {
+  /** Memory that a device which did not end its copies may still write. */
+  private static final Queue<MemorySegment> NEVER_FREED = new ConcurrentLinkedQueue<>();
+
   private final DeviceMemory memory;
   private final MemorySegment scratch;
   private final long timeoutNanos;
@@ -92,6 +97,7 @@ public final class LayoutProof {
     } finally {
       drained = mover.stop(timeoutNanos);
       if (!drained) {
+        NEVER_FREED.add(scratch);
         System.getLogger(LayoutProof.class.getName())
             .log(System.Logger.Level.ERROR, "layout proof: the device did not end its copies");
       }

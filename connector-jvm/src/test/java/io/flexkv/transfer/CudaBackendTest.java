@@ -62,6 +62,12 @@ final class CudaBackendTest {
         .containsKey("BATCH_V2: not offered by this driver");
   }
 
+  @Test
+  void selfTest_driverRefusesBatches_copiesOneByOne() throws Exception {
+    assertThat(selfTest(32 * MIB, 4 * MIB, "-DWITHOUT_BATCHES"))
+        .containsKey("AUTO: pinned pool, both ways, byte-exact");
+  }
+
   private Map<String, JsonNode> selfTest(long gpuBytes, long checked, String... compilerFlags)
       throws Exception {
     compileFake(compilerFlags);
