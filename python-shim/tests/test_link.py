@@ -120,10 +120,17 @@ def test_back_within_seconds_after_a_restart(
 def test_absent_sidecar_is_one_line_and_little_work(
     make_link: Callable[..., Link], caplog: pytest.LogCaptureFixture
 ) -> None:
-    link = make_link()
+    hellos: list[int] = []
+
+    def hello() -> p.Hello:
+        hellos.append(1)
+        return scheduler_hello()
+
+    link = make_link(hello=hello)
     link.start()
     began = time.process_time()
-    assert link.wait(1.5) is None
+    assert link.wait(1.4) is None
+    assert 3 <= len(hellos) <= 5, "0.1 s, then twice as long each time"
     assert time.process_time() - began < 0.3
     assert len([x for x in lines(caplog) if "no sidecar listens" in x]) == 1
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,9 +17,9 @@ from fake_sidecar import FakeSidecar
 
 from flexkv import protocol as p
 from flexkv.errors import AttachError, RefusedError
-from flexkv.rendezvous import NobodyThereError
+from flexkv.rendezvous import NobodyThereError, greet
 from flexkv.ring import GenerationTable
-from flexkv.session import REVOKE_WORDS, RING_BYTES, Session, open_session
+from flexkv.session import REVOKE_WORDS, RING_BYTES, Session, _pidfd_of_peer, open_session
 
 SCHEDULER = p.Hello(role=p.ROLE_SCHEDULER, pid=0, instance="i")
 WORKER = p.Hello(role=p.ROLE_WORKER, pid=0, instance="i")
@@ -315,3 +316,36 @@ def test_close_is_seen_by_the_server_and_frees_descriptors(socket_path: str) -> 
         while open_descriptors() > before and time.monotonic() < deadline:
             time.sleep(0.005)
         assert open_descriptors() <= before
+
+
+def test_foreign_users_socket_is_not_trusted(
+    socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's process in our place would be shown our memory."""
+    ours = os.geteuid()
+    with FakeSidecar(socket_path) as server:
+        monkeypatch.setattr("os.geteuid", lambda: ours + 1)
+        with pytest.raises(AttachError, match=f"runs as uid {ours}, this one as uid {ours + 1}"):
+            open_session(socket_path, SCHEDULER, None)
+        assert server.hellos == 0
+
+
+def test_refusal_before_the_hello_was_read() -> None:
+    """The other side may answer and go before it has our first byte."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours:
+        theirs.sendall(p.Refused(p.REFUSED_LIMIT, "256 sessions").encode())
+        theirs.close()
+        with pytest.raises(RefusedError, match="256 sessions"):
+            greet(ours, SCHEDULER, [])
+
+
+def test_pidfd_of_a_server_that_ended_is_not_kept() -> None:
+    """Its process id may belong to another process by then."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours:
+        theirs.close()
+        before = open_descriptors()
+        with pytest.raises(AttachError, match="ended during the hello"):
+            _pidfd_of_peer(ours, os.getpid())
+        assert open_descriptors() == before

@@ -9,7 +9,6 @@ long as the engine lives.  It logs one line a change of state.  The engine's thr
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import threading
 import time
@@ -72,7 +71,6 @@ class Link:
         self._launch = launch and settings.launch
         self._session: Session | None = None
         self._changed = threading.Condition()
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._stopping = False
         self._state = ""
         self._thread: threading.Thread | None = None
@@ -99,18 +97,12 @@ class Link:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        os.eventfd_write(self._stop_fd, 1)
         session = self._session
         if session is not None:
-            session.close()
+            session.close()  # wakes the thread
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(2.0)
-
-    def __del__(self) -> None:
-        fd = getattr(self, "_stop_fd", -1)
-        if fd >= 0:
-            os.close(fd)
 
     # ------------------------------------------------------------------ the attach thread
     def _run(self) -> None:
@@ -128,7 +120,7 @@ class Link:
                 f"FlexKV attached: sidecar pid {session.server_pid}, session "
                 f"{session.session_id}, log {session.welcome.log_file or 'unknown'}",
             )
-            while not self._stopping and not session.wait_until_over(self._stop_fd, _WATCH_S):
+            while not self._stopping and not session.wait_until_over(_WATCH_S):
                 pass
             self._publish(None)
             session.close()

@@ -220,15 +220,12 @@ class Session:
         with contextlib.suppress(OSError):  # the other side was first
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    def wait_until_over(self, stop_fd: int, timeout_s: float) -> bool:
-        """For the attach thread: sleeps until the session ends or ``stop_fd`` becomes readable."""
+    def wait_until_over(self, timeout_s: float) -> bool:
+        """For the attach thread: sleeps until the session ends, by whatever side."""
         poller = select.poll()
         poller.register(self._socket.fileno(), select.POLLRDHUP)
         poller.register(self._pidfd, select.POLLIN)
-        poller.register(stop_fd, select.POLLIN)
-        events = dict(poller.poll(timeout_s * 1000))
-        events.pop(stop_fd, None)
-        return bool(events) or self._over
+        return bool(poller.poll(timeout_s * 1000)) or self._over
 
     def __del__(self) -> None:
         for name in ("_eventfd", "_pidfd"):

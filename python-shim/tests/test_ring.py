@@ -1,0 +1,140 @@
+"""The rings by themselves, with a second mapping in the place of the sidecar."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+
+from flexkv import protocol as p
+from flexkv.frames import split_records
+from flexkv.ring import GenerationTable, RingChannel, SessionFile
+
+CAPACITY = 4096
+TAIL_IN = p.OFF_TO_CLIENT_TAIL // 8
+HEAD_OUT = p.OFF_TO_SERVER_HEAD // 8
+TAIL_OUT = p.OFF_TO_SERVER_TAIL // 8
+
+
+@pytest.fixture
+def file() -> SessionFile:
+    return SessionFile(p.SessionLayout(p.ROLE_WORKER, 1, CAPACITY, CAPACITY, 4, 4))
+
+
+def deliver(file: SessionFile, position: int, data: bytes, published: int) -> None:
+    """What a sidecar does: bytes at ``position``, tail ``published`` bytes beyond it."""
+    at = file.to_client_offset + position % CAPACITY
+    file.bytes[at : at + len(data)] = data
+    file.words[TAIL_IN] = position + published
+
+
+def test_header_and_offsets(file: SessionFile) -> None:
+    assert bytes(file.bytes[:8]) == b"FXKVRNG1"
+    assert file.words[p.OFF_TOTAL_BYTES // 8] == len(file.bytes)
+    assert len(file.bytes) % 4096 == 0
+
+
+@pytest.mark.parametrize("size", [8, 24, 104, 1000])
+def test_fills_to_the_last_byte_that_fits_and_not_beyond(file: SessionFile, size: int) -> None:
+    """Nothing of what the reader has not taken may be overwritten."""
+    channel = RingChannel(file)
+    records: list[bytes] = []
+    record = p.Echo(len(records), b"x" * (size - 8)).encode()
+    while channel.write([record]):
+        records.append(record)
+        record = p.Echo(len(records), b"x" * (size - 8)).encode()
+        assert len(records) <= CAPACITY // len(record)
+    assert len(records) == CAPACITY // p.align8(len(record))
+    image = bytes(file.bytes[file.to_server_offset : file.to_client_offset])
+    assert split_records(image[: file.words[TAIL_OUT]]) == [p.decode_record(r) for r in records]
+    file.words[HEAD_OUT] = p.align8(len(record))
+    assert channel.write([record]), "room for one again"
+    assert not channel.write([record])
+
+
+def test_refused_batch_publishes_nothing(file: SessionFile) -> None:
+    channel = RingChannel(file)
+    assert channel.write([p.Echo(1, b"x" * 1000).encode()])
+    before = file.words[TAIL_OUT]
+    assert not channel.write([p.Echo(2).encode(), p.Echo(3, b"x" * 3500).encode()])
+    assert file.words[TAIL_OUT] == before
+    assert channel.write([p.Echo(4).encode()])
+
+
+def test_wraps_by_padding_like_the_model(file: SessionFile) -> None:
+    """Random records against a list; the reader here follows the drawing, not the code."""
+    rng = random.Random(7)
+    channel = RingChannel(file)
+    sent: list[p.Record] = []
+    got: list[p.Record] = []
+    head = 0
+    for step in range(3000):
+        record = p.Echo(step, rng.randbytes(rng.randrange(0, 1500)))
+        if channel.write([record.encode()]):
+            sent.append(record)
+        if rng.random() < 0.6:
+            tail = file.words[TAIL_OUT]
+            while head != tail:
+                at = file.to_server_offset + head % CAPACITY
+                length, kind = p.record_header(file.bytes, at)
+                assert head % CAPACITY + length <= CAPACITY, "a record never wraps"
+                if kind != p.TYPE_PADDING:
+                    got.append(p.decode_record(bytes(file.bytes[at : at + length])))
+                head += p.align8(length)
+            file.words[HEAD_OUT] = head
+            assert got == sent
+    assert head > 100 * CAPACITY
+
+
+def test_record_longer_than_what_is_published_is_refused(file: SessionFile) -> None:
+    """Its rest is not written yet: whole as it looks, it must not be believed."""
+    channel = RingChannel(file)
+    record = p.EchoAnswer(5, b"y" * 40).encode()
+    deliver(file, 0, record, published=16)
+    with pytest.raises(p.ProtocolError, match="16 bytes published"):
+        channel.drain()
+
+
+def test_record_across_the_end_is_refused(file: SessionFile) -> None:
+    channel = RingChannel(file)
+    for _ in range(4):
+        deliver(file, channel._in_head, p.EchoAnswer(1, b"z" * 1000).encode(), 1016)
+        channel.drain()
+    head = channel._in_head
+    assert CAPACITY - head % CAPACITY == 32
+    deliver(file, head, struct.pack("<IHH", 64, p.TYPE_ECHO_ANSWER, 0) + b"\0" * 24, 64)
+    with pytest.raises(p.ProtocolError, match="64 bytes at offset 4064"):
+        channel.drain()
+
+
+@pytest.mark.parametrize("tail", [CAPACITY + 8, 12, (1 << 64) - 8])
+def test_impossible_tail_is_refused_before_anything_is_read(file: SessionFile, tail: int) -> None:
+    channel = RingChannel(file)
+    file.words[TAIL_IN] = tail
+    with pytest.raises(p.ProtocolError, match=f"tail {tail} of the ring to the client"):
+        channel.drain()
+
+
+def test_impossible_head_is_refused(file: SessionFile) -> None:
+    channel = RingChannel(file)
+    file.words[HEAD_OUT] = 8
+    with pytest.raises(p.ProtocolError, match="head 8"):
+        channel.write([p.Echo(1).encode()])
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"\0\0\0\0", struct.pack("<IHH", 7, 7, 0), struct.pack("<IHH", 24, 7, 0) + b"\0" * 8],
+    ids=["rest", "short", "long"],
+)
+def test_frames_with_broken_records(payload: bytes) -> None:
+    with pytest.raises(p.ProtocolError):
+        split_records(payload)
+
+
+def test_generation_table_limits() -> None:
+    assert len(GenerationTable(0)) == 0
+    assert GenerationTable(0).fd == -1
+    with pytest.raises(ValueError, match="-1 generation counters"):
+        GenerationTable(-1)
