@@ -316,13 +316,17 @@ class FakeSidecar:
             depth += 1
         return depth
 
+    def all_ready(self) -> bool:
+        """Whether every rank has registered."""
+        return self.ready and len(self.workers) == self.world_size
+
     def _lookup(self, session: FakeSession, record: p.Lookup) -> None:
         if self.drop_answers > 0:
             self.drop_answers -= 1
             return
         chain = self.chains.get(record.request_id, [])
         status, servable, lease = p.LOOKUP_OK, 0, 0
-        if not self.ready or len(self.workers) < self.world_size:
+        if not self.all_ready():
             status = p.LOOKUP_NOT_READY
         elif len(chain) < record.chain_blocks:
             status = p.LOOKUP_UNKNOWN
@@ -359,7 +363,10 @@ class FakeSidecar:
         job = Job(record, self.generation, keys)
         if record.first_block:
             job.parent = chain[record.first_block - 1]
-        self._new_job(job)
+        if self.all_ready():
+            self._new_job(job)
+        else:
+            self._to(self.scheduler, p.SaveDone(record.job_id, 0, 0, len(keys)))
 
     def _new_job(self, job: Job) -> None:
         job_id = job.record.job_id

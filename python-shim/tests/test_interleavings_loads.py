@@ -130,6 +130,7 @@ def test_load_past_its_deadline_is_revoked_and_drains() -> None:
     rig.run()
     assert rig.sidecar.kills == 0
     assert rig.worker_sides[0].loads.revoked == 1
+    assert rig.side.loads_failed == 1
     rig.check_clean()
 
 
@@ -235,6 +236,7 @@ def test_sidecar_lost_at_each_stage_of_a_save(stage: str, how: str) -> None:
     engine.update()
     rig.run(copies=False)
     rig.check_clean()
+    assert not rig.sidecar.early, "a go for a job of another epoch"
     if rig.sidecar.dead or how == "stopped":
         rig.restart()
     rig.drop_engine_cache()
@@ -310,6 +312,11 @@ def test_reset_without_an_answer_blocks_lookups_until_it_comes() -> None:
     rig.add("a", prompt(21), max_new=2)
     rig.steps(2)
     assert rig.engine.external_tokens == 0
+    scheduler = rig.sidecar.scheduler
+    assert scheduler is not None
+    assert [type(r).__name__ for r in scheduler.inbox if type(r).__name__ != "EndRequest"] == [
+        "Reset"
+    ]
     rig.sidecar.drain_control()
     rig.sidecar.prompt = True
     rig.run()
@@ -385,6 +392,15 @@ def test_not_ready_sidecar_serves_nothing_and_is_not_waited_for() -> None:
 def test_prompt_logprobs_request_loads_nothing() -> None:
     rig = warm()
     assert rig.serve("a", prompt(21), skip_reading_prefix_cache=True) == 0
+    rig.check_clean()
+
+
+def test_local_hit_within_a_block_loads_nothing() -> None:
+    rig = warm()
+    request = rig.add("a", prompt(21), max_new=2)
+    assert rig.hooks.get_num_new_matched_tokens(request, 6) == (0, False)
+    assert rig.hooks.get_num_new_matched_tokens(request, 4) == (16, True)
+    rig.run()
     rig.check_clean()
 
 

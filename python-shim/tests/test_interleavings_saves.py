@@ -251,6 +251,76 @@ def test_two_instances_saving_the_same_key_one_dies_half_way() -> None:
     two.check_clean()
 
 
+def test_saves_wait_until_every_rank_is_registered() -> None:
+    rig = Rig()
+    rig.sidecar.ready = False
+    rig.add("a", prompt(21), max_new=12)
+    rig.steps(4)
+    assert rig.side.saves.jobs == 0, "planned before it could be kept"
+    rig.sidecar.ready = True
+    rig.steps(6)
+    assert rig.check_cache() >= 5
+    rig.run()
+    rig.check_clean()
+
+
+def test_block_half_computed_before_a_reset_is_never_saved() -> None:
+    rig = Rig()
+    rig.add("old", prompt(3), max_new=30)
+    rig.steps(1)
+    rig.engine.reset()
+    rig.steps(8)
+    assert rig.check_cache() == 0
+    # Nor by another request that shares the stale block.
+    old = rig.engine.requests["old"]
+    rig.add("new", [*old.tokens[:8], *prompt(9, 3)], max_new=2)
+    rig.steps(4)
+    assert rig.check_cache() == 0
+    rig.engine.abort("old")
+    rig.run()
+    rig.check_clean()
+
+
+def test_last_save_of_a_request_whose_blocks_were_handed_out_before_it_was_planned() -> None:
+    rig = Rig(blocks=6)
+    assert rig.link.present is not None
+    rig.link.present.full = True  # nothing can be planned while it runs
+    rig.add("a", prompt(18, 1), max_new=2)
+    rig.add("b", prompt(18, 2), max_new=2)
+    while "a" not in rig.engine.done:
+        rig.steps(1)
+    rig.link.present.full = False
+    rig.steps(1)  # b has a's blocks now
+    assert rig.engine.requests["b"].blocks
+    rig.run()
+    assert rig.check_cache() == 4
+    rig.check_clean()
+
+
+def test_last_save_is_planned_at_the_end_with_what_is_still_there() -> None:
+    rig = Rig()
+    assert rig.link.present is not None
+    rig.link.present.full = True
+    rig.add("a", prompt(18, 1), max_new=2)
+    while "a" not in rig.engine.done:
+        rig.steps(1)
+    rig.link.present.full = False
+    rig.run()
+    assert rig.check_cache() == 4
+    rig.check_clean()
+
+
+def test_blocks_behind_a_loaded_prefix_are_saved_and_the_prefix_is_not_saved_again() -> None:
+    rig = Rig()
+    rig.serve("a", prompt(21))
+    rig.drop_engine_cache()
+    planned = rig.side.saves.blocks
+    assert rig.serve("b", [*prompt(20), *prompt(12, 5)], max_new=1) == 20
+    assert rig.check_cache() == 8
+    assert rig.side.saves.blocks - planned == 3
+    rig.check_clean()
+
+
 @pytest.mark.parametrize("full_steps", [1, 2, 5])
 def test_full_ring_drops_saves_and_tries_again_from_the_same_block(full_steps: int) -> None:
     rig = Rig(budget=8)

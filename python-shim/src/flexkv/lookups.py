@@ -8,7 +8,7 @@ nothing in that time is *silent*: until it says anything, no request waits for i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from flexkv.protocol import (
@@ -42,6 +42,7 @@ class LookupLimits:
     asks_s_max: float = 2.0
     answer_lost_s: float = 0.1
     answer_fresh_s: float = 0.5
+    probe_every_s: float = 0.02
 
 
 def extensions(state: RequestState) -> list[Record]:
@@ -74,6 +75,9 @@ class Lookups:
         self._next_query = 1
         self._spin_left_us = limits.step_spin_us
         self._silent = False
+        self._probed_at = float("-inf")
+        self.ready = False
+        """Whether the sidecar has said that every rank is registered: before, plans are dropped."""
         self.asked = self.asked_again = self.gave_up = 0
 
     def new_step(self) -> None:
@@ -84,6 +88,18 @@ class Lookups:
         """What was asked of another session, or before a reset, is never answered."""
         self._waiting.clear()
         self._silent = False
+        self._probed_at = float("-inf")
+
+    def probe(self, session: Session, states: Iterable[RequestState]) -> None:
+        """Finds out whether the sidecar is ready, at most every ``probe_every_s`` seconds."""
+        now = self._clock()
+        if now - self._probed_at < self._limits.probe_every_s:
+            return
+        for state in states:
+            depth = self.loadable_blocks(state)
+            if depth > 0 and not state.query_id and self.ask(session, state, depth - 1):
+                self._probed_at = now
+                return
 
     def next_query(self) -> int:
         """A number for a question, never used twice."""
@@ -123,6 +139,7 @@ class Lookups:
     def arrived(self, answer: LookupAnswer) -> None:
         """Files an answer; one that nobody waits for is dropped."""
         self._silent = False
+        self.ready = answer.status != LOOKUP_NOT_READY
         state = self._waiting.pop(answer.query_id, None)
         if state is None or state.query_id != answer.query_id:
             return

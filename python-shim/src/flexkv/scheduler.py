@@ -41,6 +41,8 @@ from flexkv.saves import SavePlanner
 from flexkv.session_api import SchedulerLink, Session
 
 RESET_WAIT_US = 50_000.0
+MAX_FINISHED_KEPT = 256
+"""Ended requests whose last save waits for a sidecar that is not ready; the oldest give way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,18 @@ class SchedulerSide:
             if request_id in self._states
         ]
         session = self._ready_session() if self._facts.can_save else None
+        waits = False
+        if session is not None and not self.lookups.ready:
+            # A rank is not registered yet: what is planned now would be dropped for good.
+            candidates = (*scheduled, *self._finished)
+            self.lookups.probe(session, (state for state, _ in candidates))
+            session = self._ready_session()
+            waits = not self.lookups.ready
+            session = None if waits else session
         finished, self._finished = self._finished, []
+        if waits:
+            self._finished = finished[-MAX_FINISHED_KEPT:]
+            finished = finished[:-MAX_FINISHED_KEPT]
         for state, tokens in finished:
             if session is not None:
                 saves += self.saves.plan_finished(session, state, tokens)
@@ -208,7 +221,7 @@ class SchedulerSide:
         if state is None:
             return
         self.lookups.forget(state)
-        self._finished.append((state, 0 if state.load else request.num_computed_tokens))
+        self._finished.append((state, request.num_computed_tokens))
 
     def reset_cache(self) -> bool:
         """Nothing saved before is served from this call on, whatever the sidecar does.
@@ -221,7 +234,6 @@ class SchedulerSide:
         self._reset_query = 0
         self._table.forget_all()
         self.lookups.new_session()
-        self._finished = [(state, 0) for state, _ in self._finished]
         for state in self._loading.values():
             if state.load is not None:
                 self._void.append(state.load.job_id)
@@ -250,6 +262,7 @@ class SchedulerSide:
         if session is not self._session:
             self._session = session
             self.lookups.new_session()
+            self.lookups.ready = False
             self.saves.new_session()
             self._reset_query = 0
             for state in self._states.values():

@@ -1,0 +1,69 @@
+"""Rules of saving that no interleaving shows alone, because others stand in front of them."""
+
+from __future__ import annotations
+
+from array import array
+from types import SimpleNamespace
+from typing import Any
+
+from memory_sidecar import FakeGenerations
+
+from flexkv.blocks import BlockTable
+from flexkv.metadata import AFTER_FORWARD
+from flexkv.requests import OpenLoad, RequestState
+from flexkv.saves import SavePlanner
+
+
+class Session:
+    session_id, boot_epoch, server_pid = 1, 2, 3
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, *records: Any) -> bool:
+        self.sent += records
+        return True
+
+
+def planner() -> tuple[SavePlanner, BlockTable, RequestState]:
+    table = BlockTable(FakeGenerations(10), 10)
+    request = SimpleNamespace(num_computed_tokens=0, block_hashes=[b"h" * 16] * 3)
+    state = RequestState(1, "r", request, blocks=array("I", [1, 2, 3]), known=3)
+    return SavePlanner(4, table, lambda session: 77), table, state
+
+
+def plan(saves: SavePlanner, state: RequestState, tokens: int) -> int:
+    return len(saves.plan(Session(), state, tokens, AFTER_FORWARD))  # type: ignore[arg-type]
+
+
+def test_filled_blocks_are_planned_once() -> None:
+    saves, _, state = planner()
+    saves.mark_filled(state, 12)
+    assert plan(saves, state, 12) == 1
+    assert plan(saves, state, 12) == 0
+
+
+def test_block_computed_over_a_stale_one_never_counts_as_filled() -> None:
+    saves, table, state = planner()
+    state.request.num_computed_tokens = 4
+    saves.mark_filled(state, 8)
+    assert not table.intact(2)
+    assert not table.intact(3)
+
+
+def test_request_with_an_open_load_is_not_saved() -> None:
+    saves, _, state = planner()
+    saves.mark_filled(state, 12)
+    state.load = OpenLoad(5, 0)
+    assert plan(saves, state, 12) == 0
+
+
+def test_null_block_is_never_intact_and_never_counted() -> None:
+    generations = FakeGenerations(4)
+    table = BlockTable(generations, 4)
+    table.assigned([0, 1])
+    table.filled([0, 1])
+    assert generations.values == [0, 1, 0, 0]
+    assert not table.intact(0)
+    table._filled_at[0] = 0
+    assert not table.intact(0)
