@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,18 @@ def until(condition: Callable[[], object], timeout_s: float = 8.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"not within {timeout_s} s"
         time.sleep(0.005)
+
+
+def stack_of(name: str) -> list[str]:
+    """Names of the functions that the thread is in."""
+    found: list[str] = []
+    for thread in threading.enumerate():
+        if thread.name == name and thread.ident is not None:
+            frame = sys._current_frames().get(thread.ident)
+            while frame is not None:
+                found.append(frame.f_code.co_name)
+                frame = frame.f_back
+    return found
 
 
 @pytest.fixture
@@ -215,6 +228,7 @@ def test_close_ends_thread_and_session_at_once(
         link.start()
         session = link.wait(5)
         assert session is not None
+        until(lambda: "wait_until_over" in stack_of("flexkv-attach"))
         began = time.monotonic()
         link.close()
         link.close()
