@@ -45,6 +45,7 @@ public final class RendezvousServer implements Runnable, AutoCloseable {
   private volatile boolean refusing;
   private volatile boolean running = true;
   private volatile int clients;
+  private volatile int sessions;
   private volatile long lastClientNanos = System.nanoTime();
 
   /**
@@ -107,9 +108,12 @@ public final class RendezvousServer implements Runnable, AutoCloseable {
     return clients;
   }
 
-  /** Nanoseconds since the last engine's session ended (or the start), 0 while there is one. */
+  /**
+   * Nanoseconds since the last engine's session ended (or the start), 0 while any session is open.
+   * A tool holds the sidecar while it is there, but leaves no time behind.
+   */
   public long idleNanos() {
-    return clients > 0 ? 0 : System.nanoTime() - lastClientNanos;
+    return sessions > 0 ? 0 : System.nanoTime() - lastClientNanos;
   }
 
   private void signal() {
@@ -283,6 +287,7 @@ public final class RendezvousServer implements Runnable, AutoCloseable {
     c.session = session;
     c.input.maxPayload(session.bridge == null ? 0 : Protocol.MAX_FRAME_BYTES);
     clients = admission.clients();
+    sessions = admission.open();
     ObjectNode json = Json.newObject();
     json.put("boot_epoch", identity.epochText());
     json.put("session_id", session.id);
@@ -391,9 +396,10 @@ public final class RendezvousServer implements Runnable, AutoCloseable {
     if (session != null) {
       admission.closed(session);
       clients = admission.clients();
-      if (clients == 0) {
+      if (session.hello.role() != Protocol.ROLE_TOOL) {
         lastClientNanos = System.nanoTime();
       }
+      sessions = admission.open();
       events.closed(session);
     }
   }

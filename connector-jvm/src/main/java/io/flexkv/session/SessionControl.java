@@ -24,7 +24,7 @@ import org.slf4j.LoggerFactory;
  */
 public final class SessionControl {
   private static final Logger LOG = LoggerFactory.getLogger(SessionControl.class);
-  private static final long CALL_MILLIS = 1000;
+  private static final long CALL_MILLIS = 3000;
   private static final long PROOF_NANOS = 10_000_000_000L;
   private static final int MAX_PROOF_BLOCKS = 16;
 

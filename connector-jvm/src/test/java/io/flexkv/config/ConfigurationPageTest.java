@@ -46,6 +46,20 @@ class ConfigurationPageTest {
     assertThat(sidecars).isGreaterThanOrEqualTo(4);
   }
 
+  @Test
+  void shimsTable_namesEveryOptionThatTheSidecarTakesForKnown() throws IOException {
+    String page = Files.readString(PAGE);
+    Matcher row =
+        Pattern.compile("^\\| `(\\w+)` \\| `(\\w+)`", Pattern.MULTILINE)
+            .matcher(page.substring(page.indexOf("## The shim's")));
+    assertThat(row.results().map(r -> r.group(1) + " " + r.group(2)))
+        .containsExactlyInAnyOrderElementsOf(
+            Options.ALL.stream()
+                .filter(option -> option.side() != Option.Side.SIDECAR)
+                .map(option -> option.name() + " " + option.env())
+                .toList());
+  }
+
   private static String row(Option option) {
     String value = option.defaultText().isEmpty() ? "empty" : "`" + option.defaultText() + "`";
     return String.format(
