@@ -141,10 +141,12 @@ class WorkerHooks:
         if not isinstance(meta, StepMetadata) or meta is self._last_meta:
             return
         self._last_meta = meta
+        loads = [job for job in meta.jobs if job.is_load]
         if self.side is None:
             # Nobody else will report these: no copy was ever started for them.
-            self._orphans.extend(job for job in meta.jobs if job.is_load)
+            self._orphans.extend(loads)
         else:
+            self.side.expect(loads)
             self.guard.run(hook, None, self.side.begin_step, meta)
 
     def wait_for_save(self) -> None:

@@ -132,10 +132,10 @@ class OpenLoads:
             load.blocks_ok = 0
             return
         if load.revoked_at is None and (give_up or not alive or now >= load.deadline):
-            session.set_revoke(load.revoke_index, load.job.job_id)
-            session.send(Revoke(load.job.job_id))
             load.revoked_at = now
             self.revoked += 1
+            session.set_revoke(load.revoke_index, load.job.job_id)
+            session.send(Revoke(load.job.job_id))
         if load.revoked_at is None or now < load.revoked_at + self._drain_s or load.killed:
             return
         if session not in self._killed:

@@ -66,8 +66,13 @@ class WorkerSide:
         self.saves_done = self.saves_dropped = self.bytes_moved = 0
 
     # ------------------------------------------------------------------ hooks, in vLLM's order
+    def expect(self, loads: list[StepJob]) -> None:
+        """Takes a step's loads over: from here on each of them is reported, once."""
+        give_up_at = self._clock() + self._deadline_s
+        self._waiting.extend(_Waiting(job, give_up_at) for job in loads)
+
     def begin_step(self, meta: StepMetadata) -> None:
-        """First thing of a step: fences its loads and the saves of what earlier steps wrote.
+        """First thing of a step: fences the loads, and the saves of what earlier steps wrote.
 
         Saves left from a step whose ``wait_for_save`` did not come go first; their bytes are as
         complete now as the others'.
@@ -75,9 +80,6 @@ class WorkerSide:
         session = self._link.session()
         leftover = list(self._saves)
         self._saves.clear()
-        # Loads before anything that could fail: each must be reported.
-        give_up_at = self._clock() + self._deadline_s
-        self._waiting.extend(_Waiting(job, give_up_at) for job in meta.jobs if job.is_load)
         if not self._off:
             saves = [job for job in meta.jobs if job.kind == KIND_SAVE]
             before = [job for job in saves if job.when != AFTER_FORWARD]
@@ -144,37 +146,42 @@ class WorkerSide:
         fence: Fence | None = None
         now = self._clock()
         later: list[_Waiting] = []
-        while self._waiting:
-            # Taken off only once it is somebody else's to report, whatever raises on the way.
-            waiting = self._waiting[0]
-            job = waiting.job
-            if (
-                self._off
-                or session is None
-                or session.boot_epoch != job.boot_epoch
-                or not session.alive()
-                or now >= waiting.give_up_at
-            ):
-                self._waiting.popleft()
-                self._loads.never_started(job)
-                continue
-            fence = fence or self.fences.record(session)
-            word = None if fence is None else self._loads.free_word()
-            self._waiting.popleft()
-            if fence is None or word is None or not self._go_load(session, job, fence, word):
-                later.append(waiting)
-        self._waiting.extend(later)
+        try:
+            while self._waiting:
+                # Taken off only once it is somebody else's to report, whatever raises on the way.
+                job = self._waiting[0].job
+                if (
+                    self._off
+                    or session is None
+                    or session.boot_epoch != job.boot_epoch
+                    or not session.alive()
+                    or now >= self._waiting[0].give_up_at
+                ):
+                    self._loads.never_started(job)
+                    self._waiting.popleft()
+                    continue
+                fence = fence or self.fences.record(session)
+                if fence is None or not self._go_load(session, job, fence):
+                    later.append(self._waiting.popleft())
+        finally:
+            self._waiting.extend(later)
 
-    def _go_load(self, session: Session, job: StepJob, fence: Fence, word: int) -> bool:
+    def _go_load(self, session: Session, job: StepJob, fence: Fence) -> bool:
+        """Hands the first waiting load to the sidecar; false if there is no room for it now."""
+        word = self._loads.free_word()
+        if word is None:
+            return False
         go = Go(
             job.job_id, fence.sequence, fence.index, word, self._limits.load_deadline_ms,
             KIND_LOAD, fence.kind,
         )  # fmt: skip
         self._loads.started(job, session, word)
+        waiting = self._waiting.popleft()
         session.set_revoke(word, 0)
         if session.send(go):
             return True
         self._loads.withdraw(job.job_id)
+        self._waiting.appendleft(waiting)
         return False
 
     def _start_saves(self, session: Session | None, jobs: list[StepJob]) -> None:

@@ -1,0 +1,127 @@
+"""What is read of vLLM's configuration, and which engines are served nothing."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flexkv.engine import adopt_failure_policy, page_sizes, read_facts
+from flexkv.protocol import ROLE_SCHEDULER, ROLE_WORKER
+
+
+class FullAttentionSpec:
+    page_size_bytes = 4096
+    real_page_size_bytes = 4000
+
+
+class MambaSpec:
+    page_size_bytes = 10
+
+
+class UniformTypeKVCacheSpecs:
+    def __init__(self, **specs: Any) -> None:
+        self.kv_cache_specs = specs
+
+
+def config(**more: Any) -> Any:
+    parts = {
+        "parallel_config": SimpleNamespace(world_size=2, rank=1, data_parallel_rank=3),
+        "cache_config": SimpleNamespace(block_size=16, num_gpu_blocks=50),
+        "model_config": SimpleNamespace(),
+        "kv_transfer_config": SimpleNamespace(
+            engine_id="e", is_kv_producer=True, is_kv_consumer=True, kv_load_failure_policy="fail"
+        ),
+    }
+    for name, value in more.items():
+        section, _, attribute = name.partition("__")
+        setattr(parts[section], attribute, value)
+    return SimpleNamespace(**parts)
+
+
+def caches(*specs: Any, blocks: int = 100, **more: Any) -> Any:
+    groups = [SimpleNamespace(kv_cache_spec=s, layer_names=["a", "b"]) for s in specs]
+    return SimpleNamespace(kv_cache_groups=groups, num_blocks=blocks, **more)
+
+
+def refused(kv_cache_config: Any = None, **more: Any) -> str:
+    if kv_cache_config is None:
+        kv_cache_config = caches(FullAttentionSpec())
+    return read_facts(
+        config(**more), scheduler=True, kv_cache_config=kv_cache_config, facade=False
+    ).refused
+
+
+def test_facts_of_both_roles() -> None:
+    worker = read_facts(
+        config(), scheduler=False, kv_cache_config=caches(FullAttentionSpec()), facade=False
+    )
+    assert (worker.role, worker.rank, worker.world_size) == (ROLE_WORKER, 1, 2)
+    assert (worker.instance, worker.block_tokens, worker.num_blocks) == ("e/3", 16, 100)
+    assert worker.refused == ""
+    scheduler = read_facts(config(), scheduler=True, kv_cache_config=None, facade=True)
+    assert (scheduler.role, scheduler.rank, scheduler.num_blocks) == (ROLE_SCHEDULER, 0, 50)
+    assert "does not reach" in scheduler.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"cache_config__calculate_kv_scales": True}, "calculate_kv_scales"),
+        ({"cache_config__enable_prefix_caching": False}, "prefix caching is off"),
+        ({"model_config__is_encoder_decoder": True}, "encoder-decoder"),
+        ({"model_config__is_diffusion": True}, "diffusion"),
+        ({"parallel_config__decode_context_parallel_size": 2}, "decode_context_parallel_size"),
+        ({"cache_config__prefix_match_unit": 4}, "prefix_match_unit 4"),
+        ({"cache_config__block_size": None}, "nothing to serve"),
+    ],
+)
+def test_engines_that_are_served_nothing(setting: dict[str, Any], says: str) -> None:
+    assert says in refused(**setting)
+
+
+def test_several_groups_and_other_kinds_of_cache_are_served_nothing() -> None:
+    assert "2 KV cache groups" in refused(caches(FullAttentionSpec(), FullAttentionSpec()))
+    assert "MambaSpec" in refused(caches(MambaSpec()))
+    mixed = UniformTypeKVCacheSpecs(a=FullAttentionSpec(), b=MambaSpec())
+    assert "MambaSpec" in refused(caches(mixed))
+    assert refused(caches(UniformTypeKVCacheSpecs(a=FullAttentionSpec()))) == ""
+    assert "differs" in refused(caches(FullAttentionSpec(), hash_block_size=8))
+
+
+def test_page_sizes_padded_and_not() -> None:
+    assert page_sizes(caches(FullAttentionSpec())) == {"a": (4096, 4000), "b": (4096, 4000)}
+    mixed = UniformTypeKVCacheSpecs(a=FullAttentionSpec())
+    assert page_sizes(caches(mixed)) == {"a": (4096, 4000)}
+    assert page_sizes(None) == {}
+
+
+def test_failure_policy_becomes_recompute_unless_the_user_wants_fail() -> None:
+    vllm_config = config()
+    assert adopt_failure_policy(vllm_config, "recompute") == ""
+    assert vllm_config.kv_transfer_config.kv_load_failure_policy == "recompute"
+    assert adopt_failure_policy(vllm_config, "fail") == ""
+    assert vllm_config.kv_transfer_config.kv_load_failure_policy == "fail"
+
+
+class MultiConnector:
+    """Hands its children a copy of the configuration, as vLLM's does."""
+
+    def __init__(self, vllm_config: Any, wanted: str) -> None:
+        child = copy.copy(vllm_config)
+        child.kv_transfer_config = copy.copy(vllm_config.kv_transfer_config)
+        self.answer = self._child(child, wanted)
+
+    @staticmethod
+    def _child(child: Any, wanted: str) -> str:
+        return adopt_failure_policy(child, wanted)
+
+
+def test_under_multi_connector_the_outer_policy_decides() -> None:
+    outer = config()
+    assert "outer" in MultiConnector(outer, "recompute").answer
+    assert MultiConnector(outer, "fail").answer == ""
+    outer.kv_transfer_config.kv_load_failure_policy = "recompute"
+    assert MultiConnector(outer, "recompute").answer == ""

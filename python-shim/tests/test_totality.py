@@ -1,0 +1,153 @@
+"""Every hook is total: whatever breaks inside, vLLM lives and each open load ends exactly once."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from rig import Rig, prompt
+
+from flexkv.hooks import SchedulerHooks, WorkerHooks
+from flexkv.metadata import StepJob, StepMetadata
+from flexkv.protocol import KIND_LOAD
+from flexkv.worker import WorkerLimits
+
+LIMITS = WorkerLimits(load_deadline_ms=1000, drain_timeout_ms=5000)
+
+
+class BrokenError(RuntimeError):
+    pass
+
+
+def broken(*args: Any, **kwargs: Any) -> Any:
+    raise BrokenError("injected")
+
+
+def warm() -> Rig:
+    rig = Rig(limits=LIMITS)
+    rig.serve("warm", prompt(21))
+    rig.drop_engine_cache()
+    return rig
+
+
+SCHEDULER_PARTS = [
+    ("side", "on_new_request"),
+    ("side", "get_num_new_matched_tokens"),
+    ("side", "update_state_after_alloc"),
+    ("side", "_plan_load"),
+    ("side", "build_connector_meta"),
+    ("side", "_count_new_blocks"),
+    ("side", "update_connector_output"),
+    ("side", "request_finished"),
+    ("side", "_live_session"),
+    ("saves", "plan"),
+    ("saves", "mark_filled"),
+    ("lookups", "answer"),
+    ("lookups", "arrived"),
+]
+
+
+@pytest.mark.parametrize("owner", SCHEDULER_PARTS, ids=lambda o: o[1])
+@pytest.mark.parametrize("when", ["before", "loading"])
+def test_scheduler_side_that_breaks(
+    owner: tuple[str, str], when: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    rig = warm()
+    target = rig.side if owner[0] == "side" else getattr(rig.side, owner[0])
+    if when == "before":
+        monkeypatch.setattr(target, owner[1], broken)
+    requests = [rig.add(f"r{i}", [*prompt(21), i], max_new=3) for i in range(3)]
+    rig.steps(1, copies=False)
+    if when == "loading":
+        monkeypatch.setattr(target, owner[1], broken)
+    rig.run()
+    assert [r.generated for r in requests] == [3, 3, 3]
+    assert rig.engine.leaked() == 0
+    assert rig.worker_sides[0].open_loads == 0
+    late = rig.add("late", prompt(30), max_new=2)
+    rig.run()
+    assert late.generated == 2
+    if rig.hooks.guard.errors:
+        logged = [r for r in caplog.records if "FlexKV is off" in r.message]
+        assert len(logged) == 1, "once, with its traceback, and not once a step"
+        assert logged[0].exc_info
+        assert rig.hooks.get_num_new_matched_tokens(late, 0) == (0, False)
+    else:
+        assert when == "loading" or owner[1] in ("update_connector_output", "_plan_load")
+
+
+WORKER_PARTS = [
+    ("side", "begin_step"),
+    ("side", "_start_loads"),
+    ("side", "_start_saves"),
+    ("side", "_go_load"),
+    ("side", "wait_for_save"),
+    ("side", "_poll"),
+    ("fences", "record"),
+    ("loads", "done"),
+    ("loads", "started"),
+    ("session", "send"),
+    ("session", "poll"),
+]
+
+
+@pytest.mark.parametrize("owner", WORKER_PARTS, ids=lambda o: o[1])
+@pytest.mark.parametrize("when", ["before", "loading"])
+def test_worker_side_that_breaks(
+    owner: tuple[str, str], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = warm()
+    side = rig.worker_sides[0]
+    target: Any = {
+        "side": side,
+        "fences": side.fences,
+        "loads": side.loads,
+        "session": rig.worker_links[0].present,
+    }[owner[0]]
+    if when == "before":
+        monkeypatch.setattr(target, owner[1], broken)
+    requests = [rig.add(f"r{i}", [*prompt(21), i], max_new=3) for i in range(3)]
+    rig.steps(1, copies=False)
+    if when == "loading":
+        monkeypatch.setattr(target, owner[1], broken)
+    for _ in range(200):
+        if not rig.engine.has_requests():
+            break
+        rig.steps(1)
+        rig.clock.now += 0.1
+    assert [r.generated for r in requests] == [3, 3, 3]
+    assert rig.engine.leaked() == 0
+    assert side.open_loads == 0
+
+
+def test_worker_without_a_side_fails_loads_at_once() -> None:
+    hooks = WorkerHooks(broken)
+    hooks.register_kv_caches({})
+    assert hooks.guard.errors == 1
+    meta = StepMetadata([StepJob(9, 5, "r", KIND_LOAD)])
+    meta.jobs[0].blocks.extend([3, 4])
+    hooks.begin_step("handle_preemptions", meta)
+    hooks.begin_step("start_load_kv", meta)  # the same step once more
+    assert hooks.get_finished() == {"r"}
+    assert hooks.get_block_ids_with_load_errors() == {3, 4}
+    assert hooks.get_finished() == set()
+
+
+def test_old_form_of_handle_preemptions_is_ignored() -> None:
+    hooks = WorkerHooks(broken)
+    hooks.begin_step("handle_preemptions", {"r1", "r2"})
+    assert hooks.get_finished() == set()
+
+
+def test_scheduler_that_cannot_be_built_answers_neutrally(caplog: Any) -> None:
+    with caplog.at_level(logging.ERROR):
+        hooks = SchedulerHooks(broken)
+    assert "__init__ failed" in caplog.text
+    assert hooks.get_num_new_matched_tokens(object(), 0) == (0, False)
+    assert hooks.build_connector_meta(object()) == StepMetadata()
+    assert hooks.reset_cache() is True
+    hooks.on_new_request(object())
+    hooks.update_state_after_alloc(object(), object(), 0)
+    hooks.request_finished(object())
+    hooks.shutdown()
