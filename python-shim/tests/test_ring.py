@@ -9,7 +9,7 @@ import pytest
 
 from flexkv import protocol as p
 from flexkv.frames import split_records
-from flexkv.ring import GenerationTable, RingChannel, SessionFile
+from flexkv.ring import GenerationTable, RingChannel, SessionFile, encode
 
 CAPACITY = 4096
 TAIL_IN = p.OFF_TO_CLIENT_TAIL // 8
@@ -41,7 +41,7 @@ def test_fills_to_the_last_byte_that_fits_and_not_beyond(file: SessionFile, size
     channel = RingChannel(file)
     records: list[bytes] = []
     record = p.Echo(len(records), b"x" * (size - 8)).encode()
-    while channel.write([record]):
+    while channel.write([(record,)]):
         records.append(record)
         record = p.Echo(len(records), b"x" * (size - 8)).encode()
         assert len(records) <= CAPACITY // len(record)
@@ -49,17 +49,17 @@ def test_fills_to_the_last_byte_that_fits_and_not_beyond(file: SessionFile, size
     image = bytes(file.bytes[file.to_server_offset : file.to_client_offset])
     assert split_records(image[: file.words[TAIL_OUT]]) == [p.decode_record(r) for r in records]
     file.words[HEAD_OUT] = p.align8(len(record))
-    assert channel.write([record]), "room for one again"
-    assert not channel.write([record])
+    assert channel.write([(record,)]), "room for one again"
+    assert not channel.write([(record,)])
 
 
 def test_refused_batch_publishes_nothing(file: SessionFile) -> None:
     channel = RingChannel(file)
-    assert channel.write([p.Echo(1, b"x" * 1000).encode()])
+    assert channel.write([(p.Echo(1, b"x" * 1000).encode(),)])
     before = file.words[TAIL_OUT]
-    assert not channel.write([p.Echo(2).encode(), p.Echo(3, b"x" * 3500).encode()])
+    assert not channel.write([(p.Echo(2).encode(),), (p.Echo(3, b"x" * 3500).encode(),)])
     assert file.words[TAIL_OUT] == before
-    assert channel.write([p.Echo(4).encode()])
+    assert channel.write([(p.Echo(4).encode(),)])
 
 
 def test_wraps_by_padding_like_the_model(file: SessionFile) -> None:
@@ -71,7 +71,7 @@ def test_wraps_by_padding_like_the_model(file: SessionFile) -> None:
     head = 0
     for step in range(3000):
         record = p.Echo(step, rng.randbytes(rng.randrange(0, 1500)))
-        if channel.write([record.encode()]):
+        if channel.write([(record.encode(),)]):
             sent.append(record)
         if rng.random() < 0.6:
             tail = file.words[TAIL_OUT]
@@ -120,7 +120,7 @@ def test_impossible_head_is_refused(file: SessionFile) -> None:
     channel = RingChannel(file)
     file.words[HEAD_OUT] = 8
     with pytest.raises(p.ProtocolError, match="head 8"):
-        channel.write([p.Echo(1).encode()])
+        channel.write([(p.Echo(1).encode(),)])
 
 
 @pytest.mark.parametrize(
@@ -138,3 +138,33 @@ def test_generation_table_limits() -> None:
     assert GenerationTable(0).fd == -1
     with pytest.raises(ValueError, match="-1 generation counters"):
         GenerationTable(-1)
+
+
+@pytest.mark.parametrize("width", [16, 20, 32, 64])
+@pytest.mark.parametrize("count", [0, 1, 3, 512, p.MAX_KEYS_A_RECORD])
+def test_parts_of_an_extend_are_its_bytes(width: int, count: int) -> None:
+    record = p.Extend((1 << 63) + 5, 77, width, random.Random(count).randbytes(width * count))
+    if len(record.hashes) > p.MAX_RECORD_BYTES - 40:
+        with pytest.raises(p.ProtocolError):
+            record.encode()
+        return
+    assert b"".join(encode(record)) == record.encode()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        p.Extend(1, 0, 32, b"x" * 33),
+        p.Extend(1, 0, 32, b"x" * 32 * (p.MAX_KEYS_A_RECORD + 1)),
+        p.Extend(1, 0, 64, b"x" * 64 * p.MAX_KEYS_A_RECORD),
+    ],
+    ids=["rest", "keys", "bytes"],
+)
+def test_extend_beyond_the_limits_is_refused(record: p.Extend) -> None:
+    with pytest.raises(p.ProtocolError):
+        encode(record)
+
+
+def test_other_records_and_full_extends_go_whole() -> None:
+    for record in (p.Extend(1, 0, 32, b"x" * 32, (1, 2), b"abc"), p.Echo(1), p.EndRequest(4)):
+        assert encode(record) == (record.encode(),)

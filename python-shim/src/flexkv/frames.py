@@ -11,6 +11,7 @@ import socket
 from collections.abc import Sequence
 
 from flexkv import protocol as p
+from flexkv.ring import Encoded
 
 OUT_LIMIT_BYTES = 1024 * 1024
 """Bytes accepted and not yet taken by the kernel; beyond it a write is refused."""
@@ -27,10 +28,11 @@ class FrameChannel:
         self._in = bytearray(received)
         self._out = bytearray()
 
-    def write(self, records: Sequence[bytes]) -> bool:
+    def write(self, records: Sequence[Encoded]) -> bool:
         """See ``ring.Channel``."""
         self._flush()
-        payload = b"".join(r + b"\0" * (-len(r) & 7) for r in records)
+        whole = (b"".join(parts) for parts in records)
+        payload = b"".join(r + b"\0" * (-len(r) & 7) for r in whole)
         if len(payload) > _FRAME_PAYLOAD:
             return False
         frame = p.encode_frame(p.FRAME_RECORDS, payload)

@@ -23,7 +23,7 @@ from flexkv import rendezvous
 from flexkv.control import ControlClient
 from flexkv.errors import AttachError
 from flexkv.frames import FrameChannel
-from flexkv.ring import Channel, GenerationTable, RingChannel, SessionFile
+from flexkv.ring import Channel, GenerationTable, RingChannel, SessionFile, encode
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Session:
         if self._over:
             return False
         try:
-            if not self._channel.write([record.encode() for record in records]):
+            if not self._channel.write([encode(record) for record in records]):
                 return False
             if self._rings and self._file.sleeping:
                 os.eventfd_write(self._eventfd, 1)

@@ -45,8 +45,22 @@ def machine() -> str:
         if line.startswith("model name"):
             model = line.split(":", 1)[1].strip()
             break
-    load = os.getloadavg()[0]
-    return f"{model}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}"
+    return (
+        f"{model}, {free_cores():.1f} of {os.cpu_count()} cores free, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def free_cores(seconds: float = 1.0) -> float:
+    """Cores that nobody used while we slept: with less than two the figures say little."""
+
+    def idle_ticks() -> int:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+        return int(fields[4]) + int(fields[5])
+
+    before = idle_ticks()
+    time.sleep(seconds)
+    return (idle_ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -97,12 +111,11 @@ class Bench:
         return took_us
 
 
-def measure(bench: Bench, rounds: int) -> list[dict[str, Any]]:
+def measure(bench: Bench, rounds: int, where: str) -> list[dict[str, Any]]:
     for i in range(WARM_UP):
         bench.ask(KEYS[i % len(KEYS)])
         bench.echo(8)
     records: list[dict[str, Any]] = []
-    where = machine()
     command = f"python {' '.join(sys.argv)}"
 
     def record(name: str, keys: int, value: float, unit: str, limit: float | None) -> None:
@@ -155,6 +168,7 @@ def main() -> int:
     if why:
         sys.stderr.write(f"lookup bench: {why}\n")
         return 1
+    where = machine()  # before anything of ours runs
     with tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder:
         path = str(Path(folder, "s"))
         found = settings(path, Path(folder, "run"))
@@ -162,12 +176,12 @@ def main() -> int:
         keep = launcher.start_or_join(found, lambda: open_session(path, tool, None), lambda: False)
         assert keep is not None
         try:
-            records = measure(Bench(path, arguments.spin_us), arguments.rounds)
+            records = measure(Bench(path, arguments.spin_us), arguments.rounds, where)
         finally:
             os.kill(keep.server_pid, signal.SIGKILL)
     arguments.out.mkdir(parents=True, exist_ok=True)
     Path(arguments.out, "lookup.json").write_text(json.dumps(records, indent=1) + "\n")
-    sys.stdout.write(table(records) + "\n")
+    sys.stdout.write(f"{where}\n{table(records)}\n")
     return 0
 
 
