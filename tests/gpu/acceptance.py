@@ -19,11 +19,13 @@ import os
 import pathlib
 import platform
 import random
+import select
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +61,7 @@ class Served:
 
     tokens: list[int] = field(default_factory=list)
     ttft_s: float | None = None
+    cached: int = 0  # tokens that vLLM did not compute: its own prefix cache and ours
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -70,7 +73,17 @@ def make_plan(args: argparse.Namespace) -> Plan:
     lengths = [2048, 30000] + [
         int(2048 * (30000 / 2048) ** rng.random()) for _ in range(args.prompts - 2)
     ]
-    return Plan("8b", lengths, 48, args.kv_gib << 30, args.cpu_cache_gb, 32000, 16, 3, args.seed)
+    return Plan(
+        "8b",
+        lengths,
+        args.output_tokens,
+        args.kv_gib << 30,
+        args.cpu_cache_gb,
+        32000,
+        16,
+        3,
+        args.seed,
+    )
 
 
 def say(text: str) -> None:
@@ -144,6 +157,7 @@ class Engine:
                 if tokens and served[name].ttft_s is None:
                     served[name].ttft_s = time.perf_counter() - started[name]
                 served[name].tokens = tokens
+                served[name].cached = output.num_cached_tokens or 0
             steps += 1
             if on_step is not None:
                 on_step(steps)
@@ -200,10 +214,35 @@ def median_ms(served: list[Served]) -> float:
     return 1000 * statistics.median(s.ttft_s for s in served if s.ttft_s is not None)
 
 
-def wait_for_saves(expected_tokens: int) -> None:
-    """Saves are asynchronous: gives the last ones a moment, bounded."""
-    del expected_tokens
-    time.sleep(1.0)
+def status() -> dict[str, Any]:
+    """What the sidecar says of itself; empty if none answers."""
+    done = subprocess.run([sys.executable, "-m", "flexkv.cli", "status"],
+                          capture_output=True, text=True, timeout=30, check=False)  # fmt: skip
+    return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+
+
+def find(tree: Any, name: str) -> Any:
+    """The first value called ``name`` in a tree of objects."""
+    if isinstance(tree, dict):
+        if name in tree:
+            return tree[name]
+        tree = list(tree.values())
+    for branch in tree if isinstance(tree, list) else ():
+        found = find(branch, name)
+        if found is not None:
+            return found
+    return None
+
+
+def wait_until_quiet(limit_s: float = 20) -> dict[str, Any]:
+    """Waits until the sidecar has no job and no lease; its last status either way."""
+    limit = time.monotonic() + limit_s
+    while True:
+        seen = status()
+        open_things = [find(seen, name) for name in ("load_jobs", "save_jobs", "leases")]
+        if open_things == [0, 0, 0] or time.monotonic() > limit:
+            return seen
+        time.sleep(0.1)
 
 
 def run(plan: Plan, args: argparse.Namespace) -> int:
@@ -228,16 +267,15 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
             if number % 8 == 0:
                 took_s = cold[-1].ttft_s
                 say(f"cold {number + 1}/{len(prompts)}: {len(prompt)} tokens, {took_s:.3f} s")
-        wait_for_saves(sum(plan.lengths))
+        wait_until_quiet()
 
         def served_from_cache(label: str) -> list[Served]:
-            before = engine.metric("vllm:external_prefix_cache_hits")
             out = []
             for prompt in prompts:
                 if not engine.reset():
                     failures.append(f"{label}: reset_prefix_cache() was false on an idle engine")
                 out.append(engine.alone(prompt))
-            hits = engine.metric("vllm:external_prefix_cache_hits") - before
+            hits = sum(served.cached for served in out)
             records.add(f"{label}: tokens served by the sidecar", hits, "tokens",
                         limit=sum(plan.lengths), bar=None, met=hits > 0)  # fmt: skip
             if hits <= 0:
@@ -274,7 +312,9 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
             for _ in range(plan.aborts):
                 source = rng.choice(prompts)
                 extra.append((rng.randrange(1, 12), engine.add(source)))
-            killed = []
+            killed: list[int] = []
+            watchers: list[threading.Thread] = []
+            dying: list[float] = []
 
             def on_step(step: int) -> None:
                 for at, name in extra:
@@ -282,8 +322,13 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
                         engine.engine.abort_request([name])
                 if kill_at_step == step:
                     for pid in sidecar_pids():
+                        pidfd = os.pidfd_open(pid)
                         os.kill(pid, signal.SIGKILL)
                         killed.append(pid)
+                        watchers.append(
+                            threading.Thread(target=watch_death, args=(pidfd, dying), daemon=True)
+                        )
+                        watchers[-1].start()
 
             served = engine.drain(started, on_step)
             same = sum(served[name].tokens == cold[i].tokens for i, name in names)
@@ -299,6 +344,9 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
             records.add(f"{label}: aborts", len(extra), "requests")
             if kill_at_step is not None:
                 records.add(f"{label}: sidecars killed", len(killed), "processes", met=bool(killed))
+                for watch in watchers:
+                    watch.join()
+                    records.add(f"{label}: SIGKILL to readable pidfd", max(dying), "s")
             if not engine.reset():
                 failures.append(f"{label}: reset_prefix_cache() was false on an idle engine")
 
@@ -309,20 +357,31 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
             records.add(f"sidecar back after kill {kill + 1}", back, "s", met=back < 30)
             for prompt in prompts[: len(prompts) // 2]:  # fill the new sidecar's empty pool
                 engine.alone(prompt)
-            wait_for_saves(0)
+            wait_until_quiet()
         hit = served_from_cache("after the kills")
         same = equal_count(cold, hit)
         records.add("after the kills: prompts with equal tokens", same, "prompts",
                     limit=len(prompts), bar=len(prompts), met=same == len(prompts))  # fmt: skip
-        status = subprocess.run([sys.executable, "-m", "flexkv.cli", "status", "--json"],
-                                capture_output=True, text=True, timeout=30,
-                                check=False)  # fmt: skip
-        say(f"status: {status.stdout.strip()[:3000]} {status.stderr.strip()[-500:]}")
+        left = wait_until_quiet()
+        for name in ("load_jobs", "save_jobs", "leases", "quarantined_slots"):
+            value = find(left, name)
+            records.add(f"left in the sidecar: {name}", value, "", bar=0, met=value == 0)
+            if value != 0:
+                failures.append(f"{value} {name} are left in the sidecar")
+        say(f"status: {json.dumps(left)}")
     pathlib.Path(args.out).write_text(json.dumps(records.rows, indent=1, ensure_ascii=False) + "\n")
     for text in failures:
         say("FAILED " + text)
     say(f"{len(prompts)} prompts, {plan.kills} kills, {len(failures)} failures")
     return 1 if failures else 0
+
+
+def watch_death(pidfd: int, seconds: list[float]) -> None:
+    """Appends how long it takes until the process of ``pidfd`` is gone; at most a minute."""
+    begin = time.monotonic()
+    select.select([pidfd], [], [], 60)
+    seconds.append(time.monotonic() - begin)
+    os.close(pidfd)
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:
@@ -345,7 +404,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="8b")
     parser.add_argument("--prompts", type=int, default=34)
-    parser.add_argument("--kv-gib", type=int, default=16)
+    parser.add_argument("--kv-gib", type=int, default=10)
+    parser.add_argument("--output-tokens", type=int, default=96)
     parser.add_argument("--cpu-cache-gb", type=float, default=72)
     parser.add_argument("--seed", type=int, default=20261121)
     parser.add_argument("--eager", action="store_true")
