@@ -122,7 +122,8 @@ public final class CacheAgent implements Runnable {
         if (doWork() > 0) {
           lastWork = System.nanoTime();
         } else if (System.nanoTime() - lastWork < spinNanos) {
-          Thread.onSpinWait();
+          // Not onSpinWait: where cores are few the client waits for this very core.
+          Thread.yield();
         } else {
           sleep();
           // Whatever woke it: what follows a wake-up often follows at once.
