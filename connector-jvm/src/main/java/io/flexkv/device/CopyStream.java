@@ -9,8 +9,9 @@ public interface CopyStream extends AutoCloseable {
   SliceLimits limits();
 
   /**
-   * Starts the copies of a slice; the slice may be reused at once. Addresses are not checked here:
-   * whoever fills slices gets them from {@link DeviceMemory#regionAddress} and a checked layout.
+   * Starts the copies of a slice, which keeps to {@link #limits}; it may be reused at once.
+   * Addresses are not checked here: whoever fills slices gets them from {@link
+   * DeviceMemory#regionAddress} and a checked layout.
    *
    * @throws DeviceException nothing of this slice is on its way any more (some of it may have been
    *     copied) and it does not count as submitted. COPY: later slices may work; GONE: none will

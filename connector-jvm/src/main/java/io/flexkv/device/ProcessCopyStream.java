@@ -13,14 +13,25 @@ final class ProcessCopyStream implements CopyStream {
   /** About 1 ms at 4 GB/s. */
   private static final SliceLimits LIMITS = new SliceLimits(ProcessVm.MAX_FRAGMENTS, 4L << 20, 1);
 
+  /** The system call, apart so that a test can make it copy less than asked. */
+  interface Call {
+    long copy(ProcessVm vm, int pid) throws ErrnoException;
+  }
+
   private final Direction direction;
   private final PidFd process;
+  private final Call call;
   private final ProcessVm vm = new ProcessVm();
   private long completed;
 
   ProcessCopyStream(Direction direction, PidFd process) {
+    this(direction, process, direction == Direction.LOAD ? ProcessVm::write : ProcessVm::read);
+  }
+
+  ProcessCopyStream(Direction direction, PidFd process, Call call) {
     this.direction = direction;
     this.process = process;
+    this.call = call;
   }
 
   @Override
@@ -60,7 +71,7 @@ final class ProcessCopyStream implements CopyStream {
 
   private long transfer() throws DeviceException {
     try {
-      return direction == Direction.LOAD ? vm.write(process.pid()) : vm.read(process.pid());
+      return call.copy(vm, process.pid());
     } catch (ErrnoException e) {
       boolean gone = e.errno() == Errno.ESRCH;
       throw new DeviceException(

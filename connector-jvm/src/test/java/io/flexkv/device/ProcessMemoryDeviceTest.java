@@ -3,6 +3,7 @@ package io.flexkv.device;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import io.flexkv.ffm.PidFd;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import org.junit.jupiter.api.Test;
@@ -11,6 +12,12 @@ final class ProcessMemoryDeviceTest extends DeviceMemoryContract {
   @Override
   ProcessEngine engine(long... allocationBytes) throws Exception {
     return new ProcessEngine(allocationBytes);
+  }
+
+  /** More than one system call takes. */
+  @Override
+  int copiesOfASlice(CopyStream stream) {
+    return 1500;
   }
 
   private static AllocationHandle.ProcessMemory memory(ProcessEngine engine) {
@@ -78,6 +85,39 @@ final class ProcessMemoryDeviceTest extends DeviceMemoryContract {
         stream.submit(slice);
         assertThat(bytes(host, 0, 1)).containsExactly(42);
         assertThat(stream.completed()).isEqualTo(1);
+      }
+    }
+  }
+
+  @Test
+  void submit_kernelCopiesLessThanAsked_goesOnWhereItStopped() throws Exception {
+    try (ProcessEngine engine = engine(64 << 10)) {
+      byte[] content = new byte[64 << 10];
+      new java.util.Random(8).nextBytes(content);
+      engine.poke(0, 0, content);
+      AllocationHandle.ProcessMemory real = memory(engine);
+      java.util.Random random = new java.util.Random(9);
+      // Says less than was done: what it goes on with must be what it says is missing.
+      ProcessCopyStream.Call partial =
+          (vm, pid) -> {
+            long copied = vm.read(pid);
+            return copied < 10 ? copied : 1 + random.nextLong(copied);
+          };
+      MemorySegment host = arena.allocate(64 << 10, 8);
+      try (DeviceMemory device = engine.open(layout(real));
+          CopyStream stream =
+              new ProcessCopyStream(
+                  Direction.SAVE, PidFd.open(real.pid(), real.startTimeTicks()), partial)) {
+        CopySlice slice = new CopySlice(64);
+        for (int b = 0; b < 64; b++) {
+          slice.add(device.regionAddress(0) + b * 1024L, host.address() + (63 - b) * 1024L, 1024);
+        }
+        assertThat(slice.count()).isEqualTo(64);
+        stream.submit(slice);
+        assertThat(stream.completed()).isEqualTo(1);
+      }
+      for (int b = 0; b < 64; b++) {
+        assertThat(bytes(host, (63 - b) * 1024L, 1024)).isEqualTo(part(content, b * 1024, 1024));
       }
     }
   }

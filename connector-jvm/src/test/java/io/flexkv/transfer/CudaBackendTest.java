@@ -84,6 +84,9 @@ final class CudaBackendTest {
     builder.environment().put("FAKE_CUDA_DIR", folder.toString());
     String output = run(builder);
     assertThat(json).as(output).exists();
+    if (!List.of(compilerFlags).contains("-DWITHOUT_BATCHES")) {
+      assertThat(output).doesNotContain("no batched copies on this stream");
+    }
     List<JsonNode> records = new ArrayList<>();
     new ObjectMapper().readTree(json.toFile()).forEach(records::add);
     assertThat(records)
