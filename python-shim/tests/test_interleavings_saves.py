@@ -283,6 +283,7 @@ def test_block_half_computed_before_a_reset_is_never_saved() -> None:
 
 def test_last_save_of_a_request_whose_blocks_were_handed_out_before_it_was_planned() -> None:
     rig = Rig(blocks=6)
+    rig.serve("first", prompt(5, 3))
     assert rig.link.present is not None
     rig.link.present.full = True  # nothing can be planned while it runs
     rig.add("a", prompt(18, 1), max_new=2)
@@ -293,7 +294,7 @@ def test_last_save_of_a_request_whose_blocks_were_handed_out_before_it_was_plann
     rig.steps(1)  # b has a's blocks now
     assert rig.engine.requests["b"].blocks
     rig.run()
-    assert rig.check_cache() == 4
+    assert rig.check_cache() == 5
     rig.check_clean()
 
 
