@@ -65,6 +65,7 @@ final class RankLayoutTest {
     refused("end beyond", new Region(0, -1, 1024, 1024, 1));
     refused("end beyond", new Region(0, 0, 1L << 57, 1, 1 << 24));
     refused("end beyond", new Region(0, 0, 1L << 40, 1, 1 << 24));
+    refused("end beyond", new Region(0, 0, 1L << 41, 1, (1 << 23) + 1)); // 2^64 in all
     refused("block stride", new Region(0, 0, 1023, 1024, 2));
     refused("block stride", new Region(0, 0, Long.MAX_VALUE, 1, 2));
     refused("bytes a block", new Region(0, 0, 0, 0, 1));
