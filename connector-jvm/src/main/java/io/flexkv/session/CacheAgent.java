@@ -115,6 +115,7 @@ public final class CacheAgent implements Runnable {
   }
 
   @Override
+  @SuppressWarnings("ThreadPriorityCheck") // yields on purpose, see below
   public void run() {
     long lastWork = System.nanoTime();
     try {
