@@ -51,10 +51,10 @@ _KILL_WAIT_S = 5.0
 
 DEFAULT_JVM_ARGS = (
     "--enable-native-access=ALL-UNNAMED",
-    "-XX:+UseShenandoahGC",
-    "-XX:ShenandoahGCMode=generational",
-    "-Xms256m",
-    "-Xmx1g",
+    "-XX:+UseSerialGC",
+    "-Xms128m",
+    "-Xmx512m",
+    "-Xmn96m",
     "-XX:+ExitOnOutOfMemoryError",
 )
 """Used where no ``flexkv-jvm.args`` lies beside the jar."""

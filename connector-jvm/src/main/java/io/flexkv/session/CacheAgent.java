@@ -123,11 +123,8 @@ public final class CacheAgent implements Runnable {
         if (doWork() > 0) {
           lastWork = System.nanoTime();
         } else if (System.nanoTime() - lastWork < spinNanos) {
-          // Not onSpinWait: where cores are few the client waits for this very core.
-          Thread.yield();
-        } else {
-          sleep();
-          // Whatever woke it: what follows a wake-up often follows at once.
+          spin();
+        } else if (sleep()) {
           lastWork = System.nanoTime();
         }
       }
@@ -260,22 +257,39 @@ public final class CacheAgent implements Runnable {
 
   // ------------------------------------------------------------------ sleep
 
-  private void sleep() throws IOException {
+  /**
+   * Waits for the next record without sleeping. A client that waits for our answer spins as well,
+   * and where cores are scarce it may be ours that it needs: an answer that lies there while we
+   * spin took 65 µs instead of 15. So the core is offered each time; with a free core that costs
+   * the next record less than a microsecond.
+   */
+  @SuppressWarnings("ThreadPriorityCheck") // not relied on: only faster with it
+  private static void spin() {
+    Thread.yield();
+  }
+
+  /**
+   * Sleeps until somebody raises the eventfd, or for a short time; returns whether somebody did.
+   */
+  private boolean sleep() throws IOException {
     List<Session> sessions = directory.sessions();
     for (int i = 0; i < sessions.size(); i++) {
       sessions.get(i).memory.setSleeping(true);
     }
-    if (!anyInput(sessions)) {
+    boolean woken = anyInput(sessions);
+    if (!woken) {
       poll.clear();
       poll.add(wake.fd(), PollSet.IN);
       boolean alone = sessions.isEmpty() && jobs.openParts() == 0;
-      if (poll.poll(alone ? -1 : SLEEP_MILLIS) > 0) {
+      woken = poll.poll(alone ? -1 : SLEEP_MILLIS) > 0;
+      if (woken) {
         wake.drain();
       }
     }
     for (int i = 0; i < sessions.size(); i++) {
       sessions.get(i).memory.setSleeping(false);
     }
+    return woken;
   }
 
   private boolean anyInput(List<Session> sessions) {

@@ -64,6 +64,19 @@ class InstanceTest {
 
   /** Region 0 and 1 halve each block, as K and V of one layer. */
   private ObjectNode registration() throws Exception {
+    return registration(worker, engine);
+  }
+
+  /** Registers and confirms a worker over memory of its own. */
+  static void makeReady(SidecarRig rig, TestClient worker) throws Exception {
+    MemorySegment memory = worker.arena.allocate((long) BLOCK * TestClient.BLOCKS, 4096);
+    ObjectNode args = registration(worker, memory);
+    args.put("proved", true);
+    rig.control.register(args);
+    assertThat(rig.control.confirm(args).path("ready").asBoolean()).isTrue();
+  }
+
+  private static ObjectNode registration(TestClient worker, MemorySegment engine) throws Exception {
     ObjectNode args = Json.newObject();
     args.put("session_id", worker.sessionId).put("proved", false);
     args.putNull("fences");

@@ -34,6 +34,10 @@ final class SidecarRig {
     rendezvousThread = Thread.ofPlatform().daemon().name("rendezvous").start(rendezvous);
   }
 
+  long agentThreadId() {
+    return agentThread.threadId();
+  }
+
   JsonNode status() throws RequestException {
     return control.status();
   }
