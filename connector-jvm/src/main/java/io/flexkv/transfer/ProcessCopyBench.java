@@ -29,17 +29,17 @@ import java.util.Random;
  */
 public final class ProcessCopyBench {
   private static final int LAYERS = 16;
-  private static final int BLOCKS = 384;
-  private static final int ROUNDS = 9;
-  private static final int BLOCKS_PER_JOB = 64;
+  private static final long ROUND_BYTES = 48L << 20;
+  private static final int ROUNDS = 40;
+  private static final int JOBS_PER_ROUND = 4;
 
   private final RankLayout layout;
   private final DeviceMemory memory;
   private final MoverDriver mover;
   private final ProcessVm vm = new ProcessVm();
   private final int pid;
-  private final int[] blocks = new int[BLOCKS];
-  private final long[] hosts = new long[BLOCKS];
+  private final int[] blocks;
+  private final long[] hosts;
 
   private ProcessCopyBench(
       RankLayout layout, DeviceMemory memory, MoverDriver mover, MemorySegment pool, int pid) {
@@ -47,12 +47,15 @@ public final class ProcessCopyBench {
     this.memory = memory;
     this.mover = mover;
     this.pid = pid;
+    int count = layout.blocks();
+    blocks = new int[count];
+    hosts = new long[count];
     List<Integer> order = new ArrayList<>();
-    for (int i = 0; i < BLOCKS; i++) {
+    for (int i = 0; i < count; i++) {
       order.add(i);
     }
     java.util.Collections.shuffle(order, new Random(1));
-    for (int i = 0; i < BLOCKS; i++) {
+    for (int i = 0; i < count; i++) {
       blocks[i] = order.get(i);
       hosts[i] = pool.address() + i * layout.partBytes();
     }
@@ -74,7 +77,8 @@ public final class ProcessCopyBench {
   }
 
   private static void measure(int fragment, BenchRecords records) throws Exception {
-    long bytes = (long) LAYERS * BLOCKS * fragment;
+    int count = Math.toIntExact(ROUND_BYTES / LAYERS / fragment);
+    long bytes = (long) LAYERS * count * fragment;
     try (BenchChild child = new BenchChild("memory_owner.py", Long.toString(bytes));
         Arena arena = Arena.ofShared()) {
       long address = Long.parseLong(child.answer());
@@ -83,7 +87,7 @@ public final class ProcessCopyBench {
               child.pid(), PidFd.startTimeTicks(child.pid()), address, bytes);
       List<Region> regions = new ArrayList<>();
       for (int layer = 0; layer < LAYERS; layer++) {
-        regions.add(new Region(0, (long) layer * BLOCKS * fragment, fragment, fragment, BLOCKS));
+        regions.add(new Region(0, (long) layer * count * fragment, fragment, fragment, count));
       }
       MemorySegment pool = pool(bytes, arena);
       RankLayout layout = RankLayout.of(List.of(handle), regions, "bench");
@@ -112,7 +116,7 @@ public final class ProcessCopyBench {
       double[] ours = new double[ROUNDS];
       for (int round = -2; round < ROUNDS; round++) {
         double bareRate = rate(bare(direction));
-        double ourRate = rate(mover.copy(direction, blocks, hosts, BLOCKS_PER_JOB));
+        double ourRate = rate(mover.copy(direction, blocks, hosts, blocks.length / JOBS_PER_ROUND));
         if (round >= 0) {
           bare[round] = bareRate;
           ours[round] = ourRate;
@@ -130,7 +134,7 @@ public final class ProcessCopyBench {
   }
 
   private double rate(long nanos) {
-    return (double) BLOCKS * layout.partBytes() / nanos;
+    return (double) blocks.length * layout.partBytes() / nanos;
   }
 
   private static double best(double[] values) {
@@ -140,7 +144,7 @@ public final class ProcessCopyBench {
   private long bare(Direction direction) throws IOException {
     long begin = System.nanoTime();
     vm.clear();
-    for (int i = 0; i < BLOCKS; i++) {
+    for (int i = 0; i < blocks.length; i++) {
       long host = hosts[i];
       for (int layer = 0; layer < LAYERS; layer++) {
         Region region = layout.regions().get(layer);
