@@ -7,14 +7,15 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Locale;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 
 /** The records of one bench run: each figure beside what the hardware did in the same run. */
 final class BenchRecords {
   /**
-   * One figure.
+   * One figure; null where there is nothing to compare with.
    *
-   * @param limit what the hardware did in the same run, in the same unit; 0 = nothing to compare
+   * @param limit what the hardware did in the same run, in the same unit
    * @param ratio value to limit
    * @param bar what was asked of the ratio
    * @param met whether the ratio reaches the bar
@@ -23,14 +24,14 @@ final class BenchRecords {
       String name,
       double value,
       String unit,
-      double limit,
-      double ratio,
-      double bar,
-      boolean met,
+      @Nullable Double limit,
+      @Nullable Double ratio,
+      @Nullable Double bar,
+      @Nullable Boolean met,
       String command,
       String machine) {}
 
-  private final List<Entry> records = new ArrayList<>();
+  private final List<Entry> entries = new ArrayList<>();
   private final String command;
   private final String machine;
 
@@ -39,19 +40,38 @@ final class BenchRecords {
     this.machine = machine;
   }
 
+  /** Cores, processor and runtime: enough to know whether two figures may be compared. */
   static String machine() {
-    return "%d cores, %s %s, Java %s"
+    return "%d cores %s, %s %s, Java %s"
         .formatted(
             Runtime.getRuntime().availableProcessors(),
+            processor(),
             System.getProperty("os.name"),
             System.getProperty("os.version"),
             Runtime.version());
   }
 
+  private static String processor() {
+    try (Stream<String> lines = Files.lines(Path.of("/proc/cpuinfo"))) {
+      return lines
+          .filter(line -> line.startsWith("model name"))
+          .map(line -> line.substring(line.indexOf(':') + 1).strip())
+          .findFirst()
+          .orElse("");
+    } catch (IOException e) {
+      return System.getProperty("os.arch", "");
+    }
+  }
+
+  /** A figure by itself. */
+  void add(String name, double value, String unit) {
+    entries.add(new Entry(name, rounded(value), unit, null, null, null, null, command, machine));
+  }
+
   /** A figure that shall reach a share of its limit. */
   void add(String name, double value, String unit, double limit, double bar) {
-    double ratio = limit == 0 ? 0 : value / limit;
-    records.add(
+    double ratio = value / limit;
+    entries.add(
         new Entry(
             name,
             rounded(value),
@@ -59,53 +79,30 @@ final class BenchRecords {
             rounded(limit),
             rounded(ratio),
             bar,
-            limit == 0 || ratio >= bar,
+            ratio >= bar,
             command,
             machine));
   }
 
   /** A fact that holds or does not. */
   void check(String name, boolean holds) {
-    records.add(
-        new Entry(name, holds ? 1 : 0, "bool", 1, holds ? 1 : 0, 1, holds, command, machine));
+    entries.add(new Entry(name, holds ? 1 : 0, "bool", null, null, 1.0, holds, command, machine));
   }
 
   /** Whether every fact of {@link #check} holds, whatever the figures are. */
   boolean checksHold() {
-    return records.stream().allMatch(r -> r.met() || !r.unit().equals("bool"));
-  }
-
-  boolean allMet() {
-    return records.stream().allMatch(Entry::met);
+    return entries.stream()
+        .noneMatch(e -> e.unit().equals("bool") && Boolean.FALSE.equals(e.met()));
   }
 
   private static double rounded(double value) {
     return Math.round(value * 1000) / 1000.0;
   }
 
-  /** A line for each record, for people. */
-  String table() {
-    StringBuilder text = new StringBuilder();
-    for (Entry r : records) {
-      text.append(
-          "%-56s %10.3f %-5s limit %10.3f  ratio %6.3f  bar %5.2f  %s%n"
-              .formatted(
-                  r.name(),
-                  r.value(),
-                  r.unit(),
-                  r.limit(),
-                  r.ratio(),
-                  r.bar(),
-                  r.met() ? "met" : "NOT MET")
-              .formatted(Locale.ROOT));
-    }
-    return text.toString();
-  }
-
   String json() throws IOException {
     return new ObjectMapper()
         .enable(SerializationFeature.INDENT_OUTPUT)
-        .writeValueAsString(records);
+        .writeValueAsString(entries);
   }
 
   /** Writes the JSON list; folders are made. */

@@ -129,7 +129,7 @@ public final class CudaSelfTest {
         if (automatic || e.kind() != DeviceException.Kind.UNSUPPORTED) {
           throw e;
         }
-        records.add(path + ": not offered by this driver", 0, "bool", 0, 0);
+        records.add(path + ": not offered by this driver", 0, "offered");
       }
     }
   }
@@ -137,7 +137,7 @@ public final class CudaSelfTest {
   private void checkPath(Devices devices, MemorySegment pool, CudaCopyPath path) throws Exception {
     long begin = System.nanoTime();
     try (DeviceMemory memory = devices.open(layout(SMALL))) {
-      records.add(path + ": opened in", (System.nanoTime() - begin) / 1e6, "ms", 0, 0);
+      records.add(path + ": opened in", (System.nanoTime() - begin) / 1e6, "ms");
       records.check(path + ": pageable memory, both ways, byte-exact", exact(memory, pageable));
       checkFence(memory, path);
       records.check(path + ": pool while it is pinned, byte-exact", exact(memory, pool));
@@ -228,7 +228,7 @@ public final class CudaSelfTest {
       double nanos = System.nanoTime() - begin;
       records.check(
           path + ": fence pending first, then reached, and told", polls > 0 && seen.get() == 5);
-      records.add(path + ": fence, one poll", nanos / Math.max(1, polls) / 1000, "us", 0, 0);
+      records.add(path + ": fence, one poll", nanos / Math.max(1, polls) / 1000, "us");
     }
   }
 
