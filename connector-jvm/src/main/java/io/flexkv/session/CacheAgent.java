@@ -21,12 +21,12 @@ import org.slf4j.LoggerFactory;
  * The cache thread: owns the cache core, every session's rings and every job.
  *
  * <p><b>Duty cycle.</b> {@link #doWork} looks once at everything and returns how much it did. After
- * work it spins for a while, because the next record of a scheduling step follows within
- * microseconds; then it says so in every session file ({@code sleeping = 1}), looks at all rings
- * once more (a client that stored its record before it could see the word is found here) and sleeps
- * in {@code poll} on the eventfd that clients, movers and the other threads raise. While sessions
- * are open it sleeps at most {@value #SLEEP_MILLIS} ms: a wake-up that a client without a
- * store-load fence skipped costs that, not a request.
+ * work it spins for a while where that helps ({@link SpinPolicy}), because the next record of a
+ * scheduling step follows within microseconds; then it says so in every session file ({@code
+ * sleeping = 1}), looks at all rings once more (a client that stored its record before it could see
+ * the word is found here) and sleeps in {@code poll} on the eventfd that clients, movers and the
+ * other threads raise. While sessions are open it sleeps at most {@value #SLEEP_MILLIS} ms: a
+ * wake-up that a client without a store-load fence skipped costs that, not a request.
  */
 public final class CacheAgent implements Runnable {
   private static final Logger LOG = LoggerFactory.getLogger(CacheAgent.class);
@@ -36,7 +36,7 @@ public final class CacheAgent implements Runnable {
   private static final int MAX_COMPLETIONS = 65_536;
   private static final long TICK_NANOS = 1_000_000_000L;
 
-  private final long spinNanos;
+  private final SpinPolicy spinPolicy;
   private final EventFd wake;
   private final PollSet poll = new PollSet(1);
   private final AgentInbox inbox;
@@ -59,7 +59,7 @@ public final class CacheAgent implements Runnable {
    */
   public CacheAgent(BootIdentity identity, HostSlots slots, CacheConfig limits, long spinNanos)
       throws IOException {
-    this.spinNanos = spinNanos;
+    this.spinPolicy = new SpinPolicy(spinNanos);
     this.wake = EventFd.create();
     this.inbox = new AgentInbox(wake);
     this.outbox = new Outbox(identity.bootEpoch());
@@ -115,17 +115,15 @@ public final class CacheAgent implements Runnable {
   }
 
   @Override
-  @SuppressWarnings("ThreadPriorityCheck") // yields on purpose, see below
   public void run() {
-    long lastWork = System.nanoTime();
     try {
       while (running) {
         if (doWork() > 0) {
-          lastWork = System.nanoTime();
-        } else if (System.nanoTime() - lastWork < spinNanos) {
           spin();
-        } else if (sleep()) {
-          lastWork = System.nanoTime();
+        } else {
+          long asleep = System.nanoTime();
+          boolean woken = sleep();
+          spinPolicy.slept(System.nanoTime() - asleep, woken);
         }
       }
     } catch (IOException | RuntimeException e) {
@@ -257,15 +255,19 @@ public final class CacheAgent implements Runnable {
 
   // ------------------------------------------------------------------ sleep
 
-  /**
-   * Waits for the next record without sleeping. A client that waits for our answer spins as well,
-   * and where cores are scarce it may be ours that it needs: an answer that lies there while we
-   * spin took 65 µs instead of 15. So the core is offered each time; with a free core that costs
-   * the next record less than a microsecond.
-   */
-  @SuppressWarnings("ThreadPriorityCheck") // not relied on: only faster with it
-  private static void spin() {
-    Thread.yield();
+  /** After work: looks for more for a while, and goes on as long as more comes. */
+  private void spin() {
+    long began = System.nanoTime();
+    long nanos = spinPolicy.afterWork();
+    while (running && System.nanoTime() - began < nanos) {
+      if (doWork() > 0) {
+        spinPolicy.found();
+        began = System.nanoTime();
+        nanos = spinPolicy.afterWork();
+      } else {
+        Thread.onSpinWait();
+      }
+    }
   }
 
   /**
