@@ -70,8 +70,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
         lengths = [rng.randrange(200, 3000) for _ in range(8)]
         return Plan("tiny", lengths, 12, 48 << 20, 0.5, 4096, 3, 1, args.seed)
     # Log-uniform between 2k and 30k tokens, both ends included.
-    lengths = [2048, 30000] + [
-        int(2048 * (30000 / 2048) ** rng.random()) for _ in range(args.prompts - 2)
+    low, high = args.shortest, args.longest
+    lengths = [low, high] + [
+        int(low * (high / low) ** rng.random()) for _ in range(args.prompts - 2)
     ]
     return Plan(
         "8b",
@@ -81,7 +82,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         args.cpu_cache_gb,
         32000,
         16,
-        3,
+        args.kills,
         args.seed,
     )
 
@@ -404,6 +405,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="8b")
     parser.add_argument("--prompts", type=int, default=34)
+    parser.add_argument("--shortest", type=int, default=2048, help="tokens")
+    parser.add_argument("--longest", type=int, default=30000, help="tokens")
+    parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--kv-gib", type=int, default=10)
     parser.add_argument("--output-tokens", type=int, default=96)
     parser.add_argument("--cpu-cache-gb", type=float, default=72)
