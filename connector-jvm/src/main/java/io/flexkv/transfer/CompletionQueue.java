@@ -1,5 +1,6 @@
 package io.flexkv.transfer;
 
+import java.lang.System.Logger.Level;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -8,6 +9,8 @@ import org.jspecify.annotations.Nullable;
  * refused job.
  */
 public final class CompletionQueue {
+  private static final System.Logger LOG = System.getLogger(CompletionQueue.class.getName());
+
   private final MpscQueue<Completion> queue;
   private final Runnable wakeUp;
 
@@ -35,6 +38,10 @@ public final class CompletionQueue {
 
   void post(Completion completion) {
     queue.put(completion);
-    wakeUp.run();
+    try {
+      wakeUp.run();
+    } catch (RuntimeException e) {
+      LOG.log(Level.ERROR, "the wake-up after a completion failed", e);
+    }
   }
 }

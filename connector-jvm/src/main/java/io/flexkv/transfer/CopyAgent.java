@@ -52,6 +52,7 @@ final class CopyAgent implements Agent {
   private final List<FencePoint> abandonedFences = new ArrayList<>();
   private long slicesEnded;
   private long lastSubmitNanos;
+  private @Nullable JobState submitting;
   private @Nullable String dead;
   private volatile boolean stopping;
   private volatile boolean gaveUp;
@@ -122,6 +123,15 @@ final class CopyAgent implements Agent {
 
   @Override
   public int doWork() {
+    try {
+      return steps();
+    } catch (RuntimeException e) {
+      fail(e);
+      return 1;
+    }
+  }
+
+  private int steps() {
     int work = 0;
     work += takeRevokes();
     work += takeArrivals();
@@ -264,6 +274,7 @@ final class CopyAgent implements Agent {
       slice.clear();
       geometry.fill(slice, state, limits.bytes());
       lastSubmitNanos = clock.getAsLong();
+      submitting = state;
       try {
         stream.submit(slice);
       } catch (DeviceException e) {
@@ -271,8 +282,10 @@ final class CopyAgent implements Agent {
         if (e.kind() == DeviceException.Kind.GONE) {
           die(e.getMessage());
         }
+        submitting = null;
         return submitted + 1;
       }
+      submitting = null;
       state.inFlight++;
       inFlight.add(new InFlight(state, state.block, slice.bytes()));
       submitted++;
@@ -338,6 +351,23 @@ final class CopyAgent implements Agent {
     abandonedFences.clear();
   }
 
+  /**
+   * Something of ours went wrong. Nobody may wait for a job because of it; but copies that were on
+   * their way may still be, so their jobs end as not drained.
+   */
+  private void fail(RuntimeException e) {
+    LOG.log(Level.ERROR, roleName + " failed; every job fails from now on", e);
+    for (InFlight running : inFlight) {
+      running.state().undrained = true;
+      gaveUp = true;
+    }
+    if (submitting != null) {
+      submitting.undrained = true;
+      gaveUp = true;
+    }
+    die("internal error: " + e);
+  }
+
   /** Fences of jobs that ended before: the worker still wants to hear when they are reached. */
   private int pollAbandonedFences() {
     int before = abandonedFences.size();
@@ -376,7 +406,7 @@ final class CopyAgent implements Agent {
     if (state.active) {
       activeLoads.decrementAndGet();
     }
-    Completion completion = state.completion(clock.getAsLong(), drained);
+    Completion completion = state.completion(clock.getAsLong(), drained && !state.undrained);
     counters.job(completion.status());
     completions.post(completion);
   }

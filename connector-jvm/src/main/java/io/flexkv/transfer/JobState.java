@@ -30,6 +30,9 @@ final class JobState {
 
   @Nullable String cause;
 
+  /** Its slices were given up, not seen to end. */
+  boolean undrained;
+
   /** Whether it counts as an active load of the device. */
   boolean active;
 

@@ -41,6 +41,9 @@ public final class FakeDevice implements DeviceMemory {
   /** Called with each slice just before its copies are made. */
   public volatile Runnable beforeCopy = () -> {};
 
+  /** Slices submitted. */
+  public final AtomicInteger submitted = new AtomicInteger();
+
   /** Streams that are open. */
   public final AtomicInteger openStreams = new AtomicInteger();
 
@@ -120,6 +123,7 @@ public final class FakeDevice implements DeviceMemory {
         copies.add(new long[] {slice.deviceAddress(i), slice.hostAddress(i), slice.length(i)});
       }
       submitted.add(copies);
+      FakeDevice.this.submitted.incrementAndGet();
     }
 
     @Override

@@ -38,6 +38,10 @@ final class MoverFixture implements AutoCloseable {
   final MemorySegment revokeWords = arena.allocate(64, 8);
   final Semaphore posted = new Semaphore(0);
   final CompletionQueue completions;
+
+  /** Whether telling the worker of a fence fails. */
+  volatile boolean failWhenSeen;
+
   final Mover mover;
 
   MoverFixture() throws DeviceException {
@@ -58,7 +62,12 @@ final class MoverFixture implements AutoCloseable {
     fences =
         device.openFences(
             List.of(new byte[0], new byte[0], new byte[0]),
-            (index, sequence) -> fencesSeen.add(new long[] {index, sequence}));
+            (index, sequence) -> {
+              if (failWhenSeen) {
+                throw new IllegalArgumentException("no such seen word");
+              }
+              fencesSeen.add(new long[] {index, sequence});
+            });
     completions = new CompletionQueue(capacity, posted::release);
     mover = Mover.start("test", device, fences, completions);
   }

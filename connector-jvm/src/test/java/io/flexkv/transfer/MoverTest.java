@@ -248,6 +248,29 @@ final class MoverTest {
   }
 
   @Test
+  void internalError_jobsEndAsFailedAndThoseOnTheirWayAsNotDrained() throws Exception {
+    MoverFixture f = new MoverFixture(256, device -> device.held = true);
+    f.failWhenSeen = true;
+    assertThat(f.mover.submit(f.job(1, Direction.SAVE, 1))).isTrue();
+    MoverFixture.await("its slice is on its way", () -> f.device.submitted.get() == 1);
+    f.device.completeEvents.add(0);
+    assertThat(f.mover.submit(f.job(2, Direction.SAVE, new FencePoint(0, 1), null, 2))).isTrue();
+    Completion first = f.next();
+    Completion second = f.next();
+    Completion running = first.jobId() == 1 ? first : second;
+    assertThat(running.drained()).isFalse();
+    assertThat(running.status()).isEqualTo(Completion.Status.FAILED);
+    Completion other = first.jobId() == 2 ? first : second;
+    assertThat(other.status()).isEqualTo(Completion.Status.FAILED);
+    assertThat(other.cause()).contains("internal error").contains("seen word");
+    assertThat(f.mover.submit(f.job(3, Direction.SAVE, 3))).isTrue();
+    assertThat(f.next().status()).isEqualTo(Completion.Status.FAILED);
+    assertThat(f.mover.stop(MoverFixture.SECOND)).as("not drained").isFalse();
+    f.engine.close();
+    f.arena.close();
+  }
+
+  @Test
   void submit_copyFails_onlyThatJobFailsAfterItsOtherSlicesEnded() throws Exception {
     try (MoverFixture f =
         new MoverFixture(
