@@ -348,3 +348,26 @@ class TestFindJava:
     def test_missing_jar(self, tmp_path: Path) -> None:
         with pytest.raises(LaunchError, match="FLEXKV_JAR"):
             find_jar(Settings(jar=str(tmp_path / "no.jar")))
+
+
+def test_sidecar_does_not_inherit_the_engines_cpus(settings: Settings, socket_path: str) -> None:
+    """vLLM binds a worker to a core that it keeps busy; a sidecar there would starve."""
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("one CPU: nothing to bind to")
+    os.sched_setaffinity(0, {min(allowed)})  # of this thread, as of the one that starts sidecars
+    try:
+        session = start(settings)
+        assert session is not None
+        assert os.sched_getaffinity(session.server_pid) >= allowed
+        assert os.sched_getaffinity(0) == {min(allowed)}
+        session.close()
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_environment_leaves_out_what_vllm_sets_for_its_worker(settings: Settings) -> None:
+    base = {"LD_PRELOAD": "libgomp.so.1", "GOMP_CPU_AFFINITY": "0", "OMP_PLACES": "{0}", "A": "1"}
+    env = launcher.environment(settings, base)
+    assert env["A"] == "1"
+    assert not set(env) & {"LD_PRELOAD", "GOMP_CPU_AFFINITY", "OMP_PLACES"}

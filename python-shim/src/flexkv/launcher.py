@@ -60,6 +60,17 @@ DEFAULT_JVM_ARGS = (
 """Used where no ``flexkv-jvm.args`` lies beside the jar."""
 
 
+ENGINE_ONLY_ENV = frozenset(
+    (
+        "LD_PRELOAD", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_NUM_THREADS", "OMP_PLACES",
+        "OMP_PROC_BIND",
+    )
+)  # fmt: skip
+"""What vLLM sets for a worker and the sidecar must not inherit: on a CPU it preloads an OpenMP
+library whose constructor binds the main thread of every process that loads it to the worker's first
+core, which the worker keeps busy."""
+
+
 @dataclass(slots=True)
 class _Failures:
     """Failed starts at one address, in this process."""
@@ -181,7 +192,7 @@ def command(settings: Settings, mode: str = "start") -> list[str]:
 
 def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
     """The sidecar's environment: ours, and what the settings decided above file and environment."""
-    env = dict(base)
+    env = {name: value for name, value in base.items() if name not in ENGINE_ONLY_ENV}
     decided = {
         "server_recv_port": settings.server_recv_port,
         "idle_exit_s": settings.idle_exit_s,
@@ -246,15 +257,39 @@ def _spawn(
         raise LaunchError(f"cannot write {output}: {error}") from None
     try:
         start = os.fstat(fd).st_size
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, env=env, start_new_session=True
-        )
+        with _on_every_cpu():
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=fd,
+                stderr=fd,
+                env=env,
+                start_new_session=True,
+            )
     except OSError as error:
         raise LaunchError(f"cannot run {argv[0]}: {error}") from None
     finally:
         os.close(fd)
     threading.Thread(target=process.wait, name=f"flexkv-reap-{process.pid}", daemon=True).start()
     return process, start
+
+
+@contextmanager
+def _on_every_cpu() -> Iterator[None]:
+    """A child that begins in here may run on every CPU that this process' cpuset allows.
+
+    It would inherit the calling thread's mask, and vLLM binds a worker's threads, often to a single
+    core that they keep busy: the sidecar then waits seconds for its turn.
+    """
+    mask = os.sched_getaffinity(0)  # of the calling thread
+    try:
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    except OSError as error:
+        logger.debug("The sidecar stays on CPUs %s: %s", sorted(mask), error)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mask)
 
 
 def tail(path: Path, start: int = 0) -> str:
