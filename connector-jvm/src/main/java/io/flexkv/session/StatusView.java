@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.cache.CacheStats;
 import io.flexkv.cache.DropReason;
+import io.flexkv.transfer.MoverCounters;
 import java.util.Locale;
 import java.util.Map;
 
@@ -32,10 +33,30 @@ final class StatusView {
       i.put("ready", instance.ready);
       i.put("missing", missing == null ? "" : missing);
       i.put("world_size", instance.worldSize());
+      ArrayNode ranks = i.putArray("ranks");
+      for (int rank = 0; rank < instance.worldSize(); rank++) {
+        Registration registration = instance.ranks[rank];
+        if (registration != null) {
+          ObjectNode r = ranks.addObject();
+          r.put("rank", rank);
+          MoverCounters moved = registration.mover.counters();
+          side(r.putObject("save"), moved.save());
+          side(r.putObject("load"), moved.load());
+        }
+      }
     }
     counters(json.putObject("cache"), agent.stats());
     json.put("open_parts", agent.openParts());
     return json;
+  }
+
+  private static void side(ObjectNode json, MoverCounters.Side side) {
+    json.put("bytes", side.bytes());
+    json.put("slices", side.slices());
+    json.put("busy_us", side.busyNanos() / 1000);
+    json.put("jobs_ok", side.jobsOk());
+    json.put("jobs_failed", side.jobsFailed());
+    json.put("jobs_revoked", side.jobsRevoked());
   }
 
   private static void counters(ObjectNode json, CacheStats s) {

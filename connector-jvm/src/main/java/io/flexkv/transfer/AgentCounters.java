@@ -6,6 +6,7 @@ import java.util.concurrent.atomic.AtomicLong;
 final class AgentCounters {
   private final AtomicLong bytes = new AtomicLong();
   private final AtomicLong slices = new AtomicLong();
+  private final AtomicLong busyNanos = new AtomicLong();
   private final AtomicLong ok = new AtomicLong();
   private final AtomicLong failed = new AtomicLong();
   private final AtomicLong revoked = new AtomicLong();
@@ -17,6 +18,10 @@ final class AgentCounters {
   void slice(long sliceBytes) {
     add(bytes, sliceBytes);
     add(slices, 1);
+  }
+
+  void busy(long nanos) {
+    add(busyNanos, nanos);
   }
 
   void job(Completion.Status status) {
@@ -31,6 +36,7 @@ final class AgentCounters {
     return new MoverCounters.Side(
         bytes.getAcquire(),
         slices.getAcquire(),
+        busyNanos.getAcquire(),
         ok.getAcquire(),
         failed.getAcquire(),
         revoked.getAcquire());

@@ -53,6 +53,7 @@ final class CopyAgent implements Agent {
   private long slicesEnded;
   private long lastSubmitNanos;
   private @Nullable JobState submitting;
+  private long busySinceNanos;
   private @Nullable String dead;
   private volatile boolean stopping;
   private volatile boolean gaveUp;
@@ -286,6 +287,9 @@ final class CopyAgent implements Agent {
         return submitted + 1;
       }
       submitting = null;
+      if (inFlight.isEmpty()) {
+        busySinceNanos = lastSubmitNanos;
+      }
       state.inFlight++;
       inFlight.add(new InFlight(state, state.block, slice.bytes()));
       submitted++;
@@ -332,6 +336,11 @@ final class CopyAgent implements Agent {
       state.blocksCopied = done.blocks();
       state.bytesCopied += done.bytes();
       counters.slice(done.bytes());
+    }
+    if (collected > 0) {
+      long now = clock.getAsLong();
+      counters.busy(now - busySinceNanos);
+      busySinceNanos = now;
     }
     return collected;
   }

@@ -7,7 +7,9 @@ public record MoverCounters(Side load, Side save) {
    *
    * @param bytes copied
    * @param slices ended
+   * @param busyNanos time in which at least one slice was on its way
    * @param jobsOk jobs by how they ended
    */
-  public record Side(long bytes, long slices, long jobsOk, long jobsFailed, long jobsRevoked) {}
+  public record Side(
+      long bytes, long slices, long busyNanos, long jobsOk, long jobsFailed, long jobsRevoked) {}
 }
