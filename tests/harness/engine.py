@@ -76,6 +76,7 @@ class Engine:
         )
         self._engine = self._llm.llm_engine
         self.scheduler: Any = self._engine.engine_core.engine_core.scheduler
+        self.block_tokens = settings.block_tokens
         self.preemptions = 0
         self.failed_blocks = 0
         self._external: dict[str, int] = {}

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from harness import processes
+from harness import checkout, processes
 from harness.engine import Engine, EngineSettings
 
 R = TypeVar("R")
@@ -59,7 +59,8 @@ class Zygote:
         self._count = 0
         path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder / "zygote.log"
+        checkout.LOGS.mkdir(parents=True, exist_ok=True)
+        self.log = checkout.LOGS / "zygote.log"
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 [python, "-m", "harness.zygote"],
@@ -70,6 +71,9 @@ class Zygote:
                     "VLLM_LOGGING_LEVEL": "INFO",
                     **processes.vllm_environment(),
                     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+                    # Threads that wait for each other crawl on a busy machine; the model is tiny.
+                    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                    "OMP_NUM_THREADS": "1",
                     "PYTHONPATH": os.pathsep.join(path),
                 },
             )
@@ -89,7 +93,7 @@ class Zygote:
         """Forks, starts an engine with these settings and returns when it can serve."""
         self._count += 1
         address = self._folder / f"{name}-{self._count}.sock"
-        log = self._folder / f"{name}-{self._count}.log"
+        log = checkout.LOGS / f"{name}-{self._count}.log"
         with Listener(str(address), family="AF_UNIX") as listener:
             listener._listener._socket.settimeout(_START_TIMEOUT_S)  # type: ignore[attr-defined]
             assert self._process.stdin is not None

@@ -1,0 +1,63 @@
+"""`make bench`: runs every benchmark, then prints one table from the records they wrote.
+
+    python tests/bench                 all of them
+    python tests/bench ready lookup    some of them
+
+Exit status 1 if a benchmark ended in an error; a bar that was missed is said in the table and is no
+error, for a shared machine misses it without any fault of the software.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harness import checkout
+from harness.progress import step
+from harness.records import read, table
+
+_HERE = Path(__file__).resolve().parent
+_TIMEOUT_S = 600
+
+
+def main() -> int:
+    """Runs the benchmarks that are asked for; returns the exit status."""
+    parts = sorted(path.stem for path in _HERE.glob("*.py") if not path.stem.startswith("_"))
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", default=parts, metavar="PART", help=", ".join(parts))
+    options = parser.parse_args()
+    failed = []
+    files = []
+    for part in options.parts:
+        if part not in parts:
+            parser.error(f"no benchmark {part!r}; there are {', '.join(parts)}")
+        out = checkout.RECORDS / f"{part}.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.unlink(missing_ok=True)
+        with step(f"bench {part}"):
+            command = [sys.executable, str(_HERE / f"{part}.py"), "--out", str(out)]
+            status = subprocess.run(command, timeout=_TIMEOUT_S, check=False).returncode
+        if status != 0 or not out.exists():
+            failed.append(f"{part} (exit status {status})")
+        else:
+            files.append(out)
+    records = [record for file in files for record in read(file)]
+    if records:
+        print(records[0].machine)
+        print(table(records))
+        print(f"records: {', '.join(str(file) for file in files)}")
+    missed = [record.name for record in records if record.met is False]
+    print(
+        f"{len(records)} figures, {len(missed)} bars missed" + "".join(f"\n  {m}" for m in missed)
+    )
+    if failed:
+        print(f"ended in an error: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

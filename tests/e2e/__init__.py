@@ -1,0 +1,1 @@
+"""End to end: real vLLM on the CPU, a real sidecar in another process."""

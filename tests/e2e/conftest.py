@@ -1,0 +1,246 @@
+"""Engines, sidecars, and the prompts with their right answers."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import checkout, processes
+from harness.engine import BLOCK_TOKENS, EngineSettings
+from harness.model import write_model
+from harness.prompts import Prompt, family
+from harness.sidecar import Sidecar
+from harness.zygote import EngineProcess, Zygote
+
+from e2e import scenarios
+
+#: Prompts whose answers are compared in one pass.
+PROMPTS = 72
+OUTPUT_TOKENS = 12
+_TEST_TIMEOUT_S = 150
+
+_COUNTS = pytest.StashKey[Counter[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=20261121, help="seed of prompts, kills, aborts")
+    parser.addoption("--long", action="store_true", help="the long forms as well")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_COUNTS] = Counter()
+    config.addinivalue_line("markers", "long: takes minutes; runs with --long only")
+    config.addinivalue_line("markers", "both_versions: runs on every vLLM that is supported")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(_TEST_TIMEOUT_S), append=False)
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="a long form: give --long"))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"flexkv: seed {config.getoption('--seed')} (--seed N)"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    counts = config.stash[_COUNTS]
+    if counts:
+        terminalreporter.section("what was done end to end")
+        for name, number in sorted(counts.items()):
+            terminalreporter.write_line(f"{number:8d}  {name}")
+
+
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest) -> int:
+    """Seed of everything random here."""
+    number: int = request.config.getoption("--seed")
+    return number
+
+
+@pytest.fixture(scope="session")
+def counts(request: pytest.FixtureRequest) -> Counter[str]:
+    """What was done, printed after the last test."""
+    return request.config.stash[_COUNTS]
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A folder with a short name: paths of Unix sockets have a limit of 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="fkv-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def model() -> Path:
+    """The tests' random model."""
+    return write_model(checkout.MODELS / "tiny-model")
+
+
+@pytest.fixture(scope="session")
+def zygote(scratch: Path) -> Iterator[Zygote]:
+    """The process that has vLLM imported."""
+    with Zygote(scratch / "z") as process:
+        yield process
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Prompts, and what plain vLLM without any connector answers."""
+
+    prompts: list[Prompt]
+    answers: list[tuple[int, ...]]
+
+    @property
+    def token_ids(self) -> list[tuple[int, ...]]:
+        """The prompts as vLLM takes them."""
+        return [prompt.token_ids for prompt in self.prompts]
+
+
+@pytest.fixture(scope="session")
+def plain(zygote: Zygote, model: Path) -> Iterator[EngineProcess]:
+    """vLLM without a connector."""
+    with zygote.engine(EngineSettings(str(model)), "plain") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def reference(plain: EngineProcess, seed: int) -> Reference:
+    """The right answers."""
+    prompts = family(random.Random(seed), BLOCK_TOKENS, PROMPTS)
+    tokens = [prompt.token_ids for prompt in prompts]
+    answers = plain.call(scenarios.run, tokens, OUTPUT_TOKENS)
+    return Reference(prompts, [answer.token_ids for answer in answers])
+
+
+@dataclass(slots=True)
+class Line:
+    """One engine with FlexKV, and its sidecar."""
+
+    engine: EngineProcess
+    sidecar: Sidecar
+
+    def settle(self) -> None:
+        """Returns when every save has ended; one more step lets the last ones begin."""
+        self.engine.call(scenarios.idle)
+        self.sidecar.wait_quiet(20)
+
+    def assert_nothing_held(self, clients: int = 2) -> None:
+        """No request, no block, no lease, no job; and the engine's prefix cache can be dropped.
+
+        `clients` counts sessions: a scheduler and one worker an engine.
+        """
+        held = self.engine.call(scenarios.held)
+        assert held.requests == {}
+        assert held.blocks == 0, f"{held.blocks} blocks are held with no request left"
+        assert held.reset, "reset_prefix_cache() is False with no request left"
+        self.sidecar.assert_nothing_held(clients)
+
+
+@dataclass(slots=True)
+class Lines:
+    """Makes engines with FlexKV, and ends them with what they started."""
+
+    zygote: Zygote
+    model: Path
+    scratch: Path
+    open: list[Line] = field(default_factory=list)
+    count: int = 0
+
+    def __call__(
+        self,
+        *,
+        sidecar: Sidecar | None = None,
+        flag: dict[str, Any] | None = None,
+        environment: dict[str, str] | None = None,
+        wait: bool = True,
+        **settings: Any,
+    ) -> Line:
+        """Starts an engine with the README's flag (or `flag`), with `wait` until it is served."""
+        self.count += 1
+        sidecar = sidecar or Sidecar(self.scratch / f"s{self.count}", FLEXKV_CPU_CACHE_GB="0.5")
+        engine = self.zygote.engine(
+            EngineSettings(
+                str(self.model),
+                kv_transfer=flag or checkout.readme_flag(),
+                environment={**sidecar.environment, **(environment or {})},
+                **settings,
+            )
+        )
+        line = Line(engine, sidecar)
+        self.open.append(line)
+        if wait:
+            sidecar.wait_serving(60)
+        return line
+
+    def close(self) -> None:
+        """Ends the engines; their sidecars must follow."""
+        for line in self.open:
+            line.engine.close()
+        for sidecar in {id(line.sidecar): line.sidecar for line in self.open}.values():
+            sidecar.wait_gone()
+        self.open.clear()
+
+
+@pytest.fixture
+def lines(zygote: Zygote, model: Path, scratch: Path) -> Iterator[Lines]:
+    """Engines of one test."""
+    made = Lines(zygote, model, Path(tempfile.mkdtemp(dir=scratch)))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def _shared(zygote: Zygote, model: Path, scratch: Path) -> Iterator[Line]:
+    made = Lines(zygote, model, scratch / "shared")
+    yield made()
+    made.close()
+
+
+@pytest.fixture
+def line(_shared: Line) -> Iterator[Line]:
+    """One engine with FlexKV for many tests: empty caches before, nothing held after."""
+    _shared.engine.call(scenarios.reset, external=True)
+    yield _shared
+    _shared.assert_nothing_held()
+
+
+@pytest.fixture(scope="session")
+def equal(counts: Counter[str]) -> Callable[..., None]:
+    """Compares answers with the right ones, and counts."""
+
+    def compare(reference: Reference, answers: list[Any], which: list[int] | None = None) -> None:
+        numbers = which if which is not None else range(len(reference.prompts))
+        wrong = []
+        for number, answer in zip(numbers, answers, strict=True):
+            if answer is None:
+                continue
+            counts["answers compared token by token"] += 1
+            assert not answer.error, f"{reference.prompts[number].note}: ended in an error"
+            if answer.token_ids != reference.answers[number]:
+                counts["faults found"] += 1
+                wrong.append(
+                    f"{reference.prompts[number].note}: {answer.token_ids}, right is "
+                    f"{reference.answers[number]}, {answer.external_tokens} tokens were loaded"
+                )
+        assert not wrong, "\n".join(wrong)
+
+    return compare
+
+
+def wait_new_sidecar(sidecar: Sidecar, old: int, timeout_s: float = 30.0) -> int:
+    """Returns the id of the sidecar that took the place of `old`, when it serves."""
+    processes.wait_until(
+        lambda: sidecar.listens() and sidecar.pid != old, timeout_s, "another sidecar", 0.1
+    )
+    sidecar.wait_serving(timeout_s)
+    return sidecar.pid

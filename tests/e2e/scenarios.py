@@ -1,0 +1,234 @@
+"""What runs inside an engine's process; `EngineProcess.call` sends these functions there by name.
+
+Each takes the `Engine` first and returns plain data; the assertions are in the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.engine import Answer, Engine
+
+Tokens = Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What an engine still holds when all requests have ended."""
+
+    requests: dict[str, str]
+    blocks: int
+    reset: bool
+
+
+def run(engine: Engine, prompts: Sequence[Tokens], max_tokens: int) -> list[Answer]:
+    """All prompts together."""
+    return engine.run(prompts, max_tokens)
+
+
+def run_alone(engine: Engine, prompts: Sequence[Tokens], max_tokens: int) -> list[Answer]:
+    """One after the other, the engine's own prefix cache dropped before each."""
+    answers = []
+    for prompt in prompts:
+        reset(engine)
+        answers += engine.run([prompt], max_tokens)
+    return answers
+
+
+def run_after(
+    engine: Engine, pairs: Sequence[tuple[Tokens, Tokens]], max_tokens: int
+) -> list[Answer]:
+    """For each (first, second): a fresh prefix cache, then `first`, then the answer to `second`."""
+    answers = []
+    for first, second in pairs:
+        reset(engine)
+        if first:
+            engine.run([first], 1)
+        answers += engine.run([second], max_tokens)
+    return answers
+
+
+def reset(engine: Engine, external: bool = False) -> None:
+    """Drops the engine's prefix cache; must succeed, for no request holds a block."""
+    if not engine.reset_prefix_cache(external=external):
+        raise AssertionError(
+            f"reset_prefix_cache() is False: {engine.leaked_blocks()} blocks held, "
+            f"requests {engine.states()}"
+        )
+
+
+def held(engine: Engine) -> Held:
+    """What is left; the engine's prefix cache is dropped by looking."""
+    return Held(engine.states(), engine.leaked_blocks(), engine.reset_prefix_cache())
+
+
+def idle(engine: Engine) -> None:
+    """One small request, so that hooks which wait for a step get one."""
+    engine.idle_step()
+
+
+def counters(engine: Engine) -> tuple[int, int]:
+    """Preemptions, and blocks that the worker reported as not loaded."""
+    return engine.preemptions, engine.failed_blocks
+
+
+def run_aborting(
+    engine: Engine, prompts: Sequence[Tokens], max_tokens: int, seed: int
+) -> list[Answer | None]:
+    """All prompts together; every third is aborted at a random step. None for an aborted one."""
+    rng = random.Random(seed)
+    requests = [engine.submit(prompt, max_tokens) for prompt in prompts]
+    doomed = {request: rng.randrange(0, 8) for request in requests[::3]}
+    aborted: set[str] = set()
+    for step in range(8):
+        now = [request for request, at in doomed.items() if at == step]
+        engine.abort(request for request in now if request in engine.states())
+        aborted.update(now)
+        engine.step()
+    engine.wait()
+    return [None if request in aborted else engine.answer(request) for request in requests]
+
+
+def abort_open_loads(
+    engine: Engine, prompts: Sequence[Tokens], max_tokens: int, sidecar: int
+) -> tuple[list[Answer], list[str]]:
+    """Loads are planned, the sidecar stands still, every other request is aborted, it goes on.
+
+    Returns the answers of the rest, and the states that the aborted ones were in.
+    """
+    requests = [engine.submit(prompt, max_tokens) for prompt in prompts]
+    undo = engine.before(
+        engine.scheduler_connector,
+        "update_state_after_alloc",
+        _at_first_load(sidecar, signal.SIGSTOP),
+    )
+    try:
+        engine.step_until(lambda: _loading(engine) > 0, 20, "a load is open")
+        states = engine.states()
+        doomed = [request for request in requests if request in states][::2]
+        engine.abort(doomed)
+        for _ in range(3):
+            engine.step()
+    finally:
+        undo()
+        os.kill(sidecar, signal.SIGCONT)
+    engine.wait()
+    rest = [engine.answer(request) for request in requests if request not in doomed]
+    return rest, [states[request] for request in doomed]
+
+
+def signal_at_load(
+    engine: Engine, prompts: Sequence[Tokens], max_tokens: int, sidecar: int, number: int
+) -> list[Answer]:
+    """All prompts together; when vLLM has allocated for the first load the sidecar is signalled."""
+    undo = engine.before(
+        engine.scheduler_connector,
+        "update_state_after_alloc",
+        _at_first_load(sidecar, signal.Signals(number)),
+    )
+    try:
+        return engine.run(prompts, max_tokens)
+    finally:
+        undo()
+
+
+def kill_while_running(
+    engine: Engine, prompts: Sequence[Tokens], max_tokens: int, sidecar: int, after_steps: int
+) -> list[Answer]:
+    """All prompts together; the sidecar is killed after so many steps."""
+    requests = [engine.submit(prompt, max_tokens) for prompt in prompts]
+    for _ in range(after_steps):
+        engine.step()
+    os.kill(sidecar, signal.SIGKILL)
+    engine.wait()
+    return [engine.answer(request) for request in requests]
+
+
+def reset_with_save_in_flight(
+    engine: Engine, prompts: Sequence[Tokens], sidecar: int
+) -> tuple[list[Answer], bool]:
+    """Answers while the sidecar stands still, so that no save can end, then resets."""
+    os.kill(sidecar, signal.SIGSTOP)
+    try:
+        answers = engine.run(prompts, 4)
+        return answers, engine.reset_prefix_cache()
+    finally:
+        os.kill(sidecar, signal.SIGCONT)
+
+
+def with_a_foreign_block(
+    engine: Engine, prompt: Tokens, foreign: Tokens, max_tokens: int
+) -> tuple[Answer, list[Answer]]:
+    """The answer to a prompt, and its answers with one cached block at a time taken from another.
+
+    `foreign` is as long; block i of the prompt then holds the keys and values of its block i.
+    """
+    right = engine.run([prompt], max_tokens)[0]
+    wrong = []
+    for number in range((len(prompt) - 1) // engine.block_tokens):
+        engine.reset_prefix_cache()
+        ours, theirs = _cached_blocks(engine, prompt), _cached_blocks(engine, foreign)
+        for tensor in engine.kv_tensors():
+            tensor[ours[number]].copy_(tensor[theirs[number]])
+        wrong += engine.run([prompt], max_tokens)
+    engine.reset_prefix_cache()
+    return right, wrong
+
+
+def with_exchanged_blocks(
+    engine: Engine, prompt: Tokens, max_tokens: int
+) -> list[tuple[Answer, Answer]]:
+    """(right, wrong) answers to the prompt cut after block i, with blocks i and i + 1 exchanged."""
+    pairs = []
+    for number in range((len(prompt) - 1) // engine.block_tokens - 1):
+        cut = prompt[: (number + 1) * engine.block_tokens + 5]
+        engine.reset_prefix_cache()
+        right = engine.run([cut], max_tokens)[0]
+        engine.reset_prefix_cache()
+        blocks = _cached_blocks(engine, prompt)
+        a, b = blocks[number : number + 2]
+        for tensor in engine.kv_tensors():
+            kept = tensor[a].clone()
+            tensor[a].copy_(tensor[b])
+            tensor[b].copy_(kept)
+        pairs.append((right, engine.run([cut], max_tokens)[0]))
+    engine.reset_prefix_cache()
+    return pairs
+
+
+def connector_names(engine: Engine) -> tuple[str, str]:
+    """Modules and names of the classes that vLLM made for scheduler and worker."""
+    both = (type(engine.scheduler_connector), type(engine.worker_connector))
+    return f"{both[0].__module__}.{both[0].__qualname__}", (
+        f"{both[1].__module__}.{both[1].__qualname__}"
+    )
+
+
+def _at_first_load(pid: int, number: signal.Signals) -> Any:
+    """A watcher of `update_state_after_alloc` that signals once, when a load is granted."""
+    done: list[bool] = []
+
+    def act(_request: Any, _blocks: Any, num_external_tokens: int) -> None:
+        if num_external_tokens and not done:
+            done.append(True)
+            os.kill(pid, number)
+
+    return act
+
+
+def _loading(engine: Engine) -> int:
+    return sum(state == "WAITING_FOR_REMOTE_KVS" for state in engine.states().values())
+
+
+def _cached_blocks(engine: Engine, prompt: Tokens) -> list[int]:
+    """Answers a prompt; the ids of the blocks in which the engine's prefix cache then has it."""
+    request = engine.submit(prompt, 2)
+    engine.step()  # the whole prompt fits into one step, the second token needs another
+    blocks = list(engine.scheduler.kv_cache_manager.get_block_ids(request)[0])
+    engine.wait()
+    return blocks

@@ -1,0 +1,129 @@
+"""The sidecar stands still or dies: the engine goes on, right and soon."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from harness.sidecar import Sidecar
+
+from e2e import scenarios
+from e2e.conftest import OUTPUT_TOKENS, Line, Lines, Reference, wait_new_sidecar
+
+pytestmark = pytest.mark.both_versions
+
+
+def test_killed_when_loads_are_granted_recomputed_with_the_readmes_flag(
+    lines: Lines, reference: Reference, equal: Callable[..., None], counts: Counter[str]
+) -> None:
+    """Every granted load fails; vLLM's own default would end these requests with an error."""
+    line = lines()
+    line.engine.call(scenarios.run, reference.token_ids, OUTPUT_TOKENS)
+    line.settle()
+    line.engine.call(scenarios.reset)
+    old = line.sidecar.pid
+    answers = line.engine.call(
+        scenarios.signal_at_load,
+        reference.token_ids,
+        OUTPUT_TOKENS,
+        old,
+        int(signal.SIGKILL),
+    )
+    equal(reference, answers)
+    _, failed = line.engine.call(scenarios.counters)
+    counts["sidecars killed"] += 1
+    counts["blocks whose load failed"] += failed
+    assert failed > 0, "no load failed: the kill came too late to matter"
+    wait_new_sidecar(line.sidecar, old)
+    _assert_hits_return(line, reference, equal, counts)
+    line.assert_nothing_held()
+
+
+def test_frozen_during_loads_revoked_within_its_bound(
+    lines: Lines, reference: Reference, equal: Callable[..., None], counts: Counter[str]
+) -> None:
+    """It lives, holds the engine's memory mapped and answers nothing: revoked, then killed."""
+    limits = {"FLEXKV_LOAD_DEADLINE_MS": "300", "FLEXKV_DRAIN_TIMEOUT_MS": "700"}
+    line = lines(environment=limits)
+    line.engine.call(scenarios.run, reference.token_ids, OUTPUT_TOKENS)
+    line.settle()
+    line.engine.call(scenarios.reset)
+    old = line.sidecar.pid
+    begun = time.monotonic()
+    answers = line.engine.call(
+        scenarios.signal_at_load,
+        reference.token_ids,
+        OUTPUT_TOKENS,
+        old,
+        int(signal.SIGSTOP),
+    )
+    took = time.monotonic() - begun
+    equal(reference, answers)
+    _, failed = line.engine.call(scenarios.counters)
+    counts["sidecars frozen"] += 1
+    counts["blocks whose load failed"] += failed
+    assert failed > 0
+    assert took < 15, f"{took:.1f} s for loads that may last 1 s"
+    wait_new_sidecar(line.sidecar, old)
+    _assert_hits_return(line, reference, equal, counts)
+    line.assert_nothing_held()
+
+
+def test_killed_at_random_steps_tokens_right_and_hits_return(
+    lines: Lines,
+    reference: Reference,
+    equal: Callable[..., None],
+    counts: Counter[str],
+    seed: int,
+) -> None:
+    line = lines()
+    rng = random.Random(seed)
+    for _ in range(4):
+        old = line.sidecar.pid
+        answers = line.engine.call(
+            scenarios.kill_while_running,
+            reference.token_ids,
+            OUTPUT_TOKENS,
+            old,
+            rng.randrange(1, 40),
+        )
+        equal(reference, answers)
+        counts["sidecars killed"] += 1
+        wait_new_sidecar(line.sidecar, old)
+        line.engine.call(scenarios.reset)
+    _assert_hits_return(line, reference, equal, counts)
+    line.assert_nothing_held()
+
+
+def test_sidecar_cannot_start_engine_answers_without_it(
+    lines: Lines, reference: Reference, equal: Callable[..., None]
+) -> None:
+    sidecar = Sidecar(
+        lines.scratch / "nojava", FLEXKV_JAVA="/nonexistent/java", FLEXKV_START_TIMEOUT_S="5"
+    )
+    line = lines(sidecar=sidecar, wait=False)
+    equal(reference, line.engine.call(scenarios.run, reference.token_ids, OUTPUT_TOKENS))
+    held = line.engine.call(scenarios.held)
+    assert (held.requests, held.blocks, held.reset) == ({}, 0, True)
+
+
+def _assert_hits_return(
+    line: Line,
+    reference: Reference,
+    equal: Callable[..., None],
+    counts: Counter[str],
+) -> None:
+    """Fills the new sidecar and is served from it."""
+    line.engine.call(scenarios.reset)
+    equal(reference, line.engine.call(scenarios.run, reference.token_ids, OUTPUT_TOKENS))
+    line.settle()
+    line.engine.call(scenarios.reset)
+    answers = line.engine.call(scenarios.run, reference.token_ids, OUTPUT_TOKENS)
+    equal(reference, answers)
+    served = sum(answer.external_tokens for answer in answers)
+    counts["tokens served by a sidecar that came back"] += served
+    assert served > 0, "no hit after the sidecar came back"
