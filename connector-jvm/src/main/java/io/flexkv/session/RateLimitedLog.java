@@ -12,6 +12,9 @@ import org.slf4j.Logger;
 final class RateLimitedLog {
   private static final long QUIET_NANOS = 10_000_000_000L;
 
+  /** The text may quote what a stranger sent. */
+  private static final int MAX_TEXT = 300;
+
   private static final class State {
     long lastNanos;
     long suppressed;
@@ -42,7 +45,7 @@ final class RateLimitedLog {
         "refused {} ({}): {}{}",
         who,
         code.wire(),
-        message,
+        message.length() > MAX_TEXT ? message.substring(0, MAX_TEXT) + "…" : message,
         suppressed == 0 ? "" : "; " + suppressed + " more since the last such line");
   }
 }

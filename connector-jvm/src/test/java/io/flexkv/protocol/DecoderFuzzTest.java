@@ -70,39 +70,61 @@ class DecoderFuzzTest {
   }
 
   @Test
-  void ring_hostileCountersAndBytes_endsWithProtocolException() {
+  void ring_lawfulThenDamaged_endsWithProtocolExceptionOrRecordsWithinIt() {
     SplittableRandom random = new SplittableRandom(SEED);
     try (Arena arena = Arena.ofConfined()) {
+      // The ring is the end of the memory: one byte read too far is seen.
       MemorySegment memory = arena.allocate(1024 + 4096, 64);
+      MemorySegment record = arena.allocate(Protocol.MAX_RECORD_BYTES, 8);
       MemorySegment into = arena.allocate(Protocol.MAX_RECORD_BYTES, 8);
       int broken = 0;
       for (int i = 0; i < ROUNDS; i++) {
-        byte[] noise = new byte[4096];
-        random.nextBytes(noise);
-        for (int at = 0; at < noise.length; at += 8) {
-          if (random.nextInt(3) > 0) {
-            noise[at + 1] = (byte) random.nextInt(3);
-            noise[at + 2] = 0;
-            noise[at + 3] = 0;
-            noise[at + 4] = (byte) random.nextInt(2);
-            noise[at + 5] = 0;
-          }
-        }
-        MemorySegment.copy(MemorySegment.ofArray(noise), 0, memory, 1024, 4096);
-        long tail = random.nextBoolean() ? 8L * random.nextInt(600) : random.nextLong();
-        SharedWords.setRelease(memory, 0, tail);
+        memory.fill((byte) 0);
+        var writer = new SpscRingWriter(memory, 0, 512, 1024, 4096);
         var reader = new SpscRingReader(memory, 0, 512, 1024, 4096);
         try {
-          long read = 0;
-          for (int n; (n = reader.read(into)) > 0; ) {
-            read += n;
-            assertThat(read).as("seed=%d", SEED).isLessThanOrEqualTo(4096);
-          }
+          // Some records come and go first, so that the ring's end lies among the rest.
+          broken += damagedRing(random, writer, reader, memory, record, into) ? 1 : 0;
         } catch (ProtocolException e) {
           broken++;
+        } catch (Throwable t) {
+          throw new AssertionError("seed=" + SEED + " round " + i, t);
         }
       }
-      assertThat(broken).as("seed=%d", SEED).isGreaterThan(ROUNDS / 4);
+      assertThat(broken).as("seed=%d", SEED).isBetween(ROUNDS / 4, ROUNDS - 1);
     }
+  }
+
+  private static boolean damagedRing(
+      SplittableRandom random,
+      SpscRingWriter writer,
+      SpscRingReader reader,
+      MemorySegment memory,
+      MemorySegment record,
+      MemorySegment into)
+      throws ProtocolException {
+    for (int n = random.nextInt(20); n > 0; n--) {
+      writer.tryWrite(record, EchoRecord.encode(record, n, new byte[random.nextInt(400)]));
+      reader.read(into);
+    }
+    long first = SharedWords.getAcquire(memory, 0);
+    boolean room = true;
+    while (room) {
+      room = writer.tryWrite(record, EchoRecord.encode(record, 1, new byte[random.nextInt(300)]));
+    }
+    long tail = SharedWords.getAcquire(memory, 0);
+    if (random.nextInt(4) == 0) {
+      SharedWords.setRelease(memory, 0, random.nextBoolean() ? random.nextLong() : tail + 8);
+    } else {
+      // A length: of the first record, or of whatever follows it at a multiple of eight.
+      long at = 1024 + ((first + (random.nextBoolean() ? 0 : 8L * random.nextInt(512))) & 4095);
+      memory.set(Wire.U32, at, random.nextBoolean() ? random.nextInt(6000) : random.nextInt());
+    }
+    int total = 0;
+    for (int n; (n = reader.read(into)) > 0; ) {
+      total += n;
+      assertThat(total).isLessThanOrEqualTo(4096);
+    }
+    return false;
   }
 }

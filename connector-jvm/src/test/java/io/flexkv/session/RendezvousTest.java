@@ -56,6 +56,12 @@ class RendezvousTest {
   }
 
   @Test
+  void controlToken_isNotInWhatLogsPrint() {
+    assertThat(rig.identity.toString()).doesNotContain(rig.identity.controlToken());
+    assertThat(rig.identity.controlToken()).matches("[0-9a-f]{64}");
+  }
+
+  @Test
   void socketFile_isForItsOwnerOnly() throws Exception {
     assertThat(PosixFilePermissions.toString(Files.getPosixFilePermissions(rig.socketPath)))
         .isEqualTo("rw-------");
