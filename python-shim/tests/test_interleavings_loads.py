@@ -341,7 +341,8 @@ def test_lookup_not_answered_is_asked_again_and_then_given_up() -> None:
     rig.sidecar.prompt = False
     request = rig.add("a", prompt(21), max_new=2)
     rig.run()
-    assert 0 < rig.engine.none_answers <= 51
+    # 0.3 s of silence at 0.01 s a step: a sidecar that says nothing is given up by time.
+    assert 0 < rig.engine.none_answers <= 32
     assert request.generated == 2
     before = rig.engine.none_answers
     rig.run()

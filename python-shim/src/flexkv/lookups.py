@@ -2,8 +2,9 @@
 
 A question goes out when a request is admitted and is answered, as a rule, before the scheduler asks
 for it.  Where it is not, the scheduler spins for some microseconds and then skips the request for
-this step.  Every wait has two bounds, in questions and in seconds; a sidecar that has answered
-nothing in that time is *silent*: until it says anything, no request waits for it.
+this step.  Every wait has two bounds, in questions and in seconds.  A sidecar that has said nothing
+at all for half a second is *silent*: until it says anything, no request waits for it.  (A killed
+one with a large pool keeps its sockets open for seconds while the kernel takes its memory back.)
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class LookupLimits:
     step_spin_us: float = 1000.0
     asks_max: int = 1000
     asks_s_max: float = 2.0
+    silent_s: float = 0.5
     answer_lost_s: float = 0.1
     answer_fresh_s: float = 0.5
     probe_every_s: float = 0.02
@@ -75,6 +77,7 @@ class Lookups:
         self._next_query = 1
         self._spin_left_us = limits.step_spin_us
         self._silent = False
+        self._heard_at = float("-inf")
         self._probed_at = float("-inf")
         self.ready = False
         """Whether the sidecar has said that every rank is registered: before, plans are dropped."""
@@ -154,6 +157,7 @@ class Lookups:
     def heard(self) -> None:
         """The sidecar said something: it is not silent."""
         self._silent = False
+        self._heard_at = self._clock()
 
     def answer(
         self,
@@ -198,7 +202,8 @@ class Lookups:
         state.asks += 1
         self.asked_again += 1
         waited = now - state.asks_since
-        if state.asks <= self._limits.asks_max and waited <= self._limits.asks_s_max:
+        silent = self._heard_at < state.asks_since and waited > self._limits.silent_s
+        if not silent and state.asks <= self._limits.asks_max and waited <= self._limits.asks_s_max:
             return True
         self.gave_up += 1
         self._silent = not answered

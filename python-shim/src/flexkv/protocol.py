@@ -4,6 +4,9 @@ This file is the single Python source of the wire format.  It uses the standard 
 ``ctypes``), because a JUnit test of the sidecar runs this very file in GraalPy and compares every
 record with the Java codec, both ways.  ``docs/protocol.md`` tells how the records play together.
 
+Records are plain dataclasses with slots: a frozen one costs twice as much to make, and these are
+made in the scheduler's thread.  Nobody changes one.
+
 Conventions
     * Everything is little-endian.  Sizes are bytes unless the name says otherwise.
     * ``u64`` fields lie on multiples of 8 within a record, ``u32`` on multiples of 4.
@@ -231,7 +234,7 @@ def _u64s(values: tuple[int, ...]) -> bytes:
     return struct.pack(f"<{len(values)}Q", *values)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Extend:
     """Appends whole block hashes to a request's chain; overlap with what is known must be equal.
 
@@ -273,7 +276,7 @@ class Extend:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Lookup:
     """How deep can this request's chain be served?  ``first_block`` blocks are there locally.
 
@@ -305,7 +308,7 @@ class Lookup:
         return cls(query, request, chain, first, most, group)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PlanLoad:
     """Load chain blocks [first_block, first_block + n) into ``block_ids`` under ``lease_id``."""
 
@@ -337,7 +340,7 @@ class PlanLoad:
         return cls(job, request, lease, generation, first, ids, group)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PlanSave:
     """Save ``block_ids`` as chain blocks [first_block, …).
 
@@ -371,7 +374,7 @@ class PlanSave:
         return cls(job, request, first, ids, generations, group)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class EndRequest:
     """The request is over: its chain and an unpinned lease may go; planned jobs live on."""
 
@@ -387,7 +390,7 @@ class EndRequest:
         return cls(*cls._S.unpack(body))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Reset:
     """Raise the generation of the instance's namespace: nothing saved before is served again."""
 
@@ -403,7 +406,7 @@ class Reset:
         return cls(*cls._S.unpack(body))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Echo:
     """Answered at once with the same payload: measures the ring alone."""
 
@@ -420,14 +423,14 @@ class Echo:
         return cls(cls._S.unpack_from(body)[0], body[cls._S.size :])
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class EchoAnswer(Echo):
     """See ``Echo``."""
 
     TYPE: ClassVar[int] = TYPE_ECHO_ANSWER
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Go:
     """This rank's part of a job may start once its fence is reached.
 
@@ -462,7 +465,7 @@ class Go:
         return record
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Revoke:
     """Stop this load; answered by ``JobDone`` once no copy of it can touch memory any more."""
 
@@ -478,7 +481,7 @@ class Revoke:
         return cls(*cls._S.unpack(body))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class LookupAnswer:
     """Depths in blocks from the start of the chain; ``lease_id`` 0: nothing past ``first_block``.
 
@@ -514,7 +517,7 @@ class LookupAnswer:
         return cls(*cls._S.unpack(body))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ResetAnswer:
     """The namespace's generation after a reset."""
 
@@ -533,7 +536,7 @@ class ResetAnswer:
         return cls(query, generation, status)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class SaveDone:
     """All parts of a save are in or lost: ``committed`` of its blocks are resident."""
 
@@ -554,7 +557,7 @@ class SaveDone:
         return cls(*cls._S.unpack(body))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class KvNotice:
     """Blocks entered or left a tier, in vLLM's own hashes: the raw material of KV events.
 
@@ -600,7 +603,7 @@ class KvNotice:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class JobDone:
     """This rank's part of a job has ended: no copy of it can touch memory any more.
 
