@@ -46,7 +46,10 @@ class Rig:
         self.generations = FakeGenerations(blocks)
         self.link = FakeLink(self.generations)
         self.side = SchedulerSide(
-            SchedulerFacts(BLOCK, blocks), self.link, LookupLimits(asks_max=50, silent_s=0.3), self.clock
+            SchedulerFacts(BLOCK, blocks),
+            self.link,
+            LookupLimits(asks_max=50, silent_s=0.3),
+            self.clock,
         )
         self.hooks = SchedulerHooks(lambda: self.side)
         self.workers = [Worker(rank, blocks, BLOCK) for rank in range(ranks)]
