@@ -16,6 +16,9 @@ from harness.engine import Answer, Engine
 
 Tokens = Sequence[int]
 
+#: vLLM's state of a request whose asynchronous load is open.
+LOADING = "WAITING_FOR_REMOTE_KVS"
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -96,10 +99,11 @@ def run_aborting(
 
 def abort_open_loads(
     engine: Engine, prompts: Sequence[Tokens], max_tokens: int, sidecar: int
-) -> tuple[list[Answer], list[str]]:
-    """Loads are planned, the sidecar stands still, every other request is aborted, it goes on.
+) -> tuple[list[Answer | None], list[str]]:
+    """A load is granted, the sidecar stands still, its request is aborted, the sidecar goes on.
 
-    Returns the answers of the rest, and the states that the aborted ones were in.
+    Of the other requests every second one is aborted, too. Returns the answers of the rest in
+    order, and the states that the aborted ones were in.
     """
     requests = [engine.submit(prompt, max_tokens) for prompt in prompts]
     undo = engine.before(
@@ -110,7 +114,8 @@ def abort_open_loads(
     try:
         engine.step_until(lambda: _loading(engine) > 0, 20, "a load is open")
         states = engine.states()
-        doomed = [request for request in requests if request in states][::2]
+        loading = [r for r in requests if states.get(r) == LOADING]
+        doomed = {*loading, *requests[::2]} & set(states)
         engine.abort(doomed)
         for _ in range(3):
             engine.step()
@@ -118,7 +123,7 @@ def abort_open_loads(
         undo()
         os.kill(sidecar, signal.SIGCONT)
     engine.wait()
-    rest = [engine.answer(request) for request in requests if request not in doomed]
+    rest = [None if request in doomed else engine.answer(request) for request in requests]
     return rest, [states[request] for request in doomed]
 
 
@@ -222,7 +227,7 @@ def _at_first_load(pid: int, number: signal.Signals) -> Any:
 
 
 def _loading(engine: Engine) -> int:
-    return sum(state == "WAITING_FOR_REMOTE_KVS" for state in engine.states().values())
+    return sum(state == LOADING for state in engine.states().values())
 
 
 def _cached_blocks(engine: Engine, prompt: Tokens) -> list[int]:

@@ -36,7 +36,7 @@ def test_block_of_another_prompt_tokens_differ(
         planted += len(wrong)
         seen += sum(answer.token_ids != right.token_ids for answer in wrong)
     counts["wrong blocks planted in plain vLLM"] += planted
-    counts["… that changed the tokens"] += seen
+    counts["wrong blocks that changed the tokens"] += seen
     assert planted == 3 * _BLOCKS
     # One answer may survive one block; nearly all must not, or equality proves nothing.
     assert seen >= 0.9 * planted, f"only {seen} of {planted} wrong blocks were seen"
@@ -49,6 +49,6 @@ def test_blocks_exchanged_a_shorter_prompt_differs(
     pairs = plain.call(scenarios.with_exchanged_blocks, prompt, OUTPUT_TOKENS)
     seen = sum(right.token_ids != wrong.token_ids for right, wrong in pairs)
     counts["wrong blocks planted in plain vLLM"] += len(pairs)
-    counts["… that changed the tokens"] += seen
+    counts["wrong blocks that changed the tokens"] += seen
     assert len(pairs) == _BLOCKS - 1
     assert seen >= 0.9 * len(pairs), f"only {seen} of {len(pairs)} exchanges were seen"

@@ -37,6 +37,7 @@ def vllm_environment() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
     }
     for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED"):
         environment.pop(name, None)

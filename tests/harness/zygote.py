@@ -44,6 +44,8 @@ _PRELOADED = (
     "vllm.v1.worker.cpu_worker",
     "vllm.v1.worker.cpu_model_runner",
     "vllm.model_executor.models.llama",
+    "torch._inductor.config",
+    "torch._inductor.compile_fx",
 )
 
 
