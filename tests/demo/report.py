@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.records import Record, Records, columns
@@ -68,6 +70,16 @@ def summary(
     if moved.loaded_bytes < expected:
         failures.append(f"{moved.loaded_bytes} bytes came back, {expected} were served")
     return failures
+
+
+def lookup_times(records: Records, log: Path) -> list[str]:
+    """What lookups cost the engine's scheduler thread, by the connector's last line in its log."""
+    found = re.findall(r"lookup p50 us (\d+), lookup p99 us (\d+)", log.read_text(errors="replace"))
+    if not found:
+        return [f"the connector's last line is not in {log}: no lookup latency"]
+    for name, microseconds in zip(("p50", "p99"), found[-1], strict=True):
+        records.add(f"lookup in the scheduler's thread, {name}", int(microseconds), "us")
+    return []
 
 
 def memcpy_gb_s() -> float:

@@ -21,7 +21,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from demo.report import others, summary, times_table
+from demo.report import lookup_times, others, summary, times_table
 from harness import checkout, processes
 from harness.model import ModelShape, write_model
 from harness.progress import step
@@ -94,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
             moved = sidecar.moved().since(before)
         records = Records()
         failures = summary(records, served, moved, external, SHAPE.kv_bytes_per_token)
+        failures += lookup_times(records, log)
         with step("the sidecar ends after its last client"):
             sidecar.wait_gone()
     records.write(options.out)

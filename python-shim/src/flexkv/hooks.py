@@ -8,6 +8,7 @@ side from vLLM's configuration is in ``wiring.py``.
 from __future__ import annotations
 
 import logging
+import time
 from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,12 +22,17 @@ from flexkv.worker import WorkerSide
 
 logger = logging.getLogger(__name__)
 
+LOG_EVERY_S = 10.0
+"""As vLLM's own figures: vLLM does not always let a connector end in order, nor say a last word."""
+
 
 class SchedulerHooks:
     """The scheduler role.  ``build`` answers ``None`` where nothing is to be served."""
 
     def __init__(self, build: Callable[[], SchedulerSide | None]) -> None:
         self._serving = True
+        self._logged_at = time.monotonic()
+        self._logged = ""
         self._rescued: list[StepJob] = []
         self.guard = Guard("scheduler", self._switch_off)
         self.side = self.guard.run("__init__", None, build)
@@ -66,6 +72,9 @@ class SchedulerHooks:
     def build_connector_meta(self, output: Any) -> StepMetadata:
         meta = StepMetadata()
         if self.side is not None:
+            if time.monotonic() - self._logged_at > LOG_EVERY_S:
+                self._logged_at = time.monotonic()
+                self.guard.run("log", None, self._log, self.side)
             if self._serving:
                 meta = self.guard.run(
                     "build_connector_meta", meta, self.side.build_connector_meta, output
@@ -92,10 +101,16 @@ class SchedulerHooks:
             return True
         return self.guard.run("reset_cache", True, self.side.reset_cache)
 
+    def _log(self, side: SchedulerSide) -> None:
+        line = scheduler_line(side)
+        if line != self._logged:
+            self._logged = line
+            logger.info("FlexKV scheduler: %s", line)
+
     def shutdown(self) -> None:
         side, self.side = self.side, None
         if side is not None:
-            logger.info("FlexKV scheduler: %s", self.guard.run("log", "", scheduler_line, side))
+            self.guard.run("log", None, self._log, side)
             self.guard.run("shutdown", None, side.shutdown)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from flexkv.latency import Latencies
 from flexkv.protocol import (
     LOOKUP_NOT_READY,
     LOOKUP_OK,
@@ -82,6 +83,8 @@ class Lookups:
         self.ready = False
         """Whether the sidecar has said that every rank is registered: before, plans are dropped."""
         self.asked = self.asked_again = self.gave_up = 0
+        self.times = Latencies()
+        """What each question cost the scheduler's thread, spinning included."""
 
     def new_step(self) -> None:
         """The scheduler begins the next step: its budget for spinning is whole again."""
@@ -167,6 +170,18 @@ class Lookups:
     ) -> tuple[LookupAnswer | None, bool]:
         """The present answer, or ``None`` and whether asking again in the next step makes sense."""
         now = self._clock()
+        try:
+            return self._answer(session, state, dispatch, now)
+        finally:
+            self.times.add((self._clock() - now) * 1e6)
+
+    def _answer(
+        self,
+        session: Session,
+        state: RequestState,
+        dispatch: Callable[[Record | None], None],
+        now: float,
+    ) -> tuple[LookupAnswer | None, bool]:
         fresh = state.answer
         if fresh is not None and now - state.answered_at > self._limits.answer_fresh_s:
             # Leases have a time limit, and others may have saved since.

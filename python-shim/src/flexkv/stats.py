@@ -16,6 +16,8 @@ def scheduler_line(side: SchedulerSide) -> str:
         "lookups": side.lookups.asked,
         "asked again": side.lookups.asked_again,
         "gave up": side.lookups.gave_up,
+        "lookup p50 us": round(side.lookups.times.quantile(0.5)),
+        "lookup p99 us": round(side.lookups.times.quantile(0.99)),
         "loads": side.loads,
         "failed loads": side.loads_failed,
         "blocks loaded": side.blocks_loaded,
