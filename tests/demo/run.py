@@ -40,10 +40,10 @@ SHAPE = ModelShape(
     num_key_value_heads=4,
     head_dim=64,
     vocab_size=1024,
-    max_position_embeddings=8192,
+    max_position_embeddings=16384,
 )
 
-LENGTHS = (1024, 2048, 4096)
+LENGTHS = (1024, 4096, 8192)
 _OUTPUT_TOKENS = 16
 _HIT_ROUNDS = 3
 
@@ -105,8 +105,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _server(model: Path, sidecar: Sidecar, log: Path) -> OpenAIServer:
-    arguments = ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(768 << 20)]
-    arguments += ["--max-model-len", str(SHAPE.max_position_embeddings)]
+    arguments = ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(1 << 30)]
+    arguments += ["--max-model-len", str(max(LENGTHS) + 256)]
     arguments += ["--kv-transfer-config", json.dumps(checkout.readme_flag())]
     return OpenAIServer(model, arguments, sidecar.environment, log)
 
