@@ -4,15 +4,13 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.flexkv.admin.ControlClient;
 import io.flexkv.config.ConfigException;
 import io.flexkv.config.Settings;
 import io.flexkv.session.ToolSession;
 import java.io.IOException;
 import java.util.Map;
 import java.util.concurrent.Callable;
-import org.zeromq.SocketType;
-import org.zeromq.ZContext;
-import org.zeromq.ZMQ;
 import picocli.CommandLine.Command;
 
 /** {@code status}: joins as a tool, asks over the control plane, prints the answer as JSON. */
@@ -50,21 +48,16 @@ final class StatusCommand implements Callable<Integer>, OptionSpecs.Configured {
     ObjectNode request = json.createObjectNode();
     request.put("id", 1).put("token", session.controlToken()).put("op", "status");
     request.putObject("args");
-    try (ZContext context = new ZContext(1)) {
-      ZMQ.Socket socket = context.createSocket(SocketType.DEALER);
-      socket.setLinger(0);
-      socket.setReceiveTimeOut(TIMEOUT_MILLIS);
-      socket.connect(session.controlEndpoint());
-      socket.send(json.writeValueAsBytes(request), 0);
-      byte[] answer = socket.recv(0);
-      if (answer == null) {
-        throw new IOException("no answer within " + TIMEOUT_MILLIS + " ms");
-      }
-      JsonNode tree = json.readTree(answer);
-      if (!tree.path("ok").asBoolean()) {
-        throw new IOException(tree.path("error").path("message").asText());
-      }
-      return tree.path("result");
+    byte[] answer =
+        ControlClient.ask(
+            session.controlEndpoint(), json.writeValueAsBytes(request), TIMEOUT_MILLIS);
+    if (answer == null) {
+      throw new IOException("no answer within " + TIMEOUT_MILLIS + " ms");
     }
+    JsonNode tree = json.readTree(answer);
+    if (!tree.path("ok").asBoolean()) {
+      throw new IOException(tree.path("error").path("message").asText());
+    }
+    return tree.path("result");
   }
 }

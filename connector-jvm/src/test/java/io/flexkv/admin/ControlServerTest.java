@@ -9,9 +9,6 @@ import java.nio.charset.StandardCharsets;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
-import org.zeromq.SocketType;
-import org.zeromq.ZContext;
-import org.zeromq.ZMQ;
 
 class ControlServerTest {
   private final ObjectMapper json = new ObjectMapper();
@@ -38,31 +35,27 @@ class ControlServerTest {
     assertThat(thread.isAlive()).isFalse();
   }
 
-  private JsonNode ask(String message, int timeoutMillis) throws Exception {
-    try (ZContext context = new ZContext(1)) {
-      ZMQ.Socket socket = context.createSocket(SocketType.DEALER);
-      socket.setLinger(0);
-      socket.setReceiveTimeOut(timeoutMillis);
-      socket.connect(server.endpoint());
-      socket.send(message.getBytes(StandardCharsets.UTF_8), 0);
-      return json.readTree(socket.recv(0));
-    }
+  private JsonNode ask(String message) throws Exception {
+    byte[] answer =
+        ControlClient.ask(server.endpoint(), message.getBytes(StandardCharsets.UTF_8), 2000);
+    assertThat(answer).isNotNull();
+    return json.readTree(answer);
   }
 
   @Test
   void request_good_isAnswered() throws Exception {
     JsonNode answer =
-        ask("{\"id\": 4, \"token\": \"secret\", \"op\": \"ping\", \"args\": {\"n\": 3}}", 5000);
+        ask("{\"id\": 4, \"token\": \"secret\", \"op\": \"ping\", \"args\": {\"n\": 3}}");
     assertThat(answer.toString()).isEqualTo("{\"id\":4,\"ok\":true,\"result\":{\"n\":3}}");
   }
 
   @Test
   void request_refused_saysWhy() throws Exception {
-    JsonNode answer = ask("{\"id\": 4, \"token\": \"secret\", \"op\": \"fail\"}", 5000);
+    JsonNode answer = ask("{\"id\": 4, \"token\": \"secret\", \"op\": \"fail\"}");
     assertThat(answer.path("error").toString())
         .isEqualTo("{\"code\":\"refused\",\"message\":\"because\"}");
     assertThat(
-            ask("{\"id\": 4, \"token\": \"secret\", \"op\": \"no\"}", 5000)
+            ask("{\"id\": 4, \"token\": \"secret\", \"op\": \"no\"}")
                 .path("error")
                 .path("message")
                 .asText())
