@@ -139,11 +139,17 @@ class OpenLoads:
         if load.revoked_at is None or now < load.revoked_at + self._drain_s or load.killed:
             return
         if session not in self._killed:
+            # A killed sidecar ends only when the kernel has taken its pool back, seconds for a
+            # large one; until then its copies may run, and a kill more does no harm.
             logger.error(
-                "FlexKV kills the sidecar (pid %d): a load did not drain within %.1f s of being "
+                "FlexKV kills the sidecar (pid %d): %s, a load did not drain within %.1f s of being "
                 "revoked, and its blocks can be given back to vLLM only when nothing writes them",
-                session.server_pid, self._drain_s,
-            )  # fmt: skip
+                session.server_pid,
+                "its socket is open"
+                if alive
+                else "its socket is closed but its process is not gone",
+                self._drain_s,
+            )
             self._killed = [session]
             self.kills += 1
         load.killed = session.kill_server()
