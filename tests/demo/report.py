@@ -102,7 +102,7 @@ def times_table(records: Sequence[Record]) -> str:
             length, _, way = record.name.removeprefix(_TIME).partition(": ")
             cells.setdefault(length, {})[way] = record
     head = ("time to first token", *_WAYS, "cold / FlexKV hit")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for length, ways in cells.items():
         gain = float(ways["cold"].value) / float(ways["FlexKV hit"].value)
         shown = (f"{ways[way].value:,} {ways[way].unit}" for way in _WAYS)

@@ -142,8 +142,8 @@ class OpenLoads:
             # A killed sidecar ends only when the kernel has taken its pool back, seconds for a
             # large one; until then its copies may run, and a kill more does no harm.
             logger.error(
-                "FlexKV kills the sidecar (pid %d): %s, a load did not drain within %.1f s of being "
-                "revoked, and its blocks can be given back to vLLM only when nothing writes them",
+                "FlexKV kills the sidecar (pid %d): %s, a load did not drain within %.1f s of its "
+                "revocation, and its blocks go back to vLLM only when nothing writes them",
                 session.server_pid,
                 "its socket is open"
                 if alive
