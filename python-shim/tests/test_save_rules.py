@@ -67,3 +67,26 @@ def test_null_block_is_never_intact_and_never_counted() -> None:
     assert not table.intact(0)
     table._filled_at[0] = 0
     assert not table.intact(0)
+
+
+def test_last_save_put_off_does_not_take_the_next_owners_bytes() -> None:
+    """A rank registers late: blocks 2 and 3 are another request's, and filled, by then."""
+    saves, table, state = planner()
+    saves.mark_filled(state, 12)
+    saves.put_off(state)
+    table.assigned([2, 3])
+    table.filled([2, 3])
+    saves.put_off(state)  # put off again, in the next step: what it held is what it held first
+    session = Session()
+    jobs = saves.plan_finished(session, state, 12)  # type: ignore[arg-type]
+    assert len(jobs) == 1
+    assert session.sent[-1].block_ids == (1,)
+
+
+def test_last_save_put_off_is_whole_if_nobody_took_the_blocks() -> None:
+    saves, _, state = planner()
+    saves.mark_filled(state, 12)
+    saves.put_off(state)
+    session = Session()
+    saves.plan_finished(session, state, 12)  # type: ignore[arg-type]
+    assert session.sent[-1].block_ids == (1, 2, 3)

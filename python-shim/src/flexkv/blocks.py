@@ -53,6 +53,19 @@ class BlockTable:
         """The present counters, for a save plan."""
         return tuple(self._generations[block_id] for block_id in block_ids)
 
+    def snapshot(self, block_ids: Sequence[int]) -> array[int]:
+        """The present counters of blocks that are intact, ``NEVER`` for the others."""
+        return array("Q", [self._generations[b] if self.intact(b) else NEVER for b in block_ids])
+
+    def same_prefix(
+        self, block_ids: Sequence[int], then: Sequence[int], start: int, end: int
+    ) -> int:
+        """The first index in [start, end) whose block was handed out since a snapshot."""
+        for index in range(start, end):
+            if then[index] != self._generations[block_ids[index]]:
+                return index
+        return end
+
     def forget_all(self) -> None:
         """After a reset nothing written before may be saved."""
         self._filled_at = array("Q", [NEVER]) * self._num_blocks

@@ -42,6 +42,7 @@ class RequestState:
     ``known`` entries of ``blocks`` have been counted as assigned to this request, the first
     ``verified`` of them hold bytes that we saw written, ``saved`` is where the next save plan
     starts, ``sent`` hashes are with the sidecar, which has at least ``resident`` blocks.
+    ``ended_with`` are the counters of its blocks when its last save had to be put off.
     ``tainted``: its blocks were computed before a reset, what builds on them must not be saved.
     """
 
@@ -52,6 +53,7 @@ class RequestState:
     known: int = 0
     local: int = 0
     verified: int = 0
+    ended_with: array[int] | None = None
     # -- what the present session knows; void with it
     sent: int = 0
     saved: int = 0

@@ -65,6 +65,9 @@ class SavePlanner:
             return []
         # Blocks of a request that has ended may have been handed out again since.
         end = self._table.intact_prefix(state.blocks, first, end)
+        if state.ended_with is not None:
+            # … and filled by their new owner, which makes them intact, but not this request's.
+            end = self._table.same_prefix(state.blocks, state.ended_with, first, end)
         return self._send(session, state, first, end, when) if first < end else []
 
     def _send(
@@ -93,6 +96,14 @@ class SavePlanner:
     ) -> list[StepJob]:
         """The last save of a request that has ended; its fence is before the next forward."""
         return self.plan(session, state, tokens_complete, BEFORE_FORWARD)
+
+    def put_off(self, state: RequestState) -> None:
+        """A request that has ended is planned in a later step: remembers what its blocks are now.
+
+        Nothing holds them any more.  Called before this step's forward is counted as filling.
+        """
+        if state.ended_with is None:
+            state.ended_with = self._table.snapshot(state.blocks)
 
     def end(self, state: RequestState) -> None:
         """The sidecar may forget the request's chain, after the plans sent so far."""

@@ -160,6 +160,8 @@ class SchedulerSide:
         if waits:
             self._finished = finished[-MAX_FINISHED_KEPT:]
             finished = finished[:-MAX_FINISHED_KEPT]
+            for state, _ in self._finished:
+                self.saves.put_off(state)
         for state, tokens in finished:
             if session is not None:
                 saves += self.saves.plan_finished(session, state, tokens)
