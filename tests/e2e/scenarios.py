@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness import processes
 from harness.engine import Answer, Engine
 
 Tokens = Sequence[int]
@@ -128,13 +129,23 @@ def abort_open_loads(
 
 
 def signal_at_load(
-    engine: Engine, prompts: Sequence[Tokens], max_tokens: int, sidecar: int, number: int
+    engine: Engine,
+    prompts: Sequence[Tokens],
+    max_tokens: int,
+    sidecar: int,
+    number: int,
+    *,
+    until_gone: bool = False,
 ) -> list[Answer]:
-    """All prompts together; when vLLM has allocated for the first load the sidecar is signalled."""
+    """All prompts together; when vLLM has allocated for the first load the sidecar is signalled.
+
+    With `until_gone` the engine goes on only when the process has ended: no load of that step can
+    begin any more. Otherwise death and beginning race.
+    """
     undo = engine.before(
         engine.scheduler_connector,
         "update_state_after_alloc",
-        _at_first_load(sidecar, signal.Signals(number)),
+        _at_first_load(sidecar, signal.Signals(number), until_gone=until_gone),
     )
     try:
         return engine.run(prompts, max_tokens)
@@ -162,6 +173,24 @@ def reset_with_save_in_flight(
     try:
         answers = engine.run(prompts, 4)
         return answers, engine.reset_prefix_cache()
+    finally:
+        os.kill(sidecar, signal.SIGCONT)
+
+
+def reuse_blocks_before_their_save(
+    engine: Engine, first: Sequence[Tokens], others: Sequence[Tokens], sidecar: int
+) -> int:
+    """Saves of `first` are planned while the sidecar stands still, and their blocks reused.
+
+    Returns how many of the blocks that held the last of `first` were handed out again.
+    """
+    os.kill(sidecar, signal.SIGSTOP)
+    try:
+        held = [_cached_blocks(engine, prompt) for prompt in first]
+        pool = engine.scheduler.kv_cache_manager.block_pool
+        before = {block: pool.blocks[block].block_hash for block in held[-1]}
+        engine.run(others, 2)
+        return sum(pool.blocks[block].block_hash != was for block, was in before.items())
     finally:
         os.kill(sidecar, signal.SIGCONT)
 
@@ -214,7 +243,7 @@ def connector_names(engine: Engine) -> tuple[str, str]:
     )
 
 
-def _at_first_load(pid: int, number: signal.Signals) -> Any:
+def _at_first_load(pid: int, number: signal.Signals, *, until_gone: bool = False) -> Any:
     """A watcher of `update_state_after_alloc` that signals once, when a load is granted."""
     done: list[bool] = []
 
@@ -222,6 +251,8 @@ def _at_first_load(pid: int, number: signal.Signals) -> Any:
         if num_external_tokens and not done:
             done.append(True)
             os.kill(pid, number)
+            if until_gone:
+                processes.wait_until(lambda: not processes.is_running(pid), 10, f"end of {pid}")
 
     return act
 

@@ -17,8 +17,13 @@ from e2e.conftest import OUTPUT_TOKENS, Line, Lines, Reference, wait_new_sidecar
 pytestmark = pytest.mark.both_versions
 
 
+@pytest.mark.parametrize("until_gone", [False, True], ids=["racing", "before they begin"])
 def test_killed_when_loads_are_granted_recomputed_with_the_readmes_flag(
-    lines: Lines, reference: Reference, equal: Callable[..., None], counts: Counter[str]
+    lines: Lines,
+    reference: Reference,
+    equal: Callable[..., None],
+    counts: Counter[str],
+    until_gone: bool,
 ) -> None:
     """Every granted load fails; vLLM's own default would end these requests with an error."""
     line = lines()
@@ -32,6 +37,7 @@ def test_killed_when_loads_are_granted_recomputed_with_the_readmes_flag(
         OUTPUT_TOKENS,
         old,
         int(signal.SIGKILL),
+        until_gone=until_gone,
     )
     equal(reference, answers)
     _, failed = line.engine.call(scenarios.counters)

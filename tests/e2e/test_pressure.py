@@ -6,8 +6,11 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
 from harness import checkout
 from harness.engine import BLOCK_TOKENS
+from harness.prompts import random_tokens
+from harness.zygote import EngineProcess
 
 from e2e import scenarios
 from e2e.conftest import OUTPUT_TOKENS, Lines, Reference
@@ -50,6 +53,32 @@ def test_pool_of_a_third_tokens_equal_and_some_hits(
     counts["tokens served under pressure"] += hits
     assert evicted > third, f"{evicted} blocks evicted from a pool of {third}: no pressure"
     assert hits > 0
+    line.settle()
+    line.assert_nothing_held()
+
+
+@pytest.mark.both_versions
+def test_blocks_reused_before_their_save_old_keys_get_no_new_bytes(
+    lines: Lines, plain: EngineProcess, seed: int, counts: Counter[str]
+) -> None:
+    """A save is late and its blocks hold other prompts by then: it must be dropped."""
+    rng = random.Random(seed)
+    line = lines(blocks=70)
+    first = [random_tokens(rng, 5 * BLOCK_TOKENS + 3) for _ in range(4)]
+    others = [random_tokens(rng, 6 * BLOCK_TOKENS + 3) for _ in range(25)]
+    right = plain.call(scenarios.run, first, OUTPUT_TOKENS)
+    reused = line.engine.call(
+        scenarios.reuse_blocks_before_their_save, first, others, line.sidecar.pid
+    )
+    counts["blocks reused before their save"] += reused
+    assert reused > 0, "the engine's pool is too large for this test"
+    line.settle()
+    answers = line.engine.call(scenarios.run_alone, first, OUTPUT_TOKENS)
+    for number, (answer, expected) in enumerate(zip(answers, right, strict=True)):
+        assert answer.token_ids == expected.token_ids, (
+            f"prompt {number}: {answer.external_tokens} tokens were loaded"
+        )
+    counts["answers compared token by token"] += len(answers)
     line.settle()
     line.assert_nothing_held()
 
