@@ -117,3 +117,18 @@ def test_killed_under_traffic_tokens_right_and_hits_return(
     assert sum(hit.cached_tokens for hit in hits) > 0
     assert server.is_running()
     sidecar.assert_nothing_held(clients=2)
+
+
+def test_server_ends_the_sidecar_outlives_it(server: OpenAIServer, sidecar: Sidecar) -> None:
+    """vLLM kills its whole process tree at its end; other engines still need the sidecar.
+
+    The last test of this module: it ends the server.
+    """
+    with sidecar.session() as session:
+        pid = session.server_pid
+        server.close()
+        assert processes.is_running(pid), "the sidecar was killed with the server that started it"
+        processes.wait_until(
+            lambda: sidecar.status()["clients"] == 0, 10, "the engine's sessions are closed"
+        )
+        assert sidecar.pid == pid

@@ -67,12 +67,17 @@ def wait_until(condition: Callable[[], T], timeout_s: float, what: str, every_s:
 
 
 def is_running(pid: int) -> bool:
-    """Whether this process exists and is no zombie."""
+    """Whether any thread of this process still runs.
+
+    The first thread alone may be a zombie while others are still on their way out, with the files
+    and sockets of the process open.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
     except OSError:
         return False
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+    return threads > 1 or stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def send_signal(pid: int, number: signal.Signals) -> None:

@@ -64,14 +64,14 @@ class Sidecar:
 
     def status(self) -> dict[str, Any]:
         """The answer to the control plane's `status`; raises `FlexKVError` where nobody listens."""
-        with self._session() as session:
+        with self.session() as session:
             result: dict[str, Any] = session.control("status", {}, _STATUS_TIMEOUT_S)
             return result
 
     @property
     def pid(self) -> int:
         """Process id of the sidecar that listens now."""
-        with self._session() as session:
+        with self.session() as session:
             pid: int = session.server_pid
             return pid
 
@@ -212,7 +212,8 @@ class Sidecar:
         )
 
     @contextlib.contextmanager
-    def _session(self) -> Iterator[Any]:
+    def session(self) -> Iterator[Any]:
+        """A tool's session; while it is open the sidecar has a client."""
         session = open_session(str(self.socket), Hello(role=ROLE_TOOL, pid=os.getpid()), None)
         try:
             yield session
