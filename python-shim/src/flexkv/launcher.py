@@ -4,10 +4,12 @@ Who starts it is decided by a lock file beside the socket (``<socket>.launch``, 
 the winner holds it until the sidecar answers, the others wait for it, bounded, and then join.  The
 lock goes with its process, so a killed winner blocks nobody.
 
-The sidecar is a child in a session of its own (no terminal signal of the engine reaches it) whose
-output goes to a file, never to a pipe that somebody must drain.  It outlives the engine that
-started it: it ends when its last client has been gone for ``FLEXKV_IDLE_EXIT_S``.  A thread waits
-for its end, so that no zombie stays in a container whose first process reaps nothing.
+The sidecar runs in a session of its own (no terminal signal of the engine reaches it), its output
+goes to a file, never to a pipe that somebody must drain.  It outlives the engine that started it:
+it ends when its last client has been gone for ``FLEXKV_IDLE_EXIT_S``.  So it must not stay the
+engine's child: vLLM ends by killing all processes below its own.  A shell stands between the two
+until the sidecar is ready, and tells its exit status if it never gets so far; then the shell is
+ended, and the sidecar belongs to the first process of the machine or container.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import stat
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -212,11 +214,22 @@ def _start_and_wait(
 ) -> T | None:
     argv = command(settings)
     output = output_file(settings)
-    began = time.monotonic()
-    process, output_start = _spawn(argv, environment(settings, os.environ), output)
+    process = _spawn(argv, environment(settings, os.environ), output)
     logger.info("FlexKV sidecar started: pid %d, output %s", process.pid, output)
     logger.debug("FlexKV sidecar command: %s", argv)
-    deadline = began + settings.start_timeout_s
+    try:
+        return _wait_ready(process, settings, attempt, stopping)
+    finally:
+        process.let_go()
+
+
+def _wait_ready(
+    process: _Starting,
+    settings: Settings,
+    attempt: Callable[[], T],
+    stopping: Callable[[], bool],
+) -> T | None:
+    began = time.monotonic()
     while not stopping():
         try:
             result = attempt()
@@ -231,23 +244,58 @@ def _start_and_wait(
         code = process.poll()
         if code is not None:
             raise LaunchError(
-                f"the sidecar ended with code {code} before it was ready. Last lines of {output}:\n"
-                + tail(output, output_start)
+                f"the sidecar ended with code {code} before it was ready. "
+                f"Last lines of {process.output}:\n{process.said()}"
             )
-        if time.monotonic() > deadline:
+        if time.monotonic() - began > settings.start_timeout_s:
             process.kill()
             raise LaunchError(
                 f"the sidecar was not ready within {settings.start_timeout_s:g} s "
-                f"(FLEXKV_START_TIMEOUT_S). Last lines of {output}:\n" + tail(output, output_start)
+                f"(FLEXKV_START_TIMEOUT_S). Last lines of {process.output}:\n{process.said()}"
             )
         time.sleep(_SLICE_S)
     return None
 
 
-def _spawn(
-    argv: list[str], env: dict[str, str], output: Path
-) -> tuple[subprocess.Popen[bytes], int]:
-    """The process and the length of its output file before it wrote anything."""
+_SHELL = '"$@" >&2 & echo $!; wait $!'
+"""Starts its arguments, tells their process id on stdout, ends with their exit status."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Starting:
+    """A sidecar on its way, and the shell that is its parent meanwhile.
+
+    What it writes goes to ``output``, which was ``output_start`` bytes long before.
+    """
+
+    shell: subprocess.Popen[bytes]
+    pid: int
+    output: Path
+    output_start: int
+
+    def poll(self) -> int | None:
+        """The sidecar's exit status, ``None`` while it runs."""
+        return self.shell.poll()
+
+    def said(self) -> str:
+        """The last lines that it wrote."""
+        return tail(self.output, self.output_start)
+
+    def kill(self) -> None:
+        """Ends the sidecar; the shell, which has not waited for it yet, follows."""
+        if self.shell.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.shell.wait(_KILL_WAIT_S)
+
+    def let_go(self) -> None:
+        """Ends the shell: from here on the sidecar, if it runs, is not below this process."""
+        if self.shell.poll() is None:
+            self.shell.kill()
+            self.shell.wait()
+
+
+def _spawn(argv: list[str], env: dict[str, str], output: Path) -> _Starting:
     try:
         if output.exists() and output.stat().st_size > OUTPUT_LIMIT_BYTES:
             output.replace(output.with_suffix(".out.1"))
@@ -258,20 +306,22 @@ def _spawn(
     try:
         start = os.fstat(fd).st_size
         with _on_every_cpu():
-            process = subprocess.Popen(
-                argv,
+            shell = subprocess.Popen(
+                ["/bin/sh", "-c", _SHELL, "sh", *argv],
                 stdin=subprocess.DEVNULL,
-                stdout=fd,
+                stdout=subprocess.PIPE,
                 stderr=fd,
                 env=env,
                 start_new_session=True,
             )
     except OSError as error:
-        raise LaunchError(f"cannot run {argv[0]}: {error}") from None
+        raise LaunchError(f"cannot run /bin/sh for {argv[0]}: {error}") from None
     finally:
         os.close(fd)
-    threading.Thread(target=process.wait, name=f"flexkv-reap-{process.pid}", daemon=True).start()
-    return process, start
+    assert shell.stdout is not None
+    with shell.stdout:
+        pid = int(shell.stdout.readline())
+    return _Starting(shell, pid, output, start)
 
 
 @contextmanager
