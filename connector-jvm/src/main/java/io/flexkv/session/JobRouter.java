@@ -231,6 +231,7 @@ final class JobRouter implements CacheEffects {
     Registration rank = instance == null ? null : instance.ranks[part];
     if (job != null && transfer != null && rank != null && rank.mover.submit(transfer)) {
       job.started = true;
+      job.generation = generationOf(instance);
       return;
     }
     if (generations == null) {
@@ -289,6 +290,10 @@ final class JobRouter implements CacheEffects {
         check);
   }
 
+  private int generationOf(@Nullable Instance instance) {
+    return instance == null || instance.namespace < 0 ? -1 : core().generation(instance.namespace);
+  }
+
   private void endPart(long jobId, int part, int status) {
     PartJob.Key key = new PartJob.Key(jobId, part);
     PartJob job = parts.remove(key);
@@ -328,7 +333,9 @@ final class JobRouter implements CacheEffects {
     }
     if (job != null) {
       job.bytesMoved = done.bytes();
-      job.blocksOk = done.blocksOk().nextClearBit(0);
+      // Bytes from before a reset, be it another instance's, are not to be used.
+      boolean current = job.generation == generationOf(job.session.instance);
+      job.blocksOk = current ? done.blocksOk().nextClearBit(0) : 0;
       job.endedRevoked |= done.status() == Completion.Status.REVOKED;
     }
     if (done.direction() == Direction.LOAD) {

@@ -26,6 +26,9 @@ final class PartJob {
   /** A mover has it, or had it. */
   boolean started;
 
+  /** The namespace's generation when a mover got it. */
+  int generation;
+
   /** Its worker took it back: what fails now was revoked. */
   boolean endedRevoked;
 

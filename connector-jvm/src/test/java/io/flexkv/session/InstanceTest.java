@@ -255,6 +255,47 @@ class InstanceTest {
   }
 
   @Test
+  void load_runningAtAReset_bringsNoBlock() throws Exception {
+    becomeReady();
+    extend(1);
+    lookup(1, 8);
+    fill(4, 1);
+    fill(5, 2);
+    save(1, new int[] {4, 5}, false);
+    LookupAnswerRecord found = lookup(1, 8);
+    int generation = (int) found.generation();
+    long lease = found.leaseId();
+    long job = newJob();
+    go(job, Protocol.KIND_LOAD);
+    // Two calls: the cache thread has looked at all rings in between, so the go is parked.
+    rig.agent.inbox().call(() -> true, 1000);
+    rig.agent
+        .inbox()
+        .call(
+            () -> {
+              // Found in one turn: the mover has the load when the reset comes.
+              sendUnchecked(
+                  PlanLoadRecord.encode(
+                      scheduler.scratch, job, 1, lease, generation, 0, new int[] {20, 21}, 0));
+              sendUnchecked(ResetRecord.encode(scheduler.scratch, 99));
+              return true;
+            },
+            1000);
+    JobDoneRecord done = worker.receive(new JobDoneRecord());
+    assertThat(done.status()).isEqualTo(Protocol.STATUS_FAILED);
+    assertThat(done.bytesMoved()).as("the copy itself went well").isEqualTo(2L * BLOCK);
+    assertThat(done.blocksOk()).isZero();
+  }
+
+  private void sendUnchecked(int length) {
+    try {
+      scheduler.send(length);
+    } catch (Exception e) {
+      throw new AssertionError(e);
+    }
+  }
+
+  @Test
   void go_ofAnotherSessionsJob_isVoid() throws Exception {
     becomeReady();
     go(Protocol.jobId(scheduler.sessionId + 100, 1), Protocol.KIND_LOAD);
