@@ -191,7 +191,7 @@ def test_config_shows_value_and_source(
     assert str(file) in rows["load_deadline_ms"]
     assert "33" in rows["lookup_spin_us"]
     assert "FLEXKV_LOOKUP_SPIN_US" in rows["lookup_spin_us"]
-    assert "default, set by FLEXKV_STEP_SPIN_US" in rows["step_spin_us"]
+    assert "default (change with FLEXKV_STEP_SPIN_US)" in rows["step_spin_us"]
 
 
 def test_wrong_setting_is_one_line(
@@ -245,6 +245,25 @@ def test_doctor_names_what_is_missing(
     assert "flexkv serve" in found["socket"].text
     assert "kv_connector_module_path" in found["vllm"].text
     assert states["memfd"] == states["pidfd"] == doctor.OK
+
+
+def test_serve_hands_further_options_to_the_sidecar(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jar = tmp_path / "flexkv-sidecar.jar"
+    jar.touch()
+    monkeypatch.setenv("FLEXKV_JAVA", str(fake_java(tmp_path)))
+    monkeypatch.setenv("FLEXKV_JAR", str(jar))
+    seen: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda _path, argv, _env: seen.append(list(argv)))
+    cli.main(["serve", "--address", address, "--cpu-cache-gb", "0.5"])
+    assert seen[0][-2:] == ["--cpu-cache-gb", "0.5"]
+
+
+def test_options_of_the_sidecar_are_refused_elsewhere(address: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["status", "--address", address, "--cpu-cache-gb", "0.5"])
+    assert caught.value.code == 2
 
 
 def test_usage_error_is_two() -> None:

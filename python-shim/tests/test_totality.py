@@ -77,6 +77,20 @@ def test_scheduler_side_that_breaks(
         assert when == "loading" or owner[1] in ("update_connector_output", "_plan_load")
 
 
+def test_scheduler_side_that_breaks_disowns_its_open_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken side counts no assignment: a save on its way must not commit another's bytes."""
+    rig = warm()
+    rig.add("a", prompt(21), max_new=2)
+    rig.steps(1, copies=False)
+    blocks = range(1, rig.side._facts.num_blocks)
+    before = [rig.generations[block] for block in blocks]
+    monkeypatch.setattr(rig.side, "_count_new_blocks", broken)
+    rig.run()
+    assert rig.hooks.guard.tripped
+    after = [rig.generations[block] for block in blocks]
+    assert all(new > old for old, new in zip(before, after, strict=True))
+
+
 WORKER_PARTS = [
     ("side", "begin_step"),
     ("side", "_start_loads"),

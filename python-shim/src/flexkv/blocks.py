@@ -66,6 +66,10 @@ class BlockTable:
                 return index
         return end
 
+    def disown_all(self) -> None:
+        """Nobody counts from here on: every save that is on its way must find other counters."""
+        self.assigned(range(self._num_blocks))
+
     def forget_all(self) -> None:
         """After a reset nothing written before may be saved."""
         self._filled_at = array("Q", [NEVER]) * self._num_blocks

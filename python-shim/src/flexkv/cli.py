@@ -24,7 +24,10 @@ STATUS_TIMEOUT_S = 2.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 = done, 1 = something is wrong (said on stderr), 2 = wrong usage."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, arguments.rest = parser.parse_known_args(argv)
+    if arguments.rest and arguments.run is not serve:
+        parser.error(f"unrecognized arguments: {' '.join(arguments.rest)}")
     if arguments.config:
         os.environ[CONFIG_PATH_ENV] = arguments.config
     try:
@@ -36,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FlexKVError as error:
         sys.stderr.write(f"flexkv: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
     return result
 
 
@@ -52,17 +57,18 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    add("serve", serve, "run the sidecar in the foreground until it is stopped")
+    add("serve", serve, "run the sidecar in the foreground until it is stopped; further options "
+        "are the sidecar's own (--cpu-cache-gb 32, ...: docs/configuration.md)")  # fmt: skip
     add("status", status, "what the sidecar at the address is doing, as JSON")
     add("doctor", run_doctor, "check this machine and say what to do")
     add("config", config, "the shim's effective settings and where each comes from")
     return parser
 
 
-def serve(settings: Settings, _: argparse.Namespace) -> int:
+def serve(settings: Settings, arguments: argparse.Namespace) -> int:
     """Becomes the sidecar: same pid, so that a supervisor watches the right process."""
     settings = dataclasses.replace(settings, idle_exit_s=0.0)
-    argv = launcher.command(settings, "serve")
+    argv = [*launcher.command(settings, "serve"), *arguments.rest]
     env = launcher.environment(settings, os.environ)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -96,8 +102,9 @@ def config(settings: Settings, _: argparse.Namespace) -> int:
     rows = [(o.name, str(getattr(settings, o.name)), settings.sources[o.name]) for o in OPTIONS]
     width = max(len(name) for name, _, _ in rows)
     for (name, value, source), option in zip(rows, OPTIONS, strict=True):
-        shown = source if source != "default" else f"default, set by {option.env}"
+        shown = source if source != "default" else f"default (change with {option.env})"
         sys.stdout.write(f"{name:<{width}}  {value or '-':<28}  {shown}\n")
+    sys.stdout.write("the sidecar's own (cpu_cache_gb, ...) are printed when it starts\n")
     if settings.config_path:
         sys.stdout.write(f"file: {settings.config_path} (other keys in it are the sidecar's)\n")
     return 0

@@ -35,10 +35,14 @@ class SchedulerHooks:
         self._logged = ""
         self._rescued: list[StepJob] = []
         self.guard = Guard("scheduler", self._switch_off)
+        self.side: SchedulerSide | None = None
         self.side = self.guard.run("__init__", None, build)
 
     def _switch_off(self) -> None:
+        """Before the hook that failed returns: what vLLM hands out from here on is not counted."""
         self._serving = False
+        if self.side is not None:
+            self.side.abandon()
 
     def on_new_request(self, request: Any) -> None:
         if self._serving and self.side is not None:

@@ -320,7 +320,12 @@ def _spawn(argv: list[str], env: dict[str, str], output: Path) -> _Starting:
         os.close(fd)
     assert shell.stdout is not None
     with shell.stdout:
-        pid = int(shell.stdout.readline())
+        line = shell.stdout.readline()
+    if not line.strip().isdigit():
+        shell.kill()
+        shell.wait()
+        raise LaunchError(f"/bin/sh did not start {argv[0]}: it said {line!r}; see {output}")
+    pid = int(line)
     return _Starting(shell, pid, output, start)
 
 

@@ -18,10 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flexkv.metadata import StepJob
-from flexkv.protocol import JobDone, Revoke
+from flexkv.protocol import STATUS_FAILED, STATUS_OK, STATUS_REVOKED, JobDone, Revoke
 from flexkv.session_api import Session
 
 logger = logging.getLogger(__name__)
+
+_COPIED = (STATUS_OK, STATUS_FAILED, STATUS_REVOKED)
+"""Ends of a load after which its first ``blocks_ok`` blocks may be used."""
 
 
 @dataclass(slots=True)
@@ -89,7 +92,8 @@ class OpenLoads:
         """The sidecar says that no copy of this load can touch memory any more."""
         load = self._running.get(record.job_id)
         if load is not None and record.boot_epoch == load.job.boot_epoch:
-            load.blocks_ok = min(record.blocks_ok, len(load.job.blocks))
+            arrived = record.blocks_ok if record.status in _COPIED else 0
+            load.blocks_ok = min(arrived, len(load.job.blocks))
 
     def sessions(self) -> list[Session]:
         """The sessions that loads are open on; usually one, the present one."""

@@ -248,6 +248,10 @@ class SchedulerSide:
             self._dispatch(session.wait_for(self._reset_query, RESET_WAIT_US))
         return True
 
+    def abandon(self) -> None:
+        """This side failed and counts no assignment any more: no save that is open may commit."""
+        self._table.disown_all()
+
     def shutdown(self) -> None:
         """Ends the session; the sidecar frees what this engine held."""
         self._link.close()

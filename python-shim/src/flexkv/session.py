@@ -131,11 +131,13 @@ class Session:
         try:
             if not self._channel.write([encode(record) for record in records]):
                 return False
-            if self._rings and self._file.sleeping:
-                os.eventfd_write(self._eventfd, 1)
         except (p.ProtocolError, OSError) as error:
             self._broken("cannot send", error)
             return False
+        if self._rings and self._file.sleeping:
+            # The records are out, whatever becomes of the wake-up: the sidecar looks soon anyway.
+            with contextlib.suppress(OSError):
+                os.eventfd_write(self._eventfd, 1)
         return True
 
     def poll(self) -> list[p.Record]:

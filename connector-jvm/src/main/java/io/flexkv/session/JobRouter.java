@@ -231,6 +231,7 @@ final class JobRouter implements CacheEffects {
     Registration rank = instance == null ? null : instance.ranks[part];
     if (job != null && transfer != null && rank != null && rank.mover.submit(transfer)) {
       job.started = true;
+      job.namespace = instance == null ? -1 : instance.namespace;
       job.generation = generationOf(instance);
       return;
     }
@@ -334,7 +335,11 @@ final class JobRouter implements CacheEffects {
     if (job != null) {
       job.bytesMoved = done.bytes();
       // Bytes from before a reset, be it another instance's, are not to be used.
-      boolean current = job.generation == generationOf(job.session.instance);
+      Instance instance = job.session.instance;
+      boolean current =
+          instance != null
+              && job.namespace == instance.namespace
+              && job.generation == generationOf(instance);
       job.blocksOk = current ? done.blocksOk().nextClearBit(0) : 0;
       job.endedRevoked |= done.status() == Completion.Status.REVOKED;
     }

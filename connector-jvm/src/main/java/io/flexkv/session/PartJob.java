@@ -26,7 +26,9 @@ final class PartJob {
   /** A mover has it, or had it. */
   boolean started;
 
-  /** The namespace's generation when a mover got it. */
+  /** The instance's namespace, and its generation, when a mover got it. */
+  int namespace;
+
   int generation;
 
   /** Its worker took it back: what fails now was revoked. */

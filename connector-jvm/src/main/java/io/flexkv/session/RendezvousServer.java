@@ -14,6 +14,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Queue;
 import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.locks.LockSupport;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -29,6 +30,7 @@ public final class RendezvousServer implements Runnable, AutoCloseable {
   private static final Logger LOG = LoggerFactory.getLogger(RendezvousServer.class);
   private static final int MAX_GREETING = 32;
   private static final long HELLO_NANOS = 1_000_000_000L;
+  private static final long ACCEPT_PAUSE_NANOS = 1_000_000_000L;
   private static final int RETRY_MILLIS = 2;
 
   private final UnixSocket listener;
@@ -214,7 +216,9 @@ public final class RendezvousServer implements Runnable, AutoCloseable {
       try {
         socket = listener.accept();
       } catch (IOException e) {
-        LOG.warn("cannot accept a client: {}", e.getMessage());
+        // Out of descriptors, as a rule: the listener stays readable, so this would spin.
+        LOG.warn("cannot accept a client, waits a second: {}", e.getMessage());
+        LockSupport.parkNanos(ACCEPT_PAUSE_NANOS);
         return;
       }
       if (socket == null) {

@@ -32,6 +32,8 @@ public final class FlexKv implements Callable<Integer> {
   }
 
   public static void main(String[] args) {
+    // Until the settings say otherwise: logback's own default prints every detail.
+    LogSetup.silence();
     System.exit(commandLine().execute(args));
   }
 
