@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -235,6 +235,18 @@ def equal(counts: Counter[str]) -> Callable[..., None]:
         assert not wrong, "\n".join(wrong)
 
     return compare
+
+
+def assert_served(expected: Sequence[int], served: Sequence[int]) -> None:
+    """Every answer was served all tokens that are there; at most one in ten none at all.
+
+    A lookup may answer 0: on a busy machine the sidecar can be silent for longer than the engine
+    waits. It may never answer with anything else.
+    """
+    odd = [pair for pair in zip(expected, served, strict=True) if pair[1] not in (pair[0], 0)]
+    assert not odd, f"(tokens that are there, tokens that were served): {odd}"
+    missed = sum(1 for e, s in zip(expected, served, strict=True) if e and not s)
+    assert missed <= max(1, len(expected) // 10), f"{missed} of {len(expected)} were not served"
 
 
 def wait_new_sidecar(sidecar: Sidecar, old: int, timeout_s: float = 30.0) -> int:

@@ -14,9 +14,8 @@ from harness.sidecar import Sidecar
 from e2e import scenarios
 from e2e.conftest import OUTPUT_TOKENS, Line, Lines, Reference, wait_new_sidecar
 
-pytestmark = pytest.mark.both_versions
 
-
+@pytest.mark.both_versions
 @pytest.mark.parametrize("until_gone", [False, True], ids=["racing", "before they begin"])
 def test_killed_when_loads_are_granted_recomputed_with_the_readmes_flag(
     lines: Lines,
@@ -79,6 +78,7 @@ def test_frozen_during_loads_revoked_within_its_bound(
     line.assert_nothing_held()
 
 
+@pytest.mark.both_versions
 def test_killed_at_random_steps_tokens_right_and_hits_return(
     lines: Lines,
     reference: Reference,

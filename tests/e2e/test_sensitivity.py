@@ -11,15 +11,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-import pytest
 from harness.engine import BLOCK_TOKENS
 from harness.prompts import random_tokens
 from harness.zygote import EngineProcess
 
 from e2e import scenarios
 from e2e.conftest import OUTPUT_TOKENS
-
-pytestmark = pytest.mark.both_versions
 
 _BLOCKS = 8
 _LENGTH = _BLOCKS * BLOCK_TOKENS + 5
