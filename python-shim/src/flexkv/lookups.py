@@ -3,7 +3,7 @@
 A question goes out when a request is admitted and is answered, as a rule, before the scheduler asks
 for it.  Where it is not, the scheduler spins for some microseconds and then skips the request for
 this step.  Every wait has two bounds, in questions and in seconds.  A sidecar that has said nothing
-at all for half a second is *silent*: until it says anything, no request waits for it.  (A killed
+at all for two seconds is *silent*: until it says anything, no request waits for it.  (A killed
 one with a large pool keeps its sockets open for seconds while the kernel takes its memory back.)
 """
 
@@ -42,7 +42,7 @@ class LookupLimits:
     step_spin_us: float = 1000.0
     asks_max: int = 1000
     asks_s_max: float = 2.0
-    silent_s: float = 0.5
+    silent_s: float = 2.0
     answer_lost_s: float = 0.1
     answer_fresh_s: float = 0.5
     probe_every_s: float = 0.02
