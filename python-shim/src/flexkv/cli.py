@@ -25,7 +25,8 @@ STATUS_TIMEOUT_S = 2.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 = done, 1 = something is wrong (said on stderr), 2 = wrong usage."""
     parser = _parser()
-    arguments, arguments.rest = parser.parse_known_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    arguments.rest = rest
     if arguments.rest and arguments.run is not serve:
         parser.error(f"unrecognized arguments: {' '.join(arguments.rest)}")
     if arguments.config:
