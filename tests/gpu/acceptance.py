@@ -292,7 +292,7 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
         hit = served_from_cache("alone")
         # The bytes decide here: both compute the same tokens from a prefix that was there.
         same = equal_count(warm, hit)
-        records.add("alone, sidecar hit: prompts with the tokens of the engine hit", same, "prompts",
+        records.add("alone, sidecar hit: prompts with the engine hit's tokens", same, "prompts",
                     limit=len(prompts), bar=len(prompts), met=same == len(prompts))  # fmt: skip
         for label, other in (("engine hit", warm), ("sidecar hit", hit)):
             same = equal_count(cold, other)

@@ -23,7 +23,7 @@ RUNS = {
     "gpu-acceptance-real-weights": "Weights that make every answer depend on the whole cache: the "
     "sidecar hit against the engine's own hit (in bf16 vLLM's own hit differs from its cold run)",
     "gpu-acceptance": "Dummy weights (answers depend on the last token alone, so this shows "
-    "that nothing hangs, leaks or fails): the whole line: vLLM 0.26.0 with CUDA graphs and async scheduling, "
+    "that nothing hangs, leaks or fails): vLLM 0.26.0 with CUDA graphs and async scheduling, "
     "Llama-3.1-8B shape with random weights, prompts of 2k to 30k tokens",
     "gpu-acceptance-tight": "The same with so little KV memory that requests are preempted",
     "gpu-death-stops-copies": "The sidecar killed in the middle of loads of 1 GiB, "
