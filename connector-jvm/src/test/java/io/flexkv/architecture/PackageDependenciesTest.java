@@ -2,6 +2,7 @@ package io.flexkv.architecture;
 
 import static com.tngtech.archunit.lang.syntax.ArchRuleDefinition.classes;
 import static com.tngtech.archunit.lang.syntax.ArchRuleDefinition.noClasses;
+import static java.util.Map.entry;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.tngtech.archunit.core.domain.JavaClass;
@@ -30,37 +31,51 @@ class PackageDependenciesTest {
   /** Package to the packages of ours that it may use, itself aside. */
   private static final Map<String, Set<String>> ALLOWED =
       new TreeMap<>(
-          Map.of(
-              "sidecar",
-              Set.of(
+          Map.ofEntries(
+              entry(
+                  "sidecar",
+                  Set.of(
+                      "admin",
+                      "session",
+                      "cache",
+                      "tier",
+                      "tier.ssd",
+                      "transfer",
+                      "device",
+                      "ffm",
+                      "protocol",
+                      "config")),
+              entry(
                   "admin",
+                  Set.of(
+                      "cache",
+                      "tier",
+                      "tier.ssd",
+                      "transfer",
+                      "device",
+                      "ffm",
+                      "protocol",
+                      "config")),
+              entry(
                   "session",
-                  "cache",
-                  "tier",
-                  "transfer",
-                  "device",
-                  "ffm",
-                  "protocol",
-                  "config"),
-              "admin",
-              Set.of("cache", "tier", "transfer", "device", "ffm", "protocol", "config"),
-              "session",
-              Set.of("cache", "tier", "transfer", "device", "ffm", "protocol", "config"),
+                  Set.of(
+                      "cache",
+                      "tier",
+                      "tier.ssd",
+                      "transfer",
+                      "device",
+                      "ffm",
+                      "protocol",
+                      "config")),
               // The cache core defines ports, and transfer and tier may implement them.
-              "transfer",
-              Set.of("cache", "device", "ffm", "protocol", "config"),
-              "tier",
-              Set.of("cache", "ffm", "protocol", "config"),
-              "device",
-              Set.of("ffm", "protocol", "config"),
-              "cache",
-              Set.of(),
-              "protocol",
-              Set.of(),
-              "config",
-              Set.of(),
-              "ffm",
-              Set.of()));
+              entry("transfer", Set.of("cache", "device", "ffm", "protocol", "config")),
+              entry("tier", Set.of("cache", "ffm", "protocol", "config")),
+              entry("tier.ssd", Set.of("ffm")),
+              entry("device", Set.of("ffm", "protocol", "config")),
+              entry("cache", Set.of()),
+              entry("protocol", Set.of()),
+              entry("config", Set.of()),
+              entry("ffm", Set.of())));
 
   /** Package to what it may use besides the JDK, JSpecify's annotations and {@link #ALLOWED}. */
   private static final Map<String, List<String>> FOREIGN =
@@ -68,6 +83,7 @@ class PackageDependenciesTest {
           "cache", List.of(),
           "protocol", List.of(),
           "ffm", List.of(),
+          "tier.ssd", List.of(),
           "config", List.of("com.fasterxml.jackson..", "org.yaml.snakeyaml.."));
 
   private static final JavaClasses CLASSES =

@@ -1,0 +1,127 @@
+package io.flexkv.tier.ssd;
+
+import java.nio.file.Path;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * Slots on disks.
+ *
+ * <p>Threads: {@link #allocate}, {@link #free}, {@link #submit}, {@link #cancel}, {@link #poll},
+ * {@link #resetNamespace} and {@link #recover} are called by the cache thread only and never wait
+ * for a disk. The rest is thread-safe.
+ *
+ * <p>What a slot holds is known by its {@link SlotIdentity}: a read that expects another one, or
+ * whose bytes do not have the checksum of the write, is a miss.
+ */
+public interface SsdStore extends AutoCloseable {
+  /** Answer of {@link #allocate} where there is no room; never a slot. */
+  long FULL = -1;
+
+  /** Alignment of addresses, and what slots are rounded up to. */
+  int PAGE_BYTES = 4096;
+
+  /** Largest slot. */
+  long MAX_SLOT_BYTES = 1L << 30;
+
+  /** Most blocks of one job. */
+  int MAX_JOB_BLOCKS = 1 << 16;
+
+  /**
+   * Takes a slot in a healthy directory, the directories in turns.
+   *
+   * @param slotBytes room for the payload, rounded up to {@link #PAGE_BYTES}; few different values
+   *     occur
+   * @return the slot (positive; holds a counter, so that it differs from earlier ones in the same
+   *     place), or {@link #FULL}: the cap is reached, what is free is cut for other sizes, all
+   *     directories are out, or their recovery has not yet come so far
+   */
+  long allocate(long slotBytes);
+
+  /**
+   * Gives a slot back, when no job of it is open and the last one is drained.
+   *
+   * @throws IllegalArgumentException if it is not held
+   */
+  void free(long slot);
+
+  /** The hard cap over all directories, lost ones included. */
+  long capacityBytes();
+
+  /** Bytes of the slots that are held, rounding included. */
+  long usedBytes();
+
+  /** The directory in which a slot lies: index into {@link #directories}. */
+  int directoryOf(long slot);
+
+  /**
+   * Hands a job over.
+   *
+   * @return false if a queue is full, a directory of it is out or stalled, or the store is closed:
+   *     nothing has happened, drop the work
+   */
+  boolean submit(SsdJob job);
+
+  /**
+   * Asks for the early end of a job; its {@link SsdEvent.Ended} still comes. Blocks that are
+   * already being written may still be stored.
+   *
+   * @return whether the job was open
+   */
+  boolean cancel(long jobId);
+
+  /** The next news, null if there is none; the wake-up given at construction tells of new ones. */
+  @Nullable SsdEvent poll();
+
+  /** The generation that was recorded for a namespace, 0 if none was. */
+  int generation(long digestHi, long digestLo);
+
+  /**
+   * Makes a higher generation of a namespace durable; the answer is {@link SsdEvent.ResetDone}. No
+   * block of a lower one is ever offered by a later recovery.
+   */
+  void resetNamespace(long digestHi, long digestLo, int generation);
+
+  /**
+   * Begins to hand out what survived, in the background. To be called once, before the first {@link
+   * #allocate}.
+   */
+  void recover(RecoverySink sink);
+
+  /** How the directories are, in the order of the configuration. */
+  List<DirectoryStatus> directories();
+
+  /**
+   * Opens a lost directory again, empty, in the background.
+   *
+   * @return false if it is not one of ours, or not out, or still has accesses in flight
+   */
+  boolean reattach(Path directory);
+
+  /** What was done so far. */
+  SsdStats stats();
+
+  /** Ends open jobs, makes durable what is stored, and unlocks the directories. */
+  @Override
+  void close();
+
+  /**
+   * A directory.
+   *
+   * @param state as of now
+   * @param cause why it is not {@link State#SERVING}, else null
+   */
+  record DirectoryStatus(
+      Path path, State state, long capacityBytes, long usedBytes, @Nullable String cause) {}
+
+  /** Whether a directory takes part. */
+  enum State {
+    /** Its headers are being read. */
+    RECOVERING,
+    SERVING,
+    /** An access has been under way for too long: nothing new is sent there until it is back. */
+    STALLED,
+    /** Taken out after errors. */
+    LOST
+  }
+}
