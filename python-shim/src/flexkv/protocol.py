@@ -432,7 +432,7 @@ class EchoAnswer(Echo):
 
 @dataclass(slots=True)
 class Go:
-    """This rank's part of a job may start once its fence is reached.
+    """This rank's part (from a scheduler: every rank's) may start once its fence is reached.
 
     ``revoke_index`` names the word of the session file that the worker sets to the job id to revoke
     a load (``NO_INDEX`` for a save); ``deadline_ms`` counts from the arrival of this record.
@@ -727,7 +727,8 @@ class Hello:
 
     ``instance`` names the engine: vLLM's ``engine_id`` and data-parallel rank.  ``namespace`` is a
     hex digest over everything the bytes depend on besides tokens and layout (the sidecar mixes the
-    layouts of all ranks in); equal for all sessions of an instance.
+    layouts of all ranks in); equal for all sessions of an instance.  A worker may leave it empty,
+    and ``world_size`` 0: it takes its scheduler's word.
     """
 
     role: int

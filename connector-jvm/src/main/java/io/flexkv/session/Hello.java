@@ -11,8 +11,9 @@ import io.flexkv.protocol.ProtocolException;
  * @param pid the client's process; checked against the kernel's word
  * @param instance the engine that the session belongs to; empty for tools
  * @param rank of a worker, 0 to world size − 1
- * @param worldSize workers of the instance
- * @param namespace hex digest of all that the bytes depend on besides tokens and layouts
+ * @param worldSize workers of the instance; 0 from a worker that takes its scheduler's word
+ * @param namespace hex digest of all that the bytes depend on besides tokens and layouts; empty
+ *     from a worker that takes its scheduler's word
  * @param version of the protocol
  * @param build of the client, for the log
  * @param rings false = records travel as frames on the socket
@@ -42,13 +43,14 @@ record Hello(
   static Hello decode(byte[] payload) throws ProtocolException {
     JsonNode json = Json.object(payload);
     int role = number(json, "role", -1, Protocol.ROLE_SCHEDULER, Protocol.ROLE_TOOL);
-    int world = number(json, "world_size", 1, 1, MAX_WORLD);
+    boolean worker = role == Protocol.ROLE_WORKER;
+    int world = number(json, "world_size", 1, worker ? 0 : 1, MAX_WORLD);
     Hello hello =
         new Hello(
             role,
             number(json, "pid", -1, 1, Integer.MAX_VALUE),
             text(json, "instance"),
-            number(json, "rank", 0, 0, world - 1),
+            number(json, "rank", 0, 0, (world == 0 ? MAX_WORLD : world) - 1),
             world,
             text(json, "namespace"),
             number(json, "version", Protocol.VERSION, 0, Integer.MAX_VALUE),
@@ -60,7 +62,7 @@ record Hello(
     if (role != Protocol.ROLE_TOOL && hello.instance.isEmpty()) {
       throw new ProtocolException("hello lacks an instance");
     }
-    if (role != Protocol.ROLE_TOOL && hello.namespace.isEmpty()) {
+    if (role == Protocol.ROLE_SCHEDULER && hello.namespace.isEmpty()) {
       throw new ProtocolException("hello lacks a namespace");
     }
     return hello;

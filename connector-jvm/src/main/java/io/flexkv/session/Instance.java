@@ -72,8 +72,8 @@ final class Instance {
         return "rank " + rank + " has not confirmed its layout";
       }
       Hello theirs = worker.hello;
-      if (!theirs.namespace().equals(present.hello.namespace())
-          || theirs.worldSize() != present.hello.worldSize()
+      if ((!theirs.namespace().isEmpty() && !theirs.namespace().equals(present.hello.namespace()))
+          || (theirs.worldSize() != 0 && theirs.worldSize() != present.hello.worldSize())
           || theirs.blockTokens() != present.hello.blockTokens()) {
         return ("rank %d says namespace %s, world size %d, block of %d tokens; the scheduler %s, %d,"
                 + " %d")

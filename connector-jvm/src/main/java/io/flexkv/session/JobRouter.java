@@ -26,7 +26,7 @@ import org.slf4j.LoggerFactory;
 /**
  * Between the cache core, the movers and the workers: what the core wants copied becomes a job of a
  * rank's mover, what became of it goes back to the core, and every {@code Go} gets its {@code
- * JobDone}, once. Cache thread only.
+ * JobDone}, once a rank. Cache thread only.
  *
  * <p>The core must not be called from inside its effects, so they are queued and carried out by
  * {@link #run} after each call.
@@ -105,8 +105,45 @@ final class JobRouter implements CacheEffects {
       answer(worker, go.jobId(), go.kind(), Protocol.STATUS_FAILED);
       return;
     }
-    parts.put(key, new PartJob(worker, go, nanoTime.getAsLong()));
+    parts.put(key, new PartJob(worker, worker, go, nanoTime.getAsLong()));
     core().go(go.jobId(), worker.hello.rank());
+    run();
+  }
+
+  /**
+   * A scheduler says "go" for all of its ranks, whose bytes are in place: for engines whose ranks
+   * only lend their memory. Each rank's {@code JobDone} goes to the scheduler.
+   */
+  void goAll(Session scheduler, Instance instance, GoRecord go) throws ProtocolException {
+    checkOwner(scheduler, go.jobId());
+    if (go.fenceKind() != Protocol.FENCE_NONE) {
+      throw new ProtocolException("a go for all ranks has a fence, which is one rank's own");
+    }
+    for (int rank = 0; rank < instance.worldSize(); rank++) {
+      PartJob.Key key = new PartJob.Key(go.jobId(), rank);
+      Session worker = instance.workers[rank];
+      Integer status = ended.take(key);
+      if (status != null) {
+        answer(scheduler, go.jobId(), go.kind(), status);
+      } else if (worker == null || parts.size() >= MAX_PARTS) {
+        answer(scheduler, go.jobId(), go.kind(), Protocol.STATUS_FAILED);
+      } else if (!parts.containsKey(key)) {
+        parts.put(key, new PartJob(worker, scheduler, go, nanoTime.getAsLong()));
+        core().go(go.jobId(), rank);
+      }
+    }
+    run();
+  }
+
+  /** A scheduler takes a load back on every rank where it has not ended. */
+  void revokeAll(Session scheduler, Instance instance, long jobId) throws ProtocolException {
+    checkOwner(scheduler, jobId);
+    for (int rank = 0; rank < instance.worldSize(); rank++) {
+      PartJob part = parts.get(new PartJob.Key(jobId, rank));
+      if (part != null && part.starter == scheduler) {
+        takeBack(part, jobId, rank);
+      }
+    }
     run();
   }
 
@@ -128,11 +165,15 @@ final class JobRouter implements CacheEffects {
       answer(worker, jobId, Protocol.KIND_LOAD, Protocol.STATUS_VOID);
       return;
     }
+    takeBack(part, jobId, worker.hello.rank());
+    run();
+  }
+
+  private void takeBack(PartJob part, long jobId, int rank) {
     part.endedRevoked = true;
-    if (core().revokeLoad(jobId, worker.hello.rank())) {
+    if (core().revokeLoad(jobId, rank)) {
       revokeStarted(part, jobId);
     }
-    run();
   }
 
   private static void revokeStarted(PartJob part, long jobId) {
@@ -145,8 +186,8 @@ final class JobRouter implements CacheEffects {
     }
   }
 
-  private void answer(Session worker, long jobId, int kind, int status) {
-    outbox.jobDone(worker, jobId, 0, 0, 0, kind, status);
+  private void answer(Session starter, long jobId, int kind, int status) {
+    outbox.jobDone(starter, jobId, 0, 0, 0, kind, status);
   }
 
   // ------------------------------------------------------------------ sessions that end
@@ -168,9 +209,15 @@ final class JobRouter implements CacheEffects {
     ended.forgetSession(scheduler.id);
     List<PartJob.Key> waiting = new ArrayList<>();
     for (Map.Entry<PartJob.Key, PartJob> entry : parts.entrySet()) {
-      if (Protocol.sessionOfJob(entry.getKey().jobId()) == scheduler.id
-          && !entry.getValue().started) {
+      PartJob part = entry.getValue();
+      if (Protocol.sessionOfJob(entry.getKey().jobId()) != scheduler.id) {
+        continue;
+      }
+      if (!part.started) {
         waiting.add(entry.getKey());
+      } else if (part.starter == scheduler && part.isLoad()) {
+        // Nobody else looks after the blocks it writes.
+        revokeStarted(part, entry.getKey().jobId());
       }
     }
     for (PartJob.Key key : waiting) {
@@ -274,7 +321,10 @@ final class JobRouter implements CacheEffects {
     }
     SessionMemory words = job.session.memory;
     boolean hasWord =
-        !save && job.session.bridge == null && job.revokeIndex < words.geometry().revokeCount();
+        !save
+            && job.starter == job.session
+            && job.session.bridge == null
+            && job.revokeIndex < words.geometry().revokeCount();
     return new TransferJob(
         jobId,
         part,
@@ -302,12 +352,12 @@ final class JobRouter implements CacheEffects {
       ended.put(key, status);
       return;
     }
-    if (job.session.ended) {
+    if (job.starter.ended) {
       return;
     }
     long micros = (nanoTime.getAsLong() - job.arrivedNanos) / 1000;
     outbox.jobDone(
-        job.session,
+        job.starter,
         jobId,
         job.bytesMoved,
         job.blocksOk,

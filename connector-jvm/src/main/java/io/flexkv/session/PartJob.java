@@ -4,7 +4,7 @@ import io.flexkv.protocol.GoRecord;
 import io.flexkv.protocol.Protocol;
 
 /**
- * One rank's part of a job, from its {@code Go} to its {@code JobDone}: what the worker said, and
+ * One rank's part of a job, from its {@code Go} to its {@code JobDone}: what its starter said, and
  * what the mover answered. Cache thread only.
  */
 final class PartJob {
@@ -15,6 +15,10 @@ final class PartJob {
   private static final long DEFAULT_DEADLINE_MILLIS = 60_000;
 
   Session session;
+
+  /** Whom {@code JobDone} goes to: the worker, or the scheduler that started all ranks. */
+  Session starter;
+
   int kind;
   int fenceKind;
   int fenceIndex;
@@ -31,20 +35,32 @@ final class PartJob {
 
   int generation;
 
-  /** Its worker took it back: what fails now was revoked. */
+  /** Its starter took it back: what fails now was revoked. */
   boolean endedRevoked;
 
   long bytesMoved;
   int blocksOk;
 
-  PartJob(Session session, GoRecord go, long nowNanos) {
+  /**
+   * A part that starts.
+   *
+   * @param session the worker whose memory it is about
+   * @param starter who said "go": that worker, or its instance's scheduler
+   */
+  PartJob(Session session, Session starter, GoRecord go, long nowNanos) {
     this.session = session;
-    rebind(session, go, nowNanos);
+    this.starter = starter;
+    take(go, nowNanos);
   }
 
   /** The rank came back and says "go" again for a part that has not begun. */
   void rebind(Session by, GoRecord go, long nowNanos) {
     session = by;
+    starter = by;
+    take(go, nowNanos);
+  }
+
+  private void take(GoRecord go, long nowNanos) {
     kind = go.kind();
     fenceKind = go.fenceKind();
     fenceIndex = (int) go.fenceIndex();

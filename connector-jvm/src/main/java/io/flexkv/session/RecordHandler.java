@@ -90,14 +90,20 @@ final class RecordHandler {
         onReset(session, instance);
       }
       case RecordDescriptor.TYPE_GO -> {
-        worker(session, type);
         go.wrap(record, length);
-        jobs.go(session, go);
+        if (session.hello.isScheduler()) {
+          jobs.goAll(session, instance, go);
+        } else {
+          jobs.go(session, go);
+        }
       }
       case RecordDescriptor.TYPE_REVOKE -> {
-        worker(session, type);
         revoke.wrap(record, length);
-        jobs.revoke(session, revoke.jobId());
+        if (session.hello.isScheduler()) {
+          jobs.revokeAll(session, instance, revoke.jobId());
+        } else {
+          jobs.revoke(session, revoke.jobId());
+        }
       }
       default -> throw new ProtocolException("record type " + type + " is none of a client's");
     }
@@ -106,12 +112,6 @@ final class RecordHandler {
   private static void scheduler(Session session, int type) throws ProtocolException {
     if (!session.hello.isScheduler()) {
       throw new ProtocolException("record type " + type + " comes from schedulers only");
-    }
-  }
-
-  private static void worker(Session session, int type) throws ProtocolException {
-    if (!session.hello.isWorker()) {
-      throw new ProtocolException("record type " + type + " comes from workers only");
     }
   }
 

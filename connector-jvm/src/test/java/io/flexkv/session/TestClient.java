@@ -82,7 +82,12 @@ final class TestClient implements AutoCloseable {
 
   /** Joins, or fails. */
   TestClient join(String instance) throws Exception {
-    JsonNode welcome = greet(instance, h -> {});
+    return join(instance, h -> {});
+  }
+
+  /** As the other, with a hello changed by {@code change}. */
+  TestClient join(String instance, Consumer<ObjectNode> change) throws Exception {
+    JsonNode welcome = greet(instance, change);
     if (!welcome.has("session_id")) {
       throw new AssertionError("refused: " + welcome);
     }
