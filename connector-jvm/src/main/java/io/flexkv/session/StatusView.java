@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.cache.CacheStats;
 import io.flexkv.cache.DropReason;
+import io.flexkv.transfer.JobStages;
 import io.flexkv.transfer.MoverCounters;
 import java.util.Locale;
 import java.util.Map;
@@ -57,6 +58,14 @@ final class StatusView {
     json.put("jobs_ok", side.jobsOk());
     json.put("jobs_failed", side.jobsFailed());
     json.put("jobs_revoked", side.jobsRevoked());
+    JobStages last = side.last();
+    ObjectNode stages = json.putObject("last_job");
+    stages.put("job_id", last.jobId());
+    stages.put("arrived_ns", last.arrived());
+    stages.put("fence_reached_ns", last.fenceReached());
+    stages.put("first_slice_ns", last.firstSlice());
+    stages.put("last_slice_ns", last.lastSlice());
+    stages.put("ended_ns", last.ended());
   }
 
   private static void counters(ObjectNode json, CacheStats s) {

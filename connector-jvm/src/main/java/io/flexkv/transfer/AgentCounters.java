@@ -10,6 +10,7 @@ final class AgentCounters {
   private final AtomicLong ok = new AtomicLong();
   private final AtomicLong failed = new AtomicLong();
   private final AtomicLong revoked = new AtomicLong();
+  private volatile JobStages last = JobStages.NONE;
 
   private static void add(AtomicLong counter, long amount) {
     counter.setRelease(counter.getPlain() + amount);
@@ -24,9 +25,12 @@ final class AgentCounters {
     add(busyNanos, nanos);
   }
 
-  void job(Completion.Status status) {
+  void job(Completion.Status status, JobStages stages) {
     switch (status) {
-      case OK -> add(ok, 1);
+      case OK -> {
+        last = stages;
+        add(ok, 1);
+      }
       case FAILED -> add(failed, 1);
       case REVOKED -> add(revoked, 1);
     }
@@ -39,6 +43,7 @@ final class AgentCounters {
         busyNanos.getAcquire(),
         ok.getAcquire(),
         failed.getAcquire(),
-        revoked.getAcquire());
+        revoked.getAcquire(),
+        last);
   }
 }

@@ -203,6 +203,7 @@ final class CopyAgent implements Agent {
         moved++;
       } else if (reached) {
         states.remove();
+        state.fenceReachedAt(clock.getAsLong());
         activate(state);
         ready.add(state);
         moved++;
@@ -290,6 +291,7 @@ final class CopyAgent implements Agent {
       if (inFlight.isEmpty()) {
         busySinceNanos = lastSubmitNanos;
       }
+      state.sliceAt(lastSubmitNanos);
       state.inFlight++;
       inFlight.add(new InFlight(state, state.block, slice.bytes()));
       submitted++;
@@ -415,8 +417,9 @@ final class CopyAgent implements Agent {
     if (state.active) {
       activeLoads.decrementAndGet();
     }
-    Completion completion = state.completion(clock.getAsLong(), drained && !state.undrained);
-    counters.job(completion.status());
+    long now = clock.getAsLong();
+    Completion completion = state.completion(now, drained && !state.undrained);
+    counters.job(completion.status(), state.stages(now));
     completions.post(completion);
   }
 

@@ -10,6 +10,9 @@ import org.jspecify.annotations.Nullable;
 final class JobState {
   final TransferJob job;
   private final long arrivedNanos;
+  private long fenceNanos;
+  private long firstSliceNanos;
+  private long lastSliceNanos;
 
   /** Next byte to submit: block index in the job, region, offset in the region. */
   int block;
@@ -39,6 +42,26 @@ final class JobState {
   JobState(TransferJob job, long arrivedNanos) {
     this.job = job;
     this.arrivedNanos = arrivedNanos;
+  }
+
+  /** Its fence is reached. */
+  void fenceReachedAt(long nanos) {
+    fenceNanos = nanos;
+    firstSliceNanos = nanos;
+    lastSliceNanos = nanos;
+  }
+
+  /** One more slice goes to the device. */
+  void sliceAt(long nanos) {
+    if (inFlight == 0 && bytesCopied == 0) {
+      firstSliceNanos = nanos;
+    }
+    lastSliceNanos = nanos;
+  }
+
+  JobStages stages(long endedNanos) {
+    return new JobStages(
+        job.jobId(), arrivedNanos, fenceNanos, firstSliceNanos, lastSliceNanos, endedNanos);
   }
 
   boolean allSubmitted() {

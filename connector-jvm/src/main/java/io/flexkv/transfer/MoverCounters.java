@@ -9,7 +9,14 @@ public record MoverCounters(Side load, Side save) {
    * @param slices ended
    * @param busyNanos time in which at least one slice was on its way
    * @param jobsOk jobs by how they ended
+   * @param last stages of the job that ended as OK last
    */
   public record Side(
-      long bytes, long slices, long busyNanos, long jobsOk, long jobsFailed, long jobsRevoked) {}
+      long bytes,
+      long slices,
+      long busyNanos,
+      long jobsOk,
+      long jobsFailed,
+      long jobsRevoked,
+      JobStages last) {}
 }

@@ -64,6 +64,40 @@ final class MoverTest {
   }
 
   @Test
+  void stages_ofTheLastGoodJob_areWhatHappenedInItsOrder() throws Exception {
+    try (MoverFixture f =
+        new MoverFixture(
+            256,
+            device -> {
+              device.held = true;
+              device.limits = new SliceLimits(2, 1024, 1);
+            })) {
+      assertThat(f.mover.counters().load().last()).isEqualTo(JobStages.NONE);
+      assertThat(f.mover.submit(f.job(1, Direction.LOAD, new FencePoint(1, 3), null, 4, 5, 6)))
+          .isTrue();
+      Thread.sleep(5);
+      long fence = System.nanoTime();
+      f.device.completeEvents.add(1);
+      MoverFixture.await("the first slice is on its way", () -> f.device.submitted.get() == 1);
+      long firstMayEnd = System.nanoTime();
+      f.device.mayEnd.release(1000);
+      assertThat(f.next().status()).isEqualTo(Completion.Status.OK);
+      long ended = System.nanoTime();
+      JobStages stages = f.mover.counters().load().last();
+      assertThat(stages.jobId()).isEqualTo(1);
+      assertThat(stages.arrived()).isLessThan(fence);
+      assertThat(stages.fenceReached()).isBetween(fence, stages.firstSlice());
+      assertThat(stages.firstSlice()).isLessThan(firstMayEnd);
+      assertThat(stages.lastSlice()).isBetween(firstMayEnd, stages.ended());
+      assertThat(stages.ended()).isLessThan(ended);
+      assertThat(f.mover.counters().save().last()).isEqualTo(JobStages.NONE);
+      assertThat(f.mover.submit(f.job(2, Direction.LOAD, 64))).isTrue();
+      assertThat(f.next().status()).isEqualTo(Completion.Status.FAILED);
+      assertThat(f.mover.counters().load().last()).as("a failed job").isEqualTo(stages);
+    }
+  }
+
+  @Test
   void submit_noBlocks_isOkAtOnce() throws Exception {
     try (MoverFixture f = new MoverFixture()) {
       assertThat(f.mover.submit(f.job(1, Direction.LOAD))).isTrue();
