@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test check bench test-gpu wheel clean \
+.PHONY: help install demo test check bench test-gpu pages wheel clean \
 	java check-java check-python shim-tests end-to-end
 
 # With it set, every start of vLLM compiles thousands of modules again.
@@ -38,6 +38,9 @@ bench: ## records in build/bench/*.json, each beside its limit measured in the s
 test-gpu: ## the whole line on this machine's GPU with the installed vLLM
 	@python="$$($(SETUP) demo)"; mkdir -p build/bench; \
 	"$$python" tests/gpu/acceptance.py --out build/bench/gpu-acceptance.json
+
+pages: ## writes the generated parts of the documentation
+	@$(PYTHON) tests/pages
 
 wheel: ## the package with the sidecar inside, under dist/
 	@$(SETUP) wheel

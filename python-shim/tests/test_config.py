@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flexkv.config import Settings
 from flexkv.errors import ConfigError
-from flexkv.options import OPTIONS
+from flexkv.options import OPTIONS, OPTIONS_BY_NAME
 
 
 def test_defaults_are_those_of_the_option_table() -> None:
     settings = Settings.load(env={})
-    assert dataclasses.replace(settings, sources={}) == Settings()
+    assert dataclasses.replace(settings, sources={}, values={}) == Settings()
     for option in OPTIONS:
-        assert getattr(settings, option.name) == option.default, option.name
-        assert settings.sources[option.name] == "default"
+        if not option.quiet:
+            assert settings.values[option.name] == option.default, option.name
+            assert settings.sources[option.name] == "default"
     assert settings.socket_path == "/tmp/flexkv_server"
     assert settings.launch
 
@@ -54,9 +57,62 @@ def test_extra_for_the_sidecar_and_for_others() -> None:
     assert settings.ignored == ("x",)
 
 
-def test_unknown_extra_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"unknown flexkv_cpu_cach_gb, flexkv_zzz; known are"):
-        Settings.load({"flexkv_zzz": 1, "flexkv_cpu_cach_gb": 2}, {})
+def test_folders_in_extra_reach_the_sidecar_as_text() -> None:
+    settings = Settings.load({"flexkv_ssd_cache_dir": ["/a", "/b "]}, {})
+    assert settings.values["ssd_cache_dir"] == ("/a", "/b")
+    assert settings.sidecar == {"ssd_cache_dir": "/a;/b"}
+
+
+def test_unknown_extra_is_a_warning_and_with_strict_an_error() -> None:
+    extra = {"flexkv_zzzzzz": 1, "flexkv_cpu_cach_gb": 2}
+    said = "kv_connector_extra_config has an unknown key "
+    assert Settings.load(extra, {}).notes == (
+        (True, said + "'flexkv_zzzzzz'"),
+        (True, said + "'flexkv_cpu_cach_gb'; did you mean 'cpu_cache_gb'?"),
+    )
+    with pytest.raises(ConfigError, match=r"'flexkv_zzzzzz'; .*\(strict is on\)"):
+        Settings.load({**extra, "flexkv_strict": True}, {})
+
+
+def test_secrets_are_never_shown(tmp_path: Path) -> None:
+    secret = "hunter2"
+    settings = load_file(
+        tmp_path, "c.yml",
+        f"redis_password: {secret}\nremote_config_custom: {{key: {secret}}}\nunknown: {secret}\n",
+        FLEXKV_REDIS_PASSWORD=secret,
+    )  # fmt: skip
+    assert len(settings.notes) == 3
+    assert secret not in repr(settings)
+    with pytest.raises(ConfigError) as caught:
+        Settings.load({"redis_password": secret, "flexkv_redis_password": "other"}, {})
+    assert secret not in str(caught.value)
+
+
+CASES = json.loads(Path(__file__).with_name("config_cases.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_shared_case_is_answered_as_by_the_sidecar(case: Any, tmp_path: Path) -> None:
+    """``SharedCasesTest`` reads the same cases."""
+    env = dict(case.get("env", {}))
+    path = tmp_path / case.get("file", "none")
+    if "file" in case:
+        path.write_text(case["text"])
+        env["FLEXKV_CONFIG_PATH"] = str(path)
+    if "error" in case:
+        with pytest.raises(ConfigError) as caught:
+            Settings.load(env=env)
+        said = str(caught.value).replace(str(path), "FILE")
+        assert case["error"] in said
+        return
+    settings = Settings.load(env=env)
+    for name, wanted in case.get("values", {}).items():
+        assert settings.values[name] == OPTIONS_BY_NAME[name].parse(wanted), name
+    for name, source in case.get("sources", {}).items():
+        assert settings.sources[name].replace(str(path), "FILE") == source
+    if "notes" in case:
+        said_lines = [note.text.replace(str(path), "FILE") for note in settings.notes]
+        assert said_lines == case["notes"]
 
 
 def test_same_option_twice_in_extra() -> None:
@@ -70,6 +126,7 @@ def test_same_option_twice_in_extra() -> None:
         ({"FLEXKV_SERVER_RECV_PORT": "tcp://h:1"}, "FLEXKV_SERVER_RECV_PORT is 'tcp://h:1'"),
         ({"FLEXKV_SERVER_RECV_PORT": "ipc://rel"}, "absolute path"),
         ({"FLEXKV_SERVER_RECV_PORT": "ipc:///" + "x" * 107}, "at most 107 bytes"),
+        ({"FLEXKV_CPU_CACHE_GB": "0"}, "FLEXKV_CPU_CACHE_GB is '0', must be a number of GB"),
         ({"FLEXKV_LOAD_DEADLINE_MS": "soon"}, "FLEXKV_LOAD_DEADLINE_MS is 'soon', must be an int"),
         ({"FLEXKV_LOAD_DEADLINE_MS": "0"}, "from 1 to 600000"),
         ({"FLEXKV_LOAD_DEADLINE_MS": "1.5"}, "must be an integer"),
@@ -96,7 +153,6 @@ def test_errors_name_variable_value_and_what_is_allowed(env: dict[str, str], tex
         ({"flexkv_enabled": 2}, "is 2, must be 0 or 1"),
         ({"flexkv_cpu_cache_gb": "much"}, "cpu_cache_gb is 'much'"),
         ({"flexkv_cpu_cache_gb": float("nan")}, "is nan"),
-        ({"flexkv_java": 3}, "java is 3"),
     ],
 )
 def test_types_are_checked(extra: dict[str, object], text: str) -> None:

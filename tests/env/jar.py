@@ -60,7 +60,12 @@ def build_jar() -> Path:
     """Builds the sidecar's jar if its sources changed, and stages it for the wheel."""
     stamp = BUILD / "stamps" / "jar"
     key = digest(
-        [ROOT / "pom.xml", ROOT / "connector-jvm" / "pom.xml", ROOT / "connector-jvm/src/main"]
+        [
+            ROOT / "pom.xml",
+            ROOT / "connector-jvm" / "pom.xml",
+            ROOT / "connector-jvm/src/main",
+            _SHIM / "src" / "flexkv" / "options.json",  # the jar carries it too
+        ]
     )
     # The jar's own hash as well: somebody may have called Maven with other sources in between.
     if not (_JAR.is_file() and stamp.is_file() and stamp.read_text() == key + digest([_JAR])):

@@ -12,7 +12,8 @@ from typing import Any
 
 from flexkv import doctor, launcher
 from flexkv import protocol as p
-from flexkv.config import CONFIG_PATH_ENV, Settings
+from flexkv.config import Settings
+from flexkv.config_file import CONFIG_PATH_ENV
 from flexkv.errors import FlexKVError
 from flexkv.log import setup_logging
 from flexkv.options import OPTIONS
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings.load()
         if arguments.address:
             settings = Settings.load({"server_recv_port": arguments.address})
-        setup_logging(settings.log_level)
+        setup_logging(settings.log_level, settings.logging_prefix)
         result: int = arguments.run(settings, arguments)
     except FlexKVError as error:
         sys.stderr.write(f"flexkv: {error}\n")
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "are the sidecar's own (--cpu-cache-gb 32, ...: docs/configuration.md)")  # fmt: skip
     add("status", status, "what the sidecar at the address is doing, as JSON")
     add("doctor", run_doctor, "check this machine and say what to do")
-    add("config", config, "the shim's effective settings and where each comes from")
+    add("config", config, "the effective settings and where each comes from")
     return parser
 
 
@@ -99,15 +100,18 @@ def run_doctor(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def config(settings: Settings, _: argparse.Namespace) -> int:
-    """Name, value and source of every option, and its environment variable."""
-    rows = [(o.name, str(getattr(settings, o.name)), settings.sources[o.name]) for o in OPTIONS]
-    width = max(len(name) for name, _, _ in rows)
-    for (name, value, source), option in zip(rows, OPTIONS, strict=True):
+    """Name, value and source of every option that does something, and what is to be said."""
+    rows = [option for option in OPTIONS if option.status == "works"]
+    width = max(len(option.name) for option in rows)
+    for option in rows:
+        source = settings.sources[option.name]
         shown = source if source != "default" else f"default (change with {option.env})"
-        sys.stdout.write(f"{name:<{width}}  {value or '-':<28}  {shown}\n")
-    sys.stdout.write("the sidecar's own (cpu_cache_gb, ...) are printed when it starts\n")
+        value = option.shown(settings.values[option.name])
+        sys.stdout.write(f"{option.name:<{width}}  {value or '-':<28}  {shown}\n")
     if settings.config_path:
-        sys.stdout.write(f"file: {settings.config_path} (other keys in it are the sidecar's)\n")
+        sys.stdout.write(f"file: {settings.config_path}\n")
+    for warning, text in settings.notes:
+        sys.stdout.write(f"{'warning' if warning else 'note'}: {text}\n")
     return 0
 
 

@@ -1,34 +1,44 @@
 """What the user set, checked and with its source.
 
 Precedence: ``kv_connector_extra_config`` above the file named by ``FLEXKV_CONFIG_PATH`` above the
-environment above the default.  The sidecar reads the same file for its own options; the shim looks
-only at those in ``options.OPTIONS``.
+environment above the default.  As in the original, a file replaces the environment's form of the
+capacities and switches marked ``file_replaces_env`` even where it does not name them.
+
+The shim checks the sidecar's options too, so that a wrong value is said where the user looks; the
+sidecar reads the same sources by the same rules.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from flexkv.config_file import CONFIG_PATH_ENV, FileValues, read_file
 from flexkv.errors import ConfigError
-from flexkv.options import ALIASES, DEFAULT_ADDRESS, OPTIONS, OPTIONS_BY_NAME, SIDECAR_OPTIONS
+from flexkv.options import BY_KEY, DEFAULT_ADDRESS, OPTIONS, Option, Value, nearest
 
-CONFIG_PATH_ENV = "FLEXKV_CONFIG_PATH"
-MAX_CONFIG_BYTES = 1024 * 1024
+OVERRIDES_ENV = "FLEXKV_OVERRIDES"
+"""Options as a JSON object, from whoever starts a sidecar: above file and environment."""
 
-_SECTIONS = ("cache_config", "CacheConfig", "model_config", "ModelConfig")
-_COMMENT_OR_STRING = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+NOT_OPTIONS = frozenset((CONFIG_PATH_ENV, OVERRIDES_ENV))
+"""Environment variables of ours that are no options."""
+
+_KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP)(_.*)?)?)")
+
+
+class Note(NamedTuple):
+    """Something the user should read once, at start; ``warning`` = less happens than was asked."""
+
+    warning: bool
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The options of ``options.OPTIONS`` under their names, and where each came from.
+    """The engine's options under their names; all options in ``values``, with their sources.
 
     ``sidecar`` holds options for the sidecar that came with ``kv_connector_extra_config``; they
     reach it only if the shim starts it.  ``ignored`` names plain extra keys that are not ours.
@@ -40,6 +50,7 @@ class Settings:
     instance_num: int = 1
     instance_id: int = 0
     log_level: str = "INFO"
+    logging_prefix: str = ""
     lookup_spin_us: int = 50
     step_spin_us: int = 1000
     load_deadline_ms: int = 10_000
@@ -55,9 +66,12 @@ class Settings:
     weights_version: str = ""
     plugin_replace: bool = True
     set_hash_seed: bool = True
+    strict: bool = False
     config_path: str = ""
-    sidecar: Mapping[str, Any] = field(default_factory=dict)
+    sidecar: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    values: Mapping[str, Value] = field(default_factory=dict, repr=False)
     sources: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
     ignored: tuple[str, ...] = ()
 
     @property
@@ -77,127 +91,130 @@ class Settings:
         env: Mapping[str, str] | None = None,
     ) -> Settings:
         """Reads every source; raises ``ConfigError`` naming the first thing that is wrong."""
-        env = os.environ if env is None else env
-        own, sidecar, ignored = _split_extra(extra or {})
-        values: dict[str, Any] = {}
-        sources: dict[str, str] = {}
-        config_path = str(own.pop("config_path", "") or env.get(CONFIG_PATH_ENV, "")).strip()
-        file_values = read_file(config_path, env) if config_path else {}
-        for option in OPTIONS:
-            if option.name in own:
-                source, value = f"kv_connector_extra_config {option.name}", own[option.name]
-            elif option.name in file_values:
-                source, value = f"{config_path} {option.name}", file_values[option.name]
-            elif option.env in env:
-                source, value = option.env, env[option.env]
+        return _Loading(extra or {}, os.environ if env is None else env).settings()
+
+
+FIELDS = frozenset(Settings.__dataclass_fields__)
+
+
+class _Extra:
+    """``kv_connector_extra_config``: options by name, and keys that belong to somebody else."""
+
+    def __init__(self, extra: Mapping[str, Any]) -> None:
+        self.values: dict[str, Any] = {}
+        self.config_path = ""
+        self.ignored: list[str] = []
+        self.unknown: list[str] = []
+        for key, value in extra.items():
+            plain = key.removeprefix("flexkv_")
+            option = BY_KEY.get(key) or BY_KEY.get(plain)
+            if option is not None:
+                self._take(option.name, value)
+            elif plain == "config_path":
+                self.config_path = str(value)
+            elif key.startswith("flexkv_"):
+                self.unknown.append(
+                    f"kv_connector_extra_config has an unknown key {key!r}{nearest(plain)}"
+                )
             else:
-                sources[option.name] = "default"
+                self.ignored.append(key)
+
+    def _take(self, name: str, value: Any) -> None:
+        if name in self.values and self.values[name] != value:
+            seen = BY_KEY[name].shown
+            raise ConfigError(
+                f"kv_connector_extra_config names {name} twice: {seen(self.values[name])} and "
+                f"{seen(value)}"
+            )
+        self.values[name] = value
+
+
+class _Loading:
+    """One reading of all sources."""
+
+    def __init__(self, extra: Mapping[str, Any], env: Mapping[str, str]) -> None:
+        self._env = env
+        self._extra = _Extra(extra)
+        self._path = (self._extra.config_path or env.get(CONFIG_PATH_ENV, "")).strip()
+        self._file = read_file(self._path, env) if self._path else FileValues("")
+        self._notes: list[Note] = []
+
+    def settings(self) -> Settings:
+        values: dict[str, Value] = {}
+        sources: dict[str, str] = {}
+        for option in OPTIONS:
+            if option.quiet:
                 continue
-            values[option.name] = _parsed(source, option.parse, value, option.allowed)
+            source, value = self._raw(option)
             sources[option.name] = source
-        settings = cls(
-            **values, config_path=config_path, sidecar=sidecar, sources=sources, ignored=ignored
+            values[option.name] = _parsed(source, option, value)
+            if source != "default" and option.status != "works" and option.asks(value):
+                self._notes.append(Note(option.status == "absent", f"{source}: {option.says}"))
+        self._unknown(strict=bool(values["strict"]))
+        self._notes += [Note(False, text) for text in self._file.remarks]
+        _check_instance(values)
+        return Settings(
+            **{name: value for name, value in values.items() if name in FIELDS},  # type: ignore[arg-type]
+            config_path=self._path,
+            sidecar={
+                name: _plain(values[name])
+                for name in self._extra.values
+                if BY_KEY[name].side == "sidecar" and BY_KEY[name].type != "any"
+            },
+            values=values,
+            sources=sources,
+            notes=tuple(self._notes),
+            ignored=tuple(sorted(self._extra.ignored)),
         )
-        if settings.instance_id >= settings.instance_num:
-            raise ConfigError(
-                f"FLEXKV_INSTANCE_ID is {settings.instance_id}, must be below FLEXKV_INSTANCE_NUM "
-                f"({settings.instance_num})"
-            )
-        return settings
+
+    def _raw(self, option: Option) -> tuple[str, Any]:
+        """Where an option's value comes from, and the value as it stands there."""
+        if option.name in self._extra.values:
+            return f"kv_connector_extra_config {option.name}", self._extra.values[option.name]
+        if option.name in self._file.values:
+            return f"{self._path} {option.name}", self._file.values[option.name]
+        given = [name for name in option.envs if self._env.get(name, "").strip()]
+        if given and self._path and option.file_replaces_env:
+            text = f"{given[0]} does not count: {self._path} replaces it, say {option.name} there"
+            self._notes.append(Note(True, text))
+        elif given:
+            return given[0], self._env[given[0]]
+        return "default", option.default_text
+
+    def _unknown(self, *, strict: bool) -> None:
+        found = [*self._extra.unknown, *self._file.unknown, *unknown_variables(self._env)]
+        if strict and found:
+            raise ConfigError("; ".join(found) + " (strict is on)")
+        self._notes += [Note(True, text) for text in found]
 
 
-def _parsed(source: str, parse: Any, value: Any, allowed: str) -> Any:
-    try:
-        return parse(value)
-    except (ValueError, TypeError, OverflowError):
-        raise ConfigError(f"{source} is {value!r}, must be {allowed}") from None
-
-
-def _split_extra(
-    extra: Mapping[str, Any],
-) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """Options of the shim, options of the sidecar, and keys that belong to somebody else."""
-    own: dict[str, Any] = {}
-    sidecar: dict[str, Any] = {}
-    ignored: list[str] = []
-    unknown: list[str] = []
-    for key, value in extra.items():
-        plain = key.removeprefix("flexkv_")
-        name = ALIASES.get(key, ALIASES.get(plain, plain))
-        if name in OPTIONS_BY_NAME or name == "config_path":
-            target = own
-        elif name in SIDECAR_OPTIONS:
-            target = sidecar
-        else:
-            (unknown if key.startswith("flexkv_") else ignored).append(key)
+def unknown_variables(env: Mapping[str, str]) -> Iterator[str]:
+    """A sentence on each variable ``FLEXKV_…`` that no option has."""
+    known = {name for option in OPTIONS for name in option.envs} | NOT_OPTIONS
+    for name in sorted(env):
+        if not name.startswith("FLEXKV_") or name in known:
             continue
-        if name in target and target[name] != value:
-            raise ConfigError(
-                f"kv_connector_extra_config names {name} twice: {target[name]!r} and {value!r}"
-            )
-        target[name] = value
-    for name, value in sidecar.items():
-        source = f"kv_connector_extra_config {name}"
-        sidecar[name] = _parsed(source, SIDECAR_OPTIONS[name], value, "a number in range")
-    if unknown:
-        known = sorted([*OPTIONS_BY_NAME, *SIDECAR_OPTIONS, "config_path"])
+        if "KUBERNETES_SERVICE_HOST" in env and _KUBERNETES.fullmatch(name):
+            continue  # of a service called flexkv: every pod gets these
+        key = name.removeprefix("FLEXKV_").lower()
+        yield f"the environment has an unknown {name}{nearest(key)}"
+
+
+def _parsed(source: str, option: Option, value: Any) -> Value:
+    try:
+        return option.parse(value)
+    except (ValueError, StopIteration):
+        seen = "a secret" if option.secret else repr(value)
+        raise ConfigError(f"{source} is {seen}, must be {option.allowed}") from None
+
+
+def _plain(value: Value) -> Any:
+    return ";".join(value) if isinstance(value, tuple) else value
+
+
+def _check_instance(values: Mapping[str, Any]) -> None:
+    if values["instance_id"] >= values["instance_num"]:
         raise ConfigError(
-            f"kv_connector_extra_config has unknown {', '.join(sorted(unknown))}; known are "
-            f"flexkv_ and one of: {', '.join(known)}"
+            f"FLEXKV_INSTANCE_ID is {values['instance_id']}, must be below FLEXKV_INSTANCE_NUM "
+            f"({values['instance_num']})"
         )
-    return own, sidecar, tuple(sorted(ignored))
-
-
-def read_file(path: str, env: Mapping[str, str]) -> dict[str, Any]:
-    """The shim's options in a configuration file (``.json``, ``.yaml``, ``.yml``).
-
-    JSON may have ``//`` and ``/* */`` comments; ``${NAME}`` is replaced from the environment.  Keys
-    that are not the shim's are the sidecar's to judge.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".json", ".yaml", ".yml"):
-        raise ConfigError(f"{CONFIG_PATH_ENV} is {path!r}, must end in .json, .yaml or .yml")
-    try:
-        raw = Path(path).read_bytes()[: MAX_CONFIG_BYTES + 1]
-        text = raw.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{CONFIG_PATH_ENV} is {path!r}, which cannot be read: {error}") from None
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
-    text = _VARIABLE.sub(lambda m: env.get(m.group(1), m.group(0)), text)
-    try:
-        data = _parse_json(text) if suffix == ".json" else _parse_yaml(text, path)
-    except ValueError as error:
-        raise ConfigError(f"{path} cannot be parsed: {error}") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds a {type(data).__name__}, must be a mapping of options")
-    found: dict[str, Any] = {}
-    for layer in (*(data.get(s) for s in _SECTIONS), data):
-        if isinstance(layer, dict):
-            for key, value in layer.items():
-                name = ALIASES.get(key, key)
-                if name in OPTIONS_BY_NAME and value is not None:
-                    found[name] = value
-    return found
-
-
-def _parse_json(text: str) -> Any:
-    without = _COMMENT_OR_STRING.sub(
-        lambda m: m.group(0) if m.group(0).startswith('"') else " ", text
-    )
-    return json.loads(without)
-
-
-def _parse_yaml(text: str, path: str) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise ConfigError(
-            f"{path} is YAML and PyYAML is not installed: pip install pyyaml, or write JSON"
-        ) from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None

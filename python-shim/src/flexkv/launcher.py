@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from flexkv.config import CONFIG_PATH_ENV, Settings
+from flexkv.config import OVERRIDES_ENV, Settings
+from flexkv.config_file import CONFIG_PATH_ENV
 from flexkv.errors import AttachError, FlexKVError, LaunchError
 from flexkv.java import JVM_ARGS_NAME, find_jar, find_java
 from flexkv.rendezvous import NobodyThereError
@@ -43,9 +44,6 @@ LOCK_EXTRA_S = 10.0
 
 BACKOFF_MIN_S = 1.0
 BACKOFF_MAX_S = 60.0
-OVERRIDES_ENV = "FLEXKV_OVERRIDES"
-"""Options as a JSON object: above the configuration file, which is above the environment."""
-
 OUTPUT_LIMIT_BYTES = 1024 * 1024
 TAIL_LINES = 12
 _SLICE_S = 0.05
@@ -200,6 +198,7 @@ def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
         "idle_exit_s": settings.idle_exit_s,
         "log_level": settings.log_level,
         "runtime_dir": str(runtime_dir(settings)),
+        "strict": settings.strict,
         **settings.sidecar,
     }
     env[OVERRIDES_ENV] = json.dumps(decided)

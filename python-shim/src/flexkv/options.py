@@ -1,197 +1,179 @@
-"""Every option of the shim as data: name, environment variable, type, default, what is allowed.
+"""Every option of shim and sidecar, as read from ``options.json``, and how a value is read.
 
-``config.py`` reads them; the command line and the documentation print them from here.  Options of
-the sidecar (pool sizes, eviction, …) are its own business: the shim only knows the names it may
-pass on from ``kv_connector_extra_config`` (``SIDECAR_OPTIONS``).
+The sidecar reads the same file out of its jar and reads values by the same rules, so that both
+sides always agree; ``docs/configuration.md`` is printed from it.  To add an option, add it there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
 
-DEFAULT_ADDRESS = "ipc:///tmp/flexkv_server"
+SCHEMA_PATH = Path(__file__).with_name("options.json")
+
+SECTIONS = ("cache_config", "CacheConfig", "model_config", "ModelConfig")
+"""Mappings in a file whose keys count as if they stood at its top."""
+
+MODEL_SECTIONS = ("model_config", "ModelConfig")
+
+Status = Literal["works", "absent", "replaced"]
+Value = bool | int | float | str | tuple[str, ...]
 
 _TRUE = ("1", "true", "yes", "on")
-_FALSE = ("0", "false", "no", "off", "")
+_FALSE = ("0", "false", "no", "off")
+_WHOLE = re.compile(r"-?[0-9]{1,15}")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_MAX_PATH_BYTES = 107
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option; ``parse`` takes text or a typed value; raises ``ValueError`` or ``TypeError``."""
+    """One option.
+
+    ``status``: *works*, *absent* (the part that it is for is not built: accepted, ``says`` is
+    logged) or *replaced* (something else does it: accepted, ``says`` is logged).  Values in
+    ``neutral`` ask for nothing, so nothing is said of them.  ``type`` *any* is not looked at.
+    """
 
     name: str
     env: str
-    default: Any
-    parse: Callable[[Any], Any]
-    allowed: str
-    help: str
+    type: str
+    side: Literal["engine", "sidecar", "both"]
+    status: Status
+    section: str
+    aliases: tuple[str, ...] = ()
+    env_aliases: tuple[str, ...] = ()
+    default_text: str = ""
+    least: float = 0.0
+    most: float = 0.0
+    choices: tuple[str, ...] = ()
+    allowed: str = ""
+    neutral: tuple[str, ...] = ()
+    doc: str = ""
+    says: str = ""
+    secret: bool = False
+    quiet: bool = False
+    file_replaces_env: bool = False
 
+    @property
+    def default(self) -> Value:
+        """The default, typed."""
+        return self.parse(self.default_text)
 
-def _bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int) and value in (0, 1):
-        return bool(value)
-    text = str(value).strip().lower() if isinstance(value, str) else None
-    if text in _TRUE:
+    @property
+    def envs(self) -> tuple[str, ...]:
+        """All its environment variables, the preferred one first."""
+        return (self.env, *self.env_aliases)
+
+    def parse(self, value: Any) -> Value:
+        """The typed form of text or of a value from JSON or YAML; raises ``ValueError``."""
+        if self.type == "any":
+            return "(given)"
+        if self.type == "paths":
+            parts = value if isinstance(value, (list, tuple)) else str(value).split(";")
+            paths = tuple(p for p in (text_of(part).strip() for part in parts) if p)
+            if not paths:
+                raise ValueError
+            return paths
+        return self._parse_text(text_of(value).strip())
+
+    def _parse_text(self, text: str) -> Value:
+        if self.type == "flag":
+            return _flag(text)
+        if self.type == "integer":
+            if not _WHOLE.fullmatch(text) or not self.least <= int(text) <= self.most:
+                raise ValueError
+            return int(text)
+        if self.type == "number":
+            if not _NUMBER.fullmatch(text) or not self.least <= float(text) <= self.most:
+                raise ValueError
+            return float(text)
+        if self.type == "choice":
+            return next(name for name in self.choices if name.lower() == text.lower())
+        if self.type == "address":
+            _check_address(text)
+        return text
+
+    def shown(self, value: Any) -> str:
+        """A value as it may be printed: secrets are not."""
+        if self.secret:
+            return "***"
+        return ";".join(value) if isinstance(value, tuple) else text_of(value)
+
+    def asks(self, value: Any) -> bool:
+        """Whether a value asks for more than what is there anyway."""
+        if isinstance(value, (dict, list)):
+            return bool(value)
+        text = text_of(value).strip().lower()
+        if text in self.neutral:
+            return False
+        if text in _TRUE or text in _FALSE:
+            return ("1" if text in _TRUE else "0") not in self.neutral
         return True
-    if text in _FALSE:
+
+
+def text_of(value: Any) -> str:
+    """A value of a file as one would write it in the environment; ``ValueError`` for containers."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise ValueError
+
+
+def _flag(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
         return False
     raise ValueError
 
 
-def _integer(low: int, high: int) -> Callable[[Any], int]:
-    def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise TypeError
-        number = int(value)
-        if not low <= number <= high:
-            raise ValueError
-        return number
-
-    return parse
-
-
-def _number(low: float, high: float) -> Callable[[Any], float]:
-    def parse(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise TypeError
-        number = float(value)
-        if not low <= number <= high:  # NaN fails both
-            raise ValueError
-        return number
-
-    return parse
-
-
-def _choice(*names: str) -> Callable[[Any], str]:
-    def parse(value: Any) -> str:
-        text = value.strip() if isinstance(value, str) else ""
-        for name in names:
-            if text.lower() == name.lower():
-                return name
-        raise ValueError
-
-    return parse
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value.strip()
-
-
-def _version_text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise TypeError
-    return str(value)
-
-
-def _address(value: Any) -> str:
-    text = _text(value)
+def _check_address(text: str) -> None:
     path = text.removeprefix("ipc://")
-    if path == text or not path.startswith("/") or len(path.encode()) > 107 or "\0" in path:
+    if path == text or not path.startswith("/") or "\0" in path:
         raise ValueError
-    return text
+    if len(path.encode()) > _MAX_PATH_BYTES:
+        raise ValueError
 
 
-OPTIONS: tuple[Option, ...] = (
-    Option("enabled", "ENABLE_FLEXKV", True, _bool, "0 or 1", "0 turns FlexKV off"),
-    Option(
-        "server_recv_port", "FLEXKV_SERVER_RECV_PORT", DEFAULT_ADDRESS, _address,
-        "ipc:// and an absolute path of at most 107 bytes", "where shim and sidecar meet",
-    ),
-    Option(
-        "server_launch_mode", "FLEXKV_SERVER_LAUNCH_MODE", "embedded",
-        _choice("embedded", "external"), "embedded or external",
-        "embedded: whoever finds no sidecar starts one; external: only connect",
-    ),
-    Option(
-        "instance_num", "FLEXKV_INSTANCE_NUM", 1, _integer(1, 1024), "an integer from 1 to 1024",
-        "engines on this host that share the sidecar",
-    ),
-    Option(
-        "instance_id", "FLEXKV_INSTANCE_ID", 0, _integer(0, 1023), "an integer from 0 to 1023",
-        "which of them this one is",
-    ),
-    Option(
-        "log_level", "FLEXKV_LOG_LEVEL", "INFO",
-        _choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "OFF"),
-        "DEBUG, INFO, WARNING, ERROR, CRITICAL or OFF", "level of the flexkv loggers",
-    ),
-    Option(
-        "lookup_spin_us", "FLEXKV_LOOKUP_SPIN_US", 50, _integer(0, 1000),
-        "an integer from 0 to 1000", "how long one lookup waits for its answer",
-    ),
-    Option(
-        "step_spin_us", "FLEXKV_STEP_SPIN_US", 1000, _integer(0, 10_000),
-        "an integer from 0 to 10000", "how long all lookups of one scheduling step wait",
-    ),
-    Option(
-        "load_deadline_ms", "FLEXKV_LOAD_DEADLINE_MS", 10_000, _integer(1, 600_000),
-        "an integer from 1 to 600000", "a load that takes longer is revoked and recomputed",
-    ),
-    Option(
-        "drain_timeout_ms", "FLEXKV_DRAIN_TIMEOUT_MS", 5000, _integer(1, 60_000),
-        "an integer from 1 to 60000", "a revoked load that lasts longer costs the sidecar its life",
-    ),
-    Option(
-        "start_timeout_s", "FLEXKV_START_TIMEOUT_S", 60.0, _number(1, 3600),
-        "a number from 1 to 3600", "how long a started sidecar may take to answer",
-    ),
-    Option(
-        "idle_exit_s", "FLEXKV_IDLE_EXIT_S", 60.0, _number(0, 86_400 * 365),
-        "a number of seconds, 0 = never",
-        "a sidecar that the shim started ends when its last client has been gone so long",
-    ),
-    Option(
-        "runtime_dir", "FLEXKV_RUNTIME_DIR", "", _text, "a folder of your own, or empty",
-        "where lock and logs of a started sidecar lie (empty: a private folder)",
-    ),
-    Option("java", "FLEXKV_JAVA", "", _text, "path of a java 25 or newer", "Java to run"),
-    Option(
-        "java_home", "FLEXKV_JAVA_HOME", "", _text, "home of a Java 25 or newer",
-        "Java to run, by its home",
-    ),
-    Option("jar", "FLEXKV_JAR", "", _text, "path of the sidecar's jar", "for development"),
-    Option(
-        "rings", "FLEXKV_RINGS", True, _bool, "0 or 1",
-        "0: records travel as messages, as on machines other than x86-64",
-    ),
-    Option(
-        "load_failure_policy", "FLEXKV_LOAD_FAILURE_POLICY", "recompute",
-        _choice("recompute", "fail"), "recompute or fail", "what vLLM does after a failed load",
-    ),
-    Option(
-        "weights_version", "FLEXKV_WEIGHTS_VERSION", "", _version_text, "any text",
-        "part of the model identity: change it when weights change in place",
-    ),
-    Option(
-        "plugin_replace", "FLEXKV_PLUGIN_REPLACE", True, _bool, "0 or 1",
-        "1: our class takes the place of vLLM's in-tree FlexKVConnectorV1",
-    ),
-    Option(
-        "set_hash_seed", "FLEXKV_SET_HASH_SEED", True, _bool, "0 or 1",
-        "1: block hashes get a fixed seed where the user set none",
-    ),
-)  # fmt: skip
+def _option(section: str, row: Mapping[str, Any]) -> Option:
+    lists = ("aliases", "env_aliases", "choices", "neutral")
+    fields: dict[str, Any] = {
+        key: tuple(value) if key in lists else value for key, value in row.items()
+    }
+    fields.setdefault("env", "FLEXKV_" + row["name"].upper())
+    return Option(section=section, default_text=fields.pop("default", ""), **fields)
+
+
+def _load() -> tuple[Option, ...]:
+    schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
+    return tuple(
+        _option(section["title"], row)
+        for section in schema["sections"]
+        for row in section["options"]
+    )
+
+
+OPTIONS: tuple[Option, ...] = _load()
+"""All of them, in the order in which they are documented."""
 
 OPTIONS_BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
 
-ALIASES: dict[str, str] = {"enable_flexkv": "enabled", "enable": "enabled"}
-"""Other spellings of option names, in files and in ``kv_connector_extra_config``."""
-
-SIDECAR_OPTIONS: dict[str, Callable[[Any], Any]] = {
-    "cpu_cache_gb": _number(0.01, 1 << 20),
-    "num_cpu_blocks": _integer(0, 1 << 31),
-    "log_file": _text,
-    "log_max_mb": _integer(1, 4096),
-    "spin_us": _integer(0, 100_000),
-    "lease_ttl_s": _number(1, 3600),
-    "plan_ttl_s": _number(1, 3600),
-    "max_sessions": _integer(1, 4096),
-    "prefault_threads": _integer(0, 64),
+BY_KEY: dict[str, Option] = {
+    key: option for option in OPTIONS for key in (option.name, *option.aliases)
 }
-"""Options that ``kv_connector_extra_config`` may give to a sidecar that the shim starts."""
+"""Options by every key that a file may use for them."""
+
+DEFAULT_ADDRESS = OPTIONS_BY_NAME["server_recv_port"].default_text
+
+
+def nearest(key: str) -> str:
+    """Words for a message: the key that somebody most probably meant, if any is near."""
+    found = get_close_matches(key, BY_KEY, n=1, cutoff=0.7)
+    return f"; did you mean {found[0]!r}?" if found else ""

@@ -25,6 +25,8 @@ def prepare_scheduler(vllm_config: Any, settings: Settings) -> str:
             "kv_connector_extra_config has %s, which FlexKV does not know and leaves alone",
             ", ".join(settings.ignored),
         )
+    for warning, text in settings.notes:
+        logger.log(logging.WARNING if warning else logging.INFO, "%s", text)
     hashseed.ensure(vllm_config, settings)
     found = identity(vllm_config, settings)
     for note in found.notes:

@@ -44,7 +44,7 @@ def load_settings(vllm_config: Any) -> Settings:
     """The user's settings, ``kv_connector_extra_config`` above all else."""
     transfer = vllm_config.kv_transfer_config
     settings = Settings.load(getattr(transfer, "kv_connector_extra_config", None) or {})
-    setup_logging(settings.log_level)
+    setup_logging(settings.log_level, settings.logging_prefix)
     return settings
 
 

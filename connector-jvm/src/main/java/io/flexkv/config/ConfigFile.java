@@ -13,15 +13,20 @@ import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.TreeSet;
+import java.util.regex.MatchResult;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Reads options from a file: YAML, or JSON with {@code //} and block comments; {@code ${NAME}} is
- * replaced from the environment.
+ * What a file says: YAML, or JSON with {@code //} and block comments; {@code ${NAME}} is replaced
+ * from the environment. The legacy nested form counts too. The engine's side reads the same files
+ * by the same rules ({@code config_file.py}).
  */
 final class ConfigFile {
   private static final int MAX_BYTES = 1024 * 1024;
@@ -37,16 +42,55 @@ final class ConfigFile {
           .build();
   private static final ObjectMapper YAML = new YAMLMapper();
 
-  private ConfigFile() {}
+  private final String source;
+  private final Map<String, String> values = new LinkedHashMap<>();
+  private final List<String> unknown = new ArrayList<>();
+  private final List<String> remarks = new ArrayList<>();
 
-  /** The options of a file by name, as text. */
-  static Map<String, String> read(Path path, Map<String, String> env) throws ConfigException {
+  private ConfigFile(String source) {
+    this.source = source;
+  }
+
+  /** The values as text, by option name. */
+  Map<String, String> values() {
+    return values;
+  }
+
+  /** A sentence on each key that no option has. */
+  List<String> unknown() {
+    return unknown;
+  }
+
+  /** Sentences on what else was odd. */
+  List<String> remarks() {
+    return remarks;
+  }
+
+  static ConfigFile none() {
+    return new ConfigFile("");
+  }
+
+  static ConfigFile read(Path path, Map<String, String> env) throws ConfigException {
     String name = path.toString().toLowerCase(Locale.ROOT);
     boolean json = name.endsWith(".json");
     if (!json && !name.endsWith(".yaml") && !name.endsWith(".yml")) {
       throw new ConfigException(
           "%s is %s, must end in .json, .yaml or .yml".formatted(Options.CONFIG_PATH_ENV, path));
     }
+    ConfigFile file = new ConfigFile(path.toString());
+    String text = substitute(text(path), env);
+    file.take(parse(json ? JSON : YAML, text, path.toString()));
+    return file;
+  }
+
+  /** The options of a JSON object given as text, e.g. in the environment. */
+  static ConfigFile overrides(String text) throws ConfigException {
+    ConfigFile file = new ConfigFile(Options.OVERRIDES_ENV);
+    file.take(parse(JSON, text, Options.OVERRIDES_ENV));
+    return file;
+  }
+
+  private static String text(Path path) throws ConfigException {
     byte[] bytes;
     try (InputStream in = Files.newInputStream(path)) {
       bytes = in.readNBytes(MAX_BYTES + 1);
@@ -57,13 +101,7 @@ final class ConfigFile {
     if (bytes.length > MAX_BYTES) {
       throw new ConfigException("%s is larger than %d bytes".formatted(path, MAX_BYTES));
     }
-    String text = substitute(new String(bytes, StandardCharsets.UTF_8), env);
-    return options(parse(json ? JSON : YAML, text, path.toString()), path.toString());
-  }
-
-  /** The options of a JSON object given as text, e.g. in the environment. */
-  static Map<String, String> overrides(String text) throws ConfigException {
-    return options(parse(JSON, text, Options.OVERRIDES_ENV), Options.OVERRIDES_ENV);
+    return new String(bytes, StandardCharsets.UTF_8);
   }
 
   private static JsonNode parse(ObjectMapper mapper, String text, String source)
@@ -81,44 +119,71 @@ final class ConfigFile {
         .replaceAll(m -> Matcher.quoteReplacement(env.getOrDefault(m.group(1), m.group())));
   }
 
-  private static Map<String, String> options(JsonNode root, String source) throws ConfigException {
-    Map<String, String> found = new LinkedHashMap<>();
+  private void take(JsonNode root) throws ConfigException {
     if (root == null || root.isNull() || root.isMissingNode()) {
-      return found;
+      return;
     }
     if (!root.isObject()) {
       throw new ConfigException(source + " holds no mapping of options");
     }
     for (String section : Options.SECTIONS) {
       if (root.path(section).isObject()) {
-        collect(root.path(section), source + " " + section, found);
+        collect(root.path(section), section);
       }
     }
-    collect(root, source, found);
-    return found;
+    collect(root, "");
+    TreeSet<String> missing = new TreeSet<>();
+    for (String value : values.values()) {
+      VARIABLE.matcher(value).results().map((MatchResult m) -> m.group(1)).forEach(missing::add);
+    }
+    for (String name : missing) {
+      remarks.add("%s: %s is not in the environment, ${%s} stays".formatted(source, name, name));
+    }
   }
 
-  private static void collect(JsonNode object, String source, Map<String, String> found)
-      throws ConfigException {
+  private void collect(JsonNode object, String section) throws ConfigException {
+    List<String> engines = new ArrayList<>();
+    String where = (source + " " + section).strip();
     for (Map.Entry<String, JsonNode> entry : object.properties()) {
-      String key = Options.ALIASES.getOrDefault(entry.getKey(), entry.getKey());
+      String key = entry.getKey();
       JsonNode value = entry.getValue();
-      if (value.isObject() && Options.SECTIONS.contains(key)) {
+      if (section.isEmpty() && value.isObject() && Options.SECTIONS.contains(key)) {
         continue;
       }
-      if (!Options.BY_NAME.containsKey(key)) {
-        throw new ConfigException(
-            "%s has an unknown option '%s'; did you mean '%s'?"
-                .formatted(source, key, Nearest.of(key, Options.BY_NAME.keySet())));
-      }
-      if (value.isContainerNode()) {
-        throw new ConfigException(
-            "%s %s must be one value, is %s"
-                .formatted(source, key, value.isArray() ? "a list" : "a mapping"));
-      }
-      if (!value.isNull()) {
-        found.put(key, value.asText());
+      Option option = Options.BY_KEY.get(key);
+      if (option != null) {
+        if (!value.isNull()) {
+          values.put(option.name(), textOf(option, value, where));
+        }
+      } else if (Options.MODEL_SECTIONS.contains(section)) {
+        engines.add(key);
+      } else {
+        unknown.add(
+            "%s has an unknown key '%s'%s"
+                .formatted(where, key, Nearest.words(key, Options.BY_KEY.keySet())));
       }
     }
+    if (!engines.isEmpty()) {
+      remarks.add(
+          "%s: %s are read from the engine instead".formatted(where, String.join(", ", engines)));
+    }
+  }
+
+  private static String textOf(Option option, JsonNode value, String where) throws ConfigException {
+    if (!value.isContainerNode()) {
+      return value.asText();
+    }
+    if (option.type() == Option.Type.ANY) {
+      return value.isEmpty() ? "" : "(given)";
+    }
+    if (option.type() == Option.Type.PATHS && value.isArray()) {
+      List<String> parts = new ArrayList<>();
+      value.forEach(part -> parts.add(part.asText()));
+      return String.join(";", parts);
+    }
+    throw new ConfigException(
+        "%s %s is %s, must be %s"
+            .formatted(
+                where, option.name(), value.isArray() ? "a list" : "a mapping", option.allowed()));
   }
 }

@@ -6,6 +6,14 @@ import java.util.Collection;
 final class Nearest {
   private Nearest() {}
 
+  /** Words for a message: what was most probably meant, if anything is near. */
+  static String words(String seen, Collection<String> known) {
+    String best = of(seen, known);
+    return distance(seen, best) * 3 > Math.max(seen.length(), best.length())
+        ? ""
+        : "; did you mean '" + best + "'?";
+  }
+
   static String of(String seen, Collection<String> known) {
     String best = "";
     int least = Integer.MAX_VALUE;

@@ -1,28 +1,33 @@
 package io.flexkv.config;
 
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.TreeMap;
+import java.util.regex.Pattern;
+import org.jspecify.annotations.Nullable;
 
 /**
  * The options of one start, checked, each with its source. Sources from below: defaults, {@code
  * FLEXKV_*} environment, the file at {@code FLEXKV_CONFIG_PATH} (which replaces the environment's
- * form), {@code FLEXKV_OVERRIDES}, command line.
+ * form, and that of capacities even where it is silent on them), {@code FLEXKV_OVERRIDES}, command
+ * line. The engine's options are left to the engine's side.
  */
 public final class Settings {
-  private static final int MAX_PATH_BYTES = 107;
-  private static final List<String> LOG_LEVELS =
-      List.of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "OFF");
+  private static final Pattern KUBERNETES =
+      Pattern.compile(".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\\d+_(TCP|UDP)(_.*)?)?)");
 
   private final Map<String, String> values;
   private final Map<String, String> sources;
+  private final List<Note> notes;
 
-  private Settings(Map<String, String> values, Map<String, String> sources) {
+  private Settings(Map<String, String> values, Map<String, String> sources, List<Note> notes) {
     this.values = values;
     this.sources = sources;
+    this.notes = List.copyOf(notes);
   }
 
   /**
@@ -34,71 +39,121 @@ public final class Settings {
    */
   public static Settings load(Map<String, String> env, Map<String, String> commandLine)
       throws ConfigException {
-    String path = env.getOrDefault(Options.CONFIG_PATH_ENV, "").strip();
-    Map<String, String> file = path.isEmpty() ? Map.of() : ConfigFile.read(Path.of(path), env);
-    String text = env.getOrDefault(Options.OVERRIDES_ENV, "").strip();
-    Map<String, String> overrides = text.isEmpty() ? Map.of() : ConfigFile.overrides(text);
-    Map<String, String> values = new LinkedHashMap<>();
-    Map<String, String> sources = new LinkedHashMap<>();
-    for (Option option : Options.ALL) {
+    return new Loading(env, commandLine).settings();
+  }
+
+  /** One reading of all sources. */
+  private static final class Loading {
+    private final Map<String, String> env;
+    private final Map<String, String> commandLine;
+    private final String path;
+    private final ConfigFile file;
+    private final ConfigFile overrides;
+    private final List<Note> notes = new ArrayList<>();
+
+    Loading(Map<String, String> env, Map<String, String> commandLine) throws ConfigException {
+      this.env = env;
+      this.commandLine = commandLine;
+      path = env.getOrDefault(Options.CONFIG_PATH_ENV, "").strip();
+      file = path.isEmpty() ? ConfigFile.none() : ConfigFile.read(Path.of(path), env);
+      String text = env.getOrDefault(Options.OVERRIDES_ENV, "").strip();
+      overrides = text.isEmpty() ? ConfigFile.none() : ConfigFile.overrides(text);
+    }
+
+    Settings settings() throws ConfigException {
+      Map<String, String> values = new LinkedHashMap<>();
+      Map<String, String> sources = new LinkedHashMap<>();
+      for (Option option : Options.ALL) {
+        Found found = find(option);
+        String source = found == null ? "default" : found.source();
+        String raw = found == null ? option.defaultText() : found.value();
+        values.put(option.name(), option.ours() ? checked(option, raw, source) : raw.strip());
+        sources.put(option.name(), source);
+        if (found != null
+            && option.ours()
+            && option.status() != Option.Status.WORKS
+            && option.asks(raw)) {
+          notes.add(
+              new Note(option.status() == Option.Status.ABSENT, source + ": " + option.says()));
+        }
+      }
+      unknown("1".equals(values.get(Options.STRICT.name())));
+      file.remarks().forEach(remark -> notes.add(new Note(false, remark)));
+      return new Settings(values, sources, notes);
+    }
+
+    private record Found(String source, String value) {}
+
+    private @Nullable Found find(Option option) {
       String name = option.name();
-      String source = "default";
-      String value = option.defaultText();
-      if (commandLine.containsKey(name)) {
-        source = "--" + name.replace('_', '-');
-        value = commandLine.get(name);
-      } else if (overrides.containsKey(name)) {
-        source = Options.OVERRIDES_ENV + " " + name;
-        value = overrides.get(name);
-      } else if (file.containsKey(name)) {
-        source = path + " " + name;
-        value = file.get(name);
-      } else if (env.containsKey(option.env())) {
-        source = option.env();
-        value = env.get(option.env());
+      String given = commandLine.get(name);
+      if (given != null) {
+        return new Found("--" + name.replace('_', '-'), given);
       }
-      if (option.side() != Option.Side.ENGINE) {
-        check(option, value.strip(), source);
+      given = overrides.values().get(name);
+      if (given != null) {
+        return new Found(Options.OVERRIDES_ENV + " " + name, given);
       }
-      values.put(name, value.strip());
-      sources.put(name, source);
+      given = file.values().get(name);
+      if (given != null) {
+        return new Found(path + " " + name, given);
+      }
+      for (String variable : option.envs()) {
+        String value = env.getOrDefault(variable, "");
+        if (value.isBlank()) {
+          continue;
+        }
+        if (path.isEmpty() || !option.fileReplacesEnv()) {
+          return new Found(variable, value);
+        }
+        notes.add(
+            new Note(
+                true,
+                "%s does not count: %s replaces it, say %s there".formatted(variable, path, name)));
+        return null;
+      }
+      return null;
     }
-    return new Settings(values, sources);
-  }
 
-  private static void check(Option option, String value, String source) throws ConfigException {
-    boolean good =
-        switch (option.type()) {
-          case TEXT -> true;
-          case INTEGER -> isWhole(value) && inRange(option, value);
-          case NUMBER -> inRange(option, value);
-          case CHOICE -> LOG_LEVELS.contains(value.toUpperCase(Locale.ROOT));
-          case ADDRESS ->
-              value.startsWith("ipc:///")
-                  && value.indexOf('\0') < 0
-                  && path(value).getBytes(StandardCharsets.UTF_8).length <= MAX_PATH_BYTES;
-        };
-    if (!good) {
-      throw new ConfigException(
-          "%s is '%s', must be %s".formatted(source, value, option.allowed()));
+    private static String checked(Option option, String value, String source)
+        throws ConfigException {
+      String normal = option.normal(value);
+      if (normal == null) {
+        throw new ConfigException(
+            "%s is '%s', must be %s".formatted(source, option.shown(value), option.allowed()));
+      }
+      return normal;
+    }
+
+    private void unknown(boolean strict) throws ConfigException {
+      List<String> found = new ArrayList<>(overrides.unknown());
+      found.addAll(file.unknown());
+      found.addAll(unknownVariables(env));
+      if (strict && !found.isEmpty()) {
+        throw new ConfigException(String.join("; ", found) + " (strict is on)");
+      }
+      found.forEach(text -> notes.add(new Note(true, text)));
     }
   }
 
-  private static boolean isWhole(String value) {
-    return value.matches("-?[0-9]{1,15}");
-  }
-
-  private static boolean inRange(Option option, String value) {
-    try {
-      double number = Double.parseDouble(value);
-      return number >= option.least() && number <= option.most();
-    } catch (NumberFormatException e) {
-      return false;
+  private static List<String> unknownVariables(Map<String, String> env) {
+    List<String> found = new ArrayList<>();
+    for (String name : new TreeMap<>(env).keySet()) {
+      boolean known =
+          name.equals(Options.CONFIG_PATH_ENV)
+              || name.equals(Options.OVERRIDES_ENV)
+              || Options.ALL.stream().anyMatch(option -> option.envs().contains(name));
+      // A service called flexkv gives every pod variables like these.
+      boolean kubernetes =
+          env.containsKey("KUBERNETES_SERVICE_HOST") && KUBERNETES.matcher(name).matches();
+      if (name.startsWith("FLEXKV_") && !known && !kubernetes) {
+        String key = name.substring("FLEXKV_".length()).toLowerCase(Locale.ROOT);
+        found.add(
+            "the environment has an unknown %s%s"
+                .formatted(name, Nearest.words(key, Options.BY_KEY.keySet())));
+      }
     }
-  }
-
-  private static String path(String address) {
-    return address.substring("ipc://".length());
+    return found;
   }
 
   public String text(Option option) {
@@ -117,8 +172,22 @@ public final class Settings {
     return Double.parseDouble(text(option));
   }
 
+  public boolean flag(Option option) {
+    return text(option).equals("1");
+  }
+
+  /** The folders of an option of type {@link Option.Type#PATHS}, as they were written. */
+  public List<String> paths(Option option) {
+    return Option.paths(text(option));
+  }
+
   /** Seconds as nanoseconds. */
   public long nanos(Option option) {
+    return (long) (number(option) * 1e9);
+  }
+
+  /** GB as bytes. */
+  public long bytes(Option option) {
     return (long) (number(option) * 1e9);
   }
 
@@ -129,20 +198,37 @@ public final class Settings {
 
   /** The rendezvous socket. */
   public Path socketPath() {
-    return Path.of(path(text(Options.SERVER_RECV_PORT)));
+    return Path.of(text(Options.SERVER_RECV_PORT).substring("ipc://".length()));
   }
 
   /** Bytes of the host tier. */
   public long hostBytes() {
-    return (long) (number(Options.CPU_CACHE_GB) * 1e9);
+    return bytes(Options.CPU_CACHE_GB);
+  }
+
+  /**
+   * Whether an SSD tier is asked for: it has a size, in GB or in blocks, and {@code enable_ssd}
+   * does not say no.
+   */
+  public boolean wantsSsd() {
+    boolean sized = number(Options.SSD_CACHE_GB) > 0 || integer(Options.NUM_SSD_BLOCKS) > 0;
+    String enabled = text(Options.ENABLE_SSD);
+    return sized && !enabled.equals("0") && !enabled.equals("false");
+  }
+
+  /** What the user should read once. */
+  public List<Note> notes() {
+    return notes;
   }
 
   /** What is not at its default, for the log. */
   public Map<String, String> changed() {
     Map<String, String> changed = new LinkedHashMap<>();
     for (Option option : Options.ALL) {
-      if (option.side() != Option.Side.ENGINE && !source(option).equals("default")) {
-        changed.put(option.name(), text(option) + " (" + source(option) + ")");
+      if (option.ours()
+          && option.status() == Option.Status.WORKS
+          && !source(option).equals("default")) {
+        changed.put(option.name(), option.shown(text(option)) + " (" + source(option) + ")");
       }
     }
     return changed;

@@ -34,6 +34,7 @@ final class OptionSpecs {
       if (option.side() == Option.Side.ENGINE) {
         continue;
       }
+      boolean hidden = option.status() != Option.Status.WORKS;
       ISetter setter =
           new ISetter() {
             @Override
@@ -49,6 +50,7 @@ final class OptionSpecs {
           OptionSpec.builder("--" + option.name().replace('_', '-'))
               .type(String.class)
               .paramLabel("VALUE")
+              .hidden(hidden)
               .description(option.doc() + " (" + option.allowed() + ")")
               .setter(setter)
               .build());

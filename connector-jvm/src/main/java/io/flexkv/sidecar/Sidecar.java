@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.admin.ControlServer;
 import io.flexkv.cache.CacheConfig;
+import io.flexkv.config.Note;
 import io.flexkv.config.Options;
 import io.flexkv.config.Settings;
 import io.flexkv.device.CudaCopyPath;
@@ -24,6 +25,7 @@ import java.util.concurrent.TimeUnit;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
+import org.slf4j.event.Level;
 
 /** One running sidecar: everything wired together, from the lock on its address to its end. */
 final class Sidecar {
@@ -116,11 +118,16 @@ final class Sidecar {
           identity,
           sidecar.pool.capacityBytes(),
           settings.changed());
+      settings.notes().forEach(note -> LOG.atLevel(level(note)).log(note.text()));
       return sidecar;
     } catch (IOException | RuntimeException e) {
       lock.close();
       throw e;
     }
+  }
+
+  private static Level level(Note note) {
+    return note.warning() ? Level.WARN : Level.INFO;
   }
 
   /** What a starter reads on stdout once clients are welcome. */
