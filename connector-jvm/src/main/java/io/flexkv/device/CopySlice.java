@@ -5,16 +5,28 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 
 /**
- * The copies of one slice: three native arrays of u64 {device address, host address, length}, in
- * the form that batch calls take. Neighbours are merged as they are added, ascending and
- * descending, because no driver does it. Owned by one thread; reused for every slice.
+ * The copies of one slice. Each is {@code rows} rows of {@code width} bytes; a plain copy has one.
+ * Neighbouring plain copies are merged as they are added, ascending and descending, because no
+ * driver does it. Owned by one thread; reused for every slice.
  *
- * <p>A device address is the backend's: {@link DeviceMemory#regionAddress} plus an offset.
+ * <pre>
+ *   0 u64 device address of row 0   8 u64 host address of row 0   16 u64 width in bytes
+ *  24 u64 rows                     32 u64 device pitch           40 u64 host pitch
+ * </pre>
+ *
+ * <p>A device address is the backend's: {@link DeviceMemory#regionAddress} plus an offset. All rows
+ * of one copy lie in one allocation of the engine and in one segment of the pool.
  */
 public final class CopySlice {
-  private final MemorySegment device;
-  private final MemorySegment host;
-  private final MemorySegment lengths;
+  private static final int DEVICE = 0;
+  private static final int HOST = 1;
+  private static final int WIDTH = 2;
+  private static final int ROWS = 3;
+  private static final int DEVICE_PITCH = 4;
+  private static final int HOST_PITCH = 5;
+  private static final int FIELDS = 6;
+
+  private final MemorySegment fields;
   private final int capacity;
   private int count;
   private long bytes;
@@ -22,9 +34,7 @@ public final class CopySlice {
   /** Room for {@code capacity} copies. */
   public CopySlice(int capacity) {
     this.capacity = capacity;
-    this.device = Arena.ofAuto().allocate(8L * capacity, 8);
-    this.host = Arena.ofAuto().allocate(8L * capacity, 8);
-    this.lengths = Arena.ofAuto().allocate(8L * capacity, 8);
+    this.fields = Arena.ofAuto().allocate(8L * FIELDS * capacity, 8);
   }
 
   /** Forgets all copies. */
@@ -34,38 +44,83 @@ public final class CopySlice {
   }
 
   /**
-   * Adds a copy, or lengthens the last one if this is its neighbour on both sides.
+   * Adds a plain copy, or lengthens the last one if this is its neighbour on both sides.
    *
    * @return false if there is no room, and nothing was added
    */
   public boolean add(long deviceAddress, long hostAddress, long length) {
-    if (count > 0) {
+    if (count > 0 && rows(count - 1) == 1) {
       int last = count - 1;
       long lastDevice = deviceAddress(last);
       long lastHost = hostAddress(last);
-      long lastLength = length(last);
+      long lastLength = width(last);
       if (deviceAddress == lastDevice + lastLength && hostAddress == lastHost + lastLength) {
-        lengths.setAtIndex(ValueLayout.JAVA_LONG, last, lastLength + length);
+        set(last, WIDTH, lastLength + length);
         bytes += length;
         return true;
       }
       if (deviceAddress + length == lastDevice && hostAddress + length == lastHost) {
-        device.setAtIndex(ValueLayout.JAVA_LONG, last, deviceAddress);
-        host.setAtIndex(ValueLayout.JAVA_LONG, last, hostAddress);
-        lengths.setAtIndex(ValueLayout.JAVA_LONG, last, lastLength + length);
+        set(last, DEVICE, deviceAddress);
+        set(last, HOST, hostAddress);
+        set(last, WIDTH, lastLength + length);
         bytes += length;
         return true;
       }
-      if (count == capacity) {
-        return false;
-      }
     }
-    device.setAtIndex(ValueLayout.JAVA_LONG, count, deviceAddress);
-    host.setAtIndex(ValueLayout.JAVA_LONG, count, hostAddress);
-    lengths.setAtIndex(ValueLayout.JAVA_LONG, count, length);
+    return append(deviceAddress, hostAddress, length, 1, length, length);
+  }
+
+  /**
+   * Adds a strided copy: row i lies at i pitches from row 0 on either side.
+   *
+   * @param devicePitch at least {@code width}, as is {@code hostPitch}
+   * @return false if there is no room, and nothing was added
+   */
+  public boolean addRows(
+      long deviceAddress,
+      long hostAddress,
+      long width,
+      long rows,
+      long devicePitch,
+      long hostPitch) {
+    if (rows < 1 || width < 1 || devicePitch < width || hostPitch < width) {
+      throw new IllegalArgumentException(
+          "strided copy: rows=%d width=%d devicePitch=%d hostPitch=%d"
+              .formatted(rows, width, devicePitch, hostPitch));
+    }
+    if (rows == 1 || (devicePitch == width && hostPitch == width)) {
+      return add(deviceAddress, hostAddress, width * rows);
+    }
+    return append(deviceAddress, hostAddress, width, rows, devicePitch, hostPitch);
+  }
+
+  private boolean append(
+      long deviceAddress,
+      long hostAddress,
+      long width,
+      long rows,
+      long devicePitch,
+      long hostPitch) {
+    if (count == capacity) {
+      return false;
+    }
+    set(count, DEVICE, deviceAddress);
+    set(count, HOST, hostAddress);
+    set(count, WIDTH, width);
+    set(count, ROWS, rows);
+    set(count, DEVICE_PITCH, devicePitch);
+    set(count, HOST_PITCH, hostPitch);
     count++;
-    bytes += length;
+    bytes += width * rows;
     return true;
+  }
+
+  private void set(int index, int field, long value) {
+    fields.setAtIndex(ValueLayout.JAVA_LONG, (long) FIELDS * index + field, value);
+  }
+
+  private long get(int index, int field) {
+    return fields.getAtIndex(ValueLayout.JAVA_LONG, (long) FIELDS * index + field);
   }
 
   /** How many copies, after merging. */
@@ -79,29 +134,33 @@ public final class CopySlice {
   }
 
   public long deviceAddress(int index) {
-    return device.getAtIndex(ValueLayout.JAVA_LONG, index);
+    return get(index, DEVICE);
   }
 
   public long hostAddress(int index) {
-    return host.getAtIndex(ValueLayout.JAVA_LONG, index);
+    return get(index, HOST);
   }
 
-  public long length(int index) {
-    return lengths.getAtIndex(ValueLayout.JAVA_LONG, index);
+  /** Bytes of one row; of the whole copy where it has one row. */
+  public long width(int index) {
+    return get(index, WIDTH);
   }
 
-  /** u64[count] of device addresses. */
-  MemorySegment deviceArray() {
-    return device;
+  /** How many rows; 1 for a plain copy. */
+  public long rows(int index) {
+    return get(index, ROWS);
   }
 
-  /** u64[count] of host addresses. */
-  MemorySegment hostArray() {
-    return host;
+  public long devicePitch(int index) {
+    return get(index, DEVICE_PITCH);
   }
 
-  /** u64[count] of lengths. */
-  MemorySegment lengthArray() {
-    return lengths;
+  public long hostPitch(int index) {
+    return get(index, HOST_PITCH);
+  }
+
+  /** Bytes on the host side from the first byte of the copy to its last. */
+  long hostExtent(int index) {
+    return (rows(index) - 1) * hostPitch(index) + width(index);
   }
 }

@@ -8,8 +8,9 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 
 /**
- * The arrays of one slice as the driver takes them, and the call that submits them. Owned by one
- * stream.
+ * The arrays of one slice as the driver takes them, and the calls that submit them. Plain copies go
+ * by one batched call, strided ones by one batched 3-D call, in any order, since no two copies of a
+ * slice touch the same byte. Owned by one stream.
  *
  * <p>{@code CUmemcpyAttributes}: 0 i32 source access order | 4 i32 type, 8 i32 id of the source's
  * location (0 = none) | 12, 16 of the destination's | 20 u32 flags.
@@ -25,6 +26,8 @@ final class CudaBatch {
 
   private final CudaDriver driver;
   private CudaCopyPath path;
+  private boolean strided = true;
+  private boolean refusedStrided;
   private final Direction direction;
   private final PinnedRanges pool;
   private final int capacity;
@@ -34,6 +37,7 @@ final class CudaBatch {
   private final MemorySegment attributes;
   private final MemorySegment firstIndex;
   private final MemorySegment failIndex;
+  private final CudaRows rows;
   private int count;
   private boolean pinned;
 
@@ -51,8 +55,10 @@ final class CudaBatch {
     this.attributes = arena.allocate(CudaDriver.ATTRIBUTES_BYTES, 8);
     this.firstIndex = arena.allocate(8, 8);
     this.failIndex = arena.allocate(8, 8);
-    attributes.set(JAVA_INT, 0, direction == Direction.LOAD ? ORDER_ANY : ORDER_STREAM);
+    int order = direction == Direction.LOAD ? ORDER_ANY : ORDER_STREAM;
+    attributes.set(JAVA_INT, 0, order);
     attributes.set(JAVA_INT, 20, PREFER_OVERLAP_WITH_COMPUTE);
+    this.rows = new CudaRows(driver, direction, capacity, order, PREFER_OVERLAP_WITH_COMPUTE);
   }
 
   /** The path that the driver has, if AUTO was asked for, else the one asked for. */
@@ -76,66 +82,123 @@ final class CudaBatch {
     return driver.hasBatchV1() ? CudaCopyPath.BATCH_V1 : CudaCopyPath.LOOP;
   }
 
-  /** Takes over a slice, cutting copies at the borders of pinned pieces. */
-  void fill(CopySlice slice) {
-    count = 0;
-    pinned = true;
-    for (int i = 0; i < slice.count(); i++) {
-      long device = slice.deviceAddress(i);
-      long host = slice.hostAddress(i);
-      long length = slice.length(i);
-      int segment = pool.segmentOf(host);
-      pinned &= pool.isPinned(segment, host, length);
-      while (length > 0) {
-        long part = Math.min(length, pool.toBorder(segment, host));
-        put(device, host, part);
-        device += part;
-        host += part;
-        length -= part;
-      }
-    }
-  }
-
-  private void put(long device, long host, long length) {
-    if (count == capacity) {
-      throw new IllegalStateException("cuda batch is full: capacity=" + capacity);
-    }
-    boolean load = direction == Direction.LOAD;
-    destinations.setAtIndex(JAVA_LONG, count, load ? device : host);
-    sources.setAtIndex(JAVA_LONG, count, load ? host : device);
-    lengths.setAtIndex(JAVA_LONG, count, length);
-    count++;
-  }
-
   /**
-   * Submits. Memory that is not pinned yet goes copy by copy: there the driver stages, which a
-   * batch does not promise to do.
+   * Submits a slice. Memory that is not pinned yet goes copy by copy: there the driver stages,
+   * which a batch does not promise to do.
    *
    * @return a {@code CUresult}; if it is not 0, some copies may be on their way
    */
-  int submit(long stream) {
+  int submit(CopySlice slice, long stream) {
+    pinned = true;
+    for (int i = 0; i < slice.count(); i++) {
+      long host = slice.hostAddress(i);
+      pinned &= pool.isPinned(pool.segmentOf(host), host, slice.hostExtent(i));
+    }
+    int code = CudaDriver.SUCCESS;
+    for (int i = 0; i < slice.count() && code == CudaDriver.SUCCESS; i++) {
+      code = slice.rows(i) == 1 ? plain(slice, i, stream) : rows(slice, i, stream);
+    }
+    return code == CudaDriver.SUCCESS ? flush(stream) : code;
+  }
+
+  private int plain(CopySlice slice, int i, long stream) {
+    return put(slice.deviceAddress(i), slice.hostAddress(i), slice.width(i), stream);
+  }
+
+  /** Takes over a plain copy, cut at the borders of pinned pieces. */
+  private int put(long device, long host, long length, long stream) {
+    int segment = pool.segmentOf(host);
+    boolean load = direction == Direction.LOAD;
+    while (length > 0) {
+      long part = Math.min(length, pool.toBorder(segment, host));
+      if (count == capacity) {
+        int code = flush(stream);
+        if (code != CudaDriver.SUCCESS) {
+          return code;
+        }
+      }
+      destinations.setAtIndex(JAVA_LONG, count, load ? device : host);
+      sources.setAtIndex(JAVA_LONG, count, load ? host : device);
+      lengths.setAtIndex(JAVA_LONG, count, part);
+      count++;
+      device += part;
+      host += part;
+      length -= part;
+    }
+    return CudaDriver.SUCCESS;
+  }
+
+  /** Takes over a strided copy, cut likewise; a row that lies across a border goes by itself. */
+  private int rows(CopySlice slice, int i, long stream) {
+    long device = slice.deviceAddress(i);
+    long host = slice.hostAddress(i);
+    long width = slice.width(i);
+    long devicePitch = slice.devicePitch(i);
+    long hostPitch = slice.hostPitch(i);
+    boolean whole = pinned && strided && Math.max(devicePitch, hostPitch) <= rows.maxPitch(path);
+    int segment = pool.segmentOf(host);
+    int code = CudaDriver.SUCCESS;
+    for (long left = slice.rows(i); left > 0 && code == CudaDriver.SUCCESS; ) {
+      long room = pool.toBorder(segment, host);
+      long fit = whole && room >= width ? Math.min(left, (room - width) / hostPitch + 1) : 1;
+      if (fit > 1) {
+        if (rows.full()) {
+          code = flush(stream);
+        }
+        rows.put(device, host, width, fit, devicePitch, hostPitch);
+      } else {
+        code = put(device, host, width, stream);
+      }
+      device += fit * devicePitch;
+      host += fit * hostPitch;
+      left -= fit;
+    }
+    return code;
+  }
+
+  /** Submits what was taken over, and forgets it. */
+  private int flush(long stream) {
+    int plain = count;
+    count = 0;
+    int code = rows.submit(path, stream);
+    refusedStrided = code != CudaDriver.SUCCESS;
+    if (refusedStrided || plain == 0) {
+      return code;
+    }
     if (!pinned || path == CudaCopyPath.LOOP) {
-      return loop(stream);
+      return loop(plain, stream);
     }
     if (path == CudaCopyPath.BATCH_V2) {
-      return driver.batchV2(destinations, sources, lengths, count, attributes, firstIndex, stream);
+      return driver.batchV2(destinations, sources, lengths, plain, attributes, firstIndex, stream);
     }
     return driver.batchV1(
-        destinations, sources, lengths, count, attributes, firstIndex, failIndex, stream);
+        destinations, sources, lengths, plain, attributes, firstIndex, failIndex, stream);
   }
 
-  /** Whether the last slice went by a batched call. */
-  boolean batched() {
-    return pinned && path != CudaCopyPath.LOOP;
-  }
-
-  /** Uses no batched call any more. */
-  void giveUpBatches() {
+  /**
+   * Uses simpler calls from now on, after the driver refused the last slice: no strided copies if
+   * it was one of them, else no batches.
+   *
+   * @return false if there is nothing simpler
+   */
+  boolean simplify() {
+    count = 0;
+    rows.clear();
+    if (!pinned) {
+      return false;
+    }
+    if (refusedStrided) {
+      refusedStrided = false;
+      strided = false;
+      return true;
+    }
+    boolean batched = path != CudaCopyPath.LOOP;
     path = CudaCopyPath.LOOP;
+    return batched;
   }
 
-  private int loop(long stream) {
-    for (int i = 0; i < count; i++) {
+  private int loop(int copies, long stream) {
+    for (int i = 0; i < copies; i++) {
       long destination = destinations.getAtIndex(JAVA_LONG, i);
       long source = sources.getAtIndex(JAVA_LONG, i);
       long length = lengths.getAtIndex(JAVA_LONG, i);

@@ -13,8 +13,22 @@ import jcuda.driver.JCudaDriver;
 final class CudaCopyStream implements CopyStream {
   private static final System.Logger LOG = System.getLogger(CudaCopyStream.class.getName());
 
-  /** 32 MiB are 0.6 ms at 55 GB/s; three of them are on their way in less than 2 ms. */
-  private static final SliceLimits LIMITS = new SliceLimits(512, 32L << 20, 3);
+  private static final int COPIES = 512;
+  private static final int SLICES_IN_FLIGHT = 16;
+
+  /**
+   * 32 MiB are 0.6 ms at 55 GB/s, so with 64 MiB or more on their way the link never waits for this
+   * thread, and a revoked load waits less than 2 ms. Slices of small jobs are small, so more of
+   * them fit.
+   */
+  private static final long SLICE_BYTES = 32L << 20;
+
+  private static final long BYTES_IN_FLIGHT = 64L << 20;
+
+  /** From 32 KiB on (saves: from 64 KiB) a row by itself is as fast (measured). */
+  private static final long STRIDED_LOAD_WIDTH = 16L << 10;
+
+  private static final long STRIDED_SAVE_WIDTH = 32L << 10;
 
   private static final int CU_STREAM_NON_BLOCKING = 1;
   private static final int CU_EVENT_DISABLE_TIMING = 2;
@@ -36,7 +50,8 @@ final class CudaCopyStream implements CopyStream {
   private final CudaDriver driver;
   private final CudaBatch batch;
   private final Stream stream = new Stream();
-  private final Event[] events = new Event[LIMITS.inFlight()];
+  private final SliceLimits limits;
+  private final Event[] events = new Event[SLICES_IN_FLIGHT];
   private long submitted;
   private long completed;
   private boolean lost;
@@ -45,8 +60,14 @@ final class CudaCopyStream implements CopyStream {
       throws DeviceException {
     this.gpu = gpu;
     this.driver = gpu.driver();
-    // Copies of one slice add up to at most one piece, so each slice is cut at most that often.
-    this.batch = new CudaBatch(driver, path, direction, pool, 2 * LIMITS.copies() + 2);
+    this.limits =
+        new SliceLimits(
+            COPIES,
+            SLICE_BYTES,
+            SLICES_IN_FLIGHT,
+            BYTES_IN_FLIGHT,
+            direction == Direction.LOAD ? STRIDED_LOAD_WIDTH : STRIDED_SAVE_WIDTH);
+    this.batch = new CudaBatch(driver, path, direction, pool, COPIES);
     gpu.makeCurrent();
     CudaLibrary.check(
         driver, JCudaDriver.cuStreamCreate(stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
@@ -59,7 +80,7 @@ final class CudaCopyStream implements CopyStream {
 
   @Override
   public SliceLimits limits() {
-    return LIMITS;
+    return limits;
   }
 
   @Override
@@ -68,12 +89,11 @@ final class CudaCopyStream implements CopyStream {
       throw new IllegalStateException("cuda stream: " + events.length + " slices are on their way");
     }
     gpu.makeCurrent();
-    batch.fill(slice);
-    int code = batch.submit(stream.address());
-    if (code != CudaDriver.SUCCESS
-        && batch.batched()
-        && CudaLibrary.kind(code) == DeviceException.Kind.COPY) {
-      code = submitWithoutBatch(code);
+    int code = batch.submit(slice, stream.address());
+    while (code != CudaDriver.SUCCESS
+        && CudaLibrary.kind(code) == DeviceException.Kind.COPY
+        && batch.simplify()) {
+      code = submitAgain(slice, code);
     }
     if (code == CudaDriver.SUCCESS) {
       code = JCudaDriver.cuEventRecord(events[(int) (submitted % events.length)], stream);
@@ -89,15 +109,14 @@ final class CudaCopyStream implements CopyStream {
     gpu.slicesInFlight().incrementAndGet();
   }
 
-  /** A driver that refuses batches is slower, not useless: the same copies one by one. */
-  private int submitWithoutBatch(int refusal) {
+  /** A driver that refuses batches is slower, not useless: the same copies by simpler calls. */
+  private int submitAgain(CopySlice slice, int refusal) {
     LOG.log(
         Level.WARNING,
-        "no batched copies on this stream from now on: {0}",
-        CudaLibrary.failure(driver, refusal, "cuMemcpyBatchAsync").getMessage());
-    batch.giveUpBatches();
+        "simpler copies on this stream from now on: {0}",
+        CudaLibrary.failure(driver, refusal, "a batched or strided copy").getMessage());
     int code = JCudaDriver.cuStreamSynchronize(stream);
-    return code == CudaDriver.SUCCESS ? batch.submit(stream.address()) : code;
+    return code == CudaDriver.SUCCESS ? batch.submit(slice, stream.address()) : code;
   }
 
   /** A part of the failed slice may be on its way: nobody is told before it has ended. */

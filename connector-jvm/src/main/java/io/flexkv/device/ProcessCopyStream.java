@@ -41,32 +41,51 @@ final class ProcessCopyStream implements CopyStream {
 
   @Override
   public void submit(CopySlice slice) throws DeviceException {
-    int next = 0;
-    long done = 0; // bytes of slice number `next` that an earlier call copied
+    int copy = 0;
+    long row = 0;
+    long done = 0; // bytes of that row that an earlier call copied
     requireAlive();
-    while (next < slice.count()) {
-      vm.clear();
-      int end = Math.min(slice.count(), next + ProcessVm.MAX_FRAGMENTS);
-      for (int i = next; i < end; i++) {
-        long skip = i == next ? done : 0;
-        vm.add(slice.hostAddress(i) + skip, slice.deviceAddress(i) + skip, slice.length(i) - skip);
-      }
+    while (copy < slice.count()) {
+      gather(slice, copy, row, done);
       long copied = transfer();
       requireAlive();
       if (copied == 0) {
         throw new DeviceException(
             DeviceException.Kind.COPY,
             "process backend: %s copied nothing at 0x%x of pid %d"
-                .formatted(direction, slice.deviceAddress(next) + done, process.pid()));
+                .formatted(
+                    direction,
+                    slice.deviceAddress(copy) + row * slice.devicePitch(copy) + done,
+                    process.pid()));
       }
       // The kernel stops at the first page it cannot reach: go on there and hear why.
       copied += done;
-      while (next < end && copied >= slice.length(next)) {
-        copied -= slice.length(next++);
+      while (copy < slice.count() && copied >= slice.width(copy)) {
+        copied -= slice.width(copy);
+        if (++row == slice.rows(copy)) {
+          row = 0;
+          copy++;
+        }
       }
       done = copied;
     }
     completed++;
+  }
+
+  /** As many rows as one call takes, from the given one on. */
+  private void gather(CopySlice slice, int copy, long row, long skip) {
+    vm.clear();
+    while (copy < slice.count() && vm.count() < ProcessVm.MAX_FRAGMENTS) {
+      vm.add(
+          slice.hostAddress(copy) + row * slice.hostPitch(copy) + skip,
+          slice.deviceAddress(copy) + row * slice.devicePitch(copy) + skip,
+          slice.width(copy) - skip);
+      skip = 0;
+      if (++row == slice.rows(copy)) {
+        row = 0;
+        copy++;
+      }
+    }
   }
 
   private long transfer() throws DeviceException {

@@ -60,6 +60,9 @@ public final class CudaDriver {
   private final MethodHandle copyToHost;
   private final @Nullable MethodHandle batchV1;
   private final @Nullable MethodHandle batchV2;
+  private final @Nullable MethodHandle batch3dV1;
+  private final @Nullable MethodHandle batch3dV2;
+  private final MethodHandle copy2d;
 
   private CudaDriver(SymbolLookup library) {
     this.library = library;
@@ -99,6 +102,16 @@ public final class CudaDriver {
             FunctionDescriptor.of(
                 JAVA_INT, ADDRESS, ADDRESS, ADDRESS, JAVA_LONG, ADDRESS, ADDRESS, JAVA_LONG,
                 JAVA_LONG));
+    this.batch3dV1 =
+        optional(
+            "cuMemcpy3DBatchAsync",
+            FunctionDescriptor.of(JAVA_INT, JAVA_LONG, ADDRESS, ADDRESS, JAVA_LONG, JAVA_LONG));
+    this.batch3dV2 =
+        optional(
+            "cuMemcpy3DBatchAsync_v2",
+            FunctionDescriptor.of(JAVA_INT, JAVA_LONG, ADDRESS, JAVA_LONG, JAVA_LONG));
+    this.copy2d =
+        required("cuMemcpy2DAsync_v2", FunctionDescriptor.of(JAVA_INT, ADDRESS, JAVA_LONG));
   }
 
   /**
@@ -336,6 +349,54 @@ public final class CudaDriver {
       return (int)
           function.invokeExact(
               destinations, sources, lengths, count, attributes, firstIndex, 1L, stream);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+  }
+
+  /** Whether {@code cuMemcpy3DBatchAsync} (CUDA 12.8) is there. */
+  public boolean hasBatch3dV1() {
+    return batch3dV1 != null;
+  }
+
+  /** Whether {@code cuMemcpy3DBatchAsync_v2} (CUDA 13.0) is there. */
+  public boolean hasBatch3dV2() {
+    return batch3dV2 != null;
+  }
+
+  /**
+   * {@code cuMemcpy3DBatchAsync} of CUDA 12.8.
+   *
+   * @param ops {@code CUDA_MEMCPY3D_BATCH_OP[count]}
+   * @param failIndex u64[1], receives the number of the copy that failed
+   */
+  public int batch3dV1(long count, MemorySegment ops, MemorySegment failIndex, long stream) {
+    MethodHandle function = present(batch3dV1, "cuMemcpy3DBatchAsync");
+    try {
+      return (int) function.invokeExact(count, ops, failIndex, 0L, stream);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+  }
+
+  /** {@code cuMemcpy3DBatchAsync_v2} of CUDA 13: without the index of a failure. */
+  public int batch3dV2(long count, MemorySegment ops, long stream) {
+    MethodHandle function = present(batch3dV2, "cuMemcpy3DBatchAsync_v2");
+    try {
+      return (int) function.invokeExact(count, ops, 0L, stream);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+  }
+
+  /**
+   * {@code cuMemcpy2DAsync}.
+   *
+   * @param copy one {@code CUDA_MEMCPY2D}; has been read at return
+   */
+  public int copy2d(MemorySegment copy, long stream) {
+    try {
+      return (int) copy2d.invokeExact(copy, stream);
     } catch (Throwable t) {
       throw Libc.unexpected(t);
     }

@@ -5,10 +5,14 @@ import static java.lang.foreign.ValueLayout.JAVA_INT;
 import static java.lang.foreign.ValueLayout.JAVA_LONG;
 
 import java.lang.foreign.FunctionDescriptor;
+import java.lang.foreign.Linker;
 import java.lang.foreign.MemorySegment;
 import java.lang.invoke.MethodHandle;
 
-/** File descriptors and identity: {@code close}, {@code read}, {@code write}, {@code getuid}. */
+/**
+ * File descriptors, identity, sleeps: {@code close}, {@code read}, {@code write}, {@code getuid},
+ * {@code prctl}.
+ */
 public final class Linux {
   private static final MethodHandle CLOSE =
       Libc.function("close", FunctionDescriptor.of(JAVA_INT, JAVA_INT));
@@ -18,6 +22,13 @@ public final class Linux {
       Libc.function("write", FunctionDescriptor.of(JAVA_LONG, JAVA_INT, ADDRESS, JAVA_LONG));
   private static final MethodHandle GETUID =
       Libc.function("getuid", FunctionDescriptor.of(JAVA_INT));
+
+  private static final MethodHandle PRCTL =
+      Libc.function(
+          "prctl",
+          FunctionDescriptor.of(JAVA_INT, JAVA_INT, JAVA_LONG, JAVA_LONG, JAVA_LONG, JAVA_LONG),
+          Linker.Option.firstVariadicArg(1));
+  private static final int PR_SET_TIMERSLACK = 29;
 
   /** Answer of a non-blocking call that had nothing to do: nothing is an error, ask again later. */
   public static final int WOULD_BLOCK = -1;
@@ -88,6 +99,18 @@ public final class Linux {
       if (errno != Errno.EINTR) {
         throw new ErrnoException("write(fd=" + fd + ", length=" + from.byteSize() + ")", errno);
       }
+    }
+  }
+
+  /**
+   * Lets this thread sleep no longer than it asks: by default the kernel adds up to 50 µs ({@code
+   * PR_SET_TIMERSLACK}). A kernel that refuses leaves the sleeps as they were.
+   */
+  public static void exactSleeps() {
+    try {
+      int ignored = (int) PRCTL.invokeExact(Libc.state(), PR_SET_TIMERSLACK, 1L, 0L, 0L, 0L);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
     }
   }
 

@@ -19,7 +19,9 @@ interface Agent {
 
   /** How long the thread may rest. */
   enum Idle {
-    /** Something is under way that only asking again reveals: rest for microseconds. */
+    /** Copies are on their way, or somebody waits for the start of one: look every 20 µs. */
+    SOON,
+    /** Something is under way that only asking again reveals: rest up to 200 µs. */
     POLL,
     /** Nothing is there: rest until woken. */
     WAIT

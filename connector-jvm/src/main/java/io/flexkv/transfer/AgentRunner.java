@@ -1,12 +1,14 @@
 package io.flexkv.transfer;
 
+import io.flexkv.ffm.Linux;
 import java.lang.System.Logger.Level;
 import java.util.concurrent.locks.LockSupport;
 
 /**
  * Runs one agent on a platform thread of its own until the agent is finished. Idle cycles first
- * spin a little, then rest: 20 µs while something is under way, growing to 200 µs, or until {@link
- * #wake} when nothing is.
+ * spin a little, then rest: 20 µs while copies run, up to 200 µs while something else is under way,
+ * or until {@link #wake} when nothing is. The kernel's usual 50 µs of slack would more than double
+ * the shortest rest, so this thread does without.
  */
 final class AgentRunner {
   private static final System.Logger LOG = System.getLogger(AgentRunner.class.getName());
@@ -30,6 +32,7 @@ final class AgentRunner {
   private void run() {
     int idleCycles = 0;
     long rest = REST_NANOS_MIN;
+    Linux.exactSleeps();
     try {
       while (!agent.finished()) {
         if (agent.doWork() > 0) {
@@ -37,13 +40,19 @@ final class AgentRunner {
           rest = REST_NANOS_MIN;
         } else if (++idleCycles < SPINS) {
           Thread.onSpinWait();
-        } else if (agent.idle() == Agent.Idle.POLL) {
-          LockSupport.parkNanos(this, rest);
-          rest = Math.min(2 * rest, REST_NANOS_MAX);
         } else {
-          await();
-          idleCycles = 0;
-          rest = REST_NANOS_MIN;
+          switch (agent.idle()) {
+            case SOON -> LockSupport.parkNanos(this, REST_NANOS_MIN);
+            case POLL -> {
+              LockSupport.parkNanos(this, rest);
+              rest = Math.min(2 * rest, REST_NANOS_MAX);
+            }
+            case WAIT -> {
+              await();
+              idleCycles = 0;
+              rest = REST_NANOS_MIN;
+            }
+          }
         }
       }
     } catch (RuntimeException | Error e) {

@@ -26,7 +26,10 @@ import org.jspecify.annotations.Nullable;
  */
 final class CopyAgent implements Agent {
   private static final System.Logger LOG = System.getLogger(CopyAgent.class.getName());
-  private static final long SAVE_PAUSE_NANOS = 10_000_000;
+
+  /** While a load is active, saves submit one slice in this time. */
+  static final long SAVE_PAUSE_NANOS = 10_000_000;
+
   private static final int MAX_NEW_JOBS_A_CYCLE = 64;
 
   /** One submitted slice: whose, how many of its blocks are whole with it, how many bytes. */
@@ -42,6 +45,7 @@ final class CopyAgent implements Agent {
   private final CompletionQueue completions;
   private final AtomicInteger activeLoads;
   private final LongSupplier clock;
+  private final long savePauseNanos;
   private final MpscQueue<TransferJob> arrivals;
   private final MpscQueue<Long> revokes = new MpscQueue<>(1024);
   private final AgentCounters counters = new AgentCounters();
@@ -51,6 +55,7 @@ final class CopyAgent implements Agent {
   private final ArrayDeque<InFlight> inFlight = new ArrayDeque<>();
   private final List<FencePoint> abandonedFences = new ArrayList<>();
   private long slicesEnded;
+  private long bytesInFlight;
   private long lastSubmitNanos;
   private @Nullable JobState submitting;
   private long busySinceNanos;
@@ -68,6 +73,7 @@ final class CopyAgent implements Agent {
       CompletionQueue completions,
       AtomicInteger activeLoads,
       LongSupplier clock,
+      long savePauseNanos,
       int maxJobs) {
     this.roleName = roleName;
     this.direction = direction;
@@ -79,8 +85,9 @@ final class CopyAgent implements Agent {
     this.completions = completions;
     this.activeLoads = activeLoads;
     this.clock = clock;
+    this.savePauseNanos = savePauseNanos;
     this.arrivals = new MpscQueue<>(maxJobs);
-    this.lastSubmitNanos = clock.getAsLong() - SAVE_PAUSE_NANOS;
+    this.lastSubmitNanos = clock.getAsLong() - savePauseNanos;
   }
 
   /** Any thread: accepts a job, or refuses it because there is no room or the mover stops. */
@@ -268,13 +275,13 @@ final class CopyAgent implements Agent {
 
   private int submitSlices() {
     int submitted = 0;
-    while (dead == null && inFlight.size() < limits.inFlight() && mayCopy()) {
+    while (dead == null && hasRoom() && mayCopy()) {
       JobState state = nextToSubmit();
       if (state == null) {
         return submitted;
       }
       slice.clear();
-      geometry.fill(slice, state, limits.bytes());
+      geometry.fill(slice, state, limits);
       lastSubmitNanos = clock.getAsLong();
       submitting = state;
       try {
@@ -293,16 +300,21 @@ final class CopyAgent implements Agent {
       }
       state.sliceAt(lastSubmitNanos);
       state.inFlight++;
+      bytesInFlight += slice.bytes();
       inFlight.add(new InFlight(state, state.block, slice.bytes()));
       submitted++;
     }
     return submitted;
   }
 
+  private boolean hasRoom() {
+    return inFlight.size() < limits.inFlight() && bytesInFlight < limits.bytesInFlight();
+  }
+
   private boolean mayCopy() {
     return direction == Direction.LOAD
         || activeLoads.get() == 0
-        || clock.getAsLong() - lastSubmitNanos >= SAVE_PAUSE_NANOS;
+        || clock.getAsLong() - lastSubmitNanos >= savePauseNanos;
   }
 
   private @Nullable JobState nextToSubmit() {
@@ -334,6 +346,7 @@ final class CopyAgent implements Agent {
       slicesEnded++;
       collected++;
       JobState state = done.state();
+      bytesInFlight -= done.bytes();
       state.inFlight--;
       state.blocksCopied = done.blocks();
       state.bytesCopied += done.bytes();
@@ -435,6 +448,9 @@ final class CopyAgent implements Agent {
 
   @Override
   public Idle idle() {
+    if (!inFlight.isEmpty() || (direction == Direction.LOAD && !waiting.isEmpty())) {
+      return Idle.SOON;
+    }
     return waiting.isEmpty() && ready.isEmpty() && abandonedFences.isEmpty()
         ? Idle.WAIT
         : Idle.POLL;

@@ -9,8 +9,6 @@ import io.flexkv.device.Direction;
 import io.flexkv.device.FenceRing;
 import io.flexkv.device.RankLayout;
 import io.flexkv.device.Region;
-import io.flexkv.ffm.Linux;
-import io.flexkv.ffm.SharedMemory;
 import java.io.IOException;
 import java.io.RandomAccessFile;
 import java.lang.foreign.Arena;
@@ -20,7 +18,6 @@ import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.Collections;
 import java.util.HexFormat;
 import java.util.List;
@@ -28,27 +25,26 @@ import java.util.Random;
 import java.util.concurrent.atomic.AtomicLong;
 
 /**
- * Whether the CUDA backend works on this machine, and how fast: a Python child owns GPU memory and
- * an event, this process maps them by IPC and moves blocks through the mover. Every copy path that
- * the driver has, both directions, pinned and pageable host memory, byte for byte; the event
- * polled; GB/s of 32 KiB and 2 MiB fragments beside copies of 32 MiB. Prints the records as JSON.
+ * Whether the CUDA backend works on this machine: a Python child owns GPU memory and an event, this
+ * process maps them by IPC and moves blocks through the mover. Every copy path that the driver has,
+ * both directions, plain and strided copies, pinned and pageable host memory, byte for byte; the
+ * event polled. Prints the records as JSON.
  *
  * <p>Usage: {@code java -cp flexkv-sidecar.jar io.flexkv.transfer.CudaSelfTest [records.json [GPU
- * bytes [bytes checked]]]}; takes about half a minute with the default of 4 GiB.
+ * bytes [bytes checked]]]}; takes some ten seconds; {@code CudaCopyBench} says how fast it is.
  */
 public final class CudaSelfTest {
   private static final int SMALL = 32 << 10;
-  private static final int LARGE = 2 << 20;
-  private static final int HUGE = 32 << 20;
   private static final int SHIFT = 4096;
-  private static final int ROUNDS = 7;
+  private static final int ROW = 4 << 10;
+  private static final int LAYERS = 8;
+  private static final int RUN = 8;
 
   private final BenchRecords records;
   private final BenchChild child;
   private final AllocationHandle handle;
   private final byte[] eventHandle;
   private final MemorySegment exchange;
-  private final long poolBytes;
   private final MemorySegment pageable;
 
   private CudaSelfTest(
@@ -56,13 +52,11 @@ public final class CudaSelfTest {
       BenchChild child,
       long gpuBytes,
       MemorySegment exchange,
-      long poolBytes,
       MemorySegment pageable)
       throws IOException {
     this.records = records;
     this.child = child;
     this.exchange = exchange;
-    this.poolBytes = poolBytes;
     this.pageable = pageable;
     String[] words = child.answer().split(" ", -1);
     this.handle = new AllocationHandle.CudaIpc(words[1], 0, gpuBytes, words[0]);
@@ -72,7 +66,6 @@ public final class CudaSelfTest {
   public static void main(String[] args) throws Exception {
     long gpuBytes = args.length > 1 ? Long.parseLong(args[1]) : 4L << 30;
     long checked = args.length > 2 ? Long.parseLong(args[2]) : 256L << 20;
-    long poolBytes = Math.min(gpuBytes, 2L << 30);
     BenchRecords records =
         new BenchRecords("io.flexkv.transfer.CudaSelfTest", BenchRecords.machine());
     Path file = Files.createTempFile("flexkv-selftest", ".bin");
@@ -87,9 +80,7 @@ public final class CudaSelfTest {
               Long.toString(gpuBytes),
               file.toString(),
               Long.toString(checked))) {
-        new CudaSelfTest(
-                records, child, gpuBytes, exchange, poolBytes, arena.allocate(checked, 4096))
-            .run();
+        new CudaSelfTest(records, child, gpuBytes, exchange, arena.allocate(checked, 4096)).run();
       }
     } finally {
       Files.delete(file);
@@ -103,30 +94,14 @@ public final class CudaSelfTest {
     }
   }
 
-  /** Pinned memory must stay mapped, therefore until the process ends. */
-  private static MemorySegment pool(long bytes) throws IOException {
-    int fd = SharedMemory.createMemfd("flexkv-selftest", bytes);
-    try {
-      MemorySegment pool = SharedMemory.mapShared(fd, bytes, Arena.global());
-      SharedMemory.populate(pool.address(), bytes);
-      return pool;
-    } finally {
-      Linux.close(fd);
-    }
-  }
-
   private void run() throws Exception {
     for (CudaCopyPath path : CudaCopyPath.values()) {
       // One process pins a piece of memory once, so each path gets a pool of its own.
-      boolean automatic = path == CudaCopyPath.AUTO;
-      MemorySegment pool = pool(automatic ? poolBytes : exchange.byteSize());
+      MemorySegment pool = BenchPool.map(exchange.byteSize());
       try (Devices devices = new Devices(List.of(pool), path)) {
         checkPath(devices, pool, path);
-        if (automatic) {
-          measure(devices, pool);
-        }
       } catch (DeviceException e) {
-        if (automatic || e.kind() != DeviceException.Kind.UNSUPPORTED) {
+        if (path == CudaCopyPath.AUTO || e.kind() != DeviceException.Kind.UNSUPPORTED) {
           throw e;
         }
         records.add(path + ": not offered by this driver", 0, "offered");
@@ -144,19 +119,9 @@ public final class CudaSelfTest {
       awaitPins(devices, pool, path);
       records.check(path + ": pinned pool, both ways, byte-exact", exact(memory, pool));
     }
-  }
-
-  private void measure(Devices devices, MemorySegment pool) throws DeviceException {
-    for (Direction direction : Direction.values()) {
-      double ceiling = rate(devices, pool, HUGE, direction);
-      for (int fragment : new int[] {SMALL, LARGE}) {
-        records.add(
-            "%s of %d KiB fragments, against 32 MiB".formatted(direction, fragment >> 10),
-            rate(devices, pool, fragment, direction),
-            "GB/s",
-            ceiling,
-            0.9);
-      }
+    try (DeviceMemory memory = devices.open(column())) {
+      records.check(path + ": rows in strided copies, both ways, byte-exact", exact(memory, pool));
+      records.check(path + ": rows, pageable memory, byte-exact", exact(memory, pageable));
     }
   }
 
@@ -175,40 +140,73 @@ public final class CudaSelfTest {
     return order.stream().mapToInt(Integer::intValue).toArray();
   }
 
-  /** Out in random order, compared; back changed and in another order, compared by the owner. */
-  private boolean exact(DeviceMemory memory, MemorySegment whole) throws Exception {
-    int count = Math.toIntExact(Math.min(exchange.byteSize(), whole.byteSize()) / SMALL) - 1;
-    MemorySegment host = whole.asSlice(SHIFT); // so that copies cross the borders of pinned pieces
-    child.run("fill");
-    try (MoverDriver mover = new MoverDriver(memory)) {
-      int[] blocks = shuffled(count, 3);
-      long[] hosts = new long[count];
-      for (int i = 0; i < count; i++) {
-        hosts[i] = host.address() + (long) i * SMALL;
-      }
-      host.asSlice(0, (long) count * SMALL).fill((byte) 0);
-      mover.copy(Direction.SAVE, blocks, hosts, 64);
-      boolean equal = true;
-      for (int i = 0; i < count; i++) {
-        equal &= same(host, i, exchange, blocks[i]);
-      }
-      for (long at = 0; at < (long) count * SMALL; at += 8) {
-        host.set(ValueLayout.JAVA_LONG, at, ~host.get(ValueLayout.JAVA_LONG, at));
-      }
-      int[] other = shuffled(count, 4);
-      mover.copy(Direction.LOAD, other, hosts, 64);
-      child.run("dump");
-      for (int i = 0; i < count; i++) {
-        equal &= same(host, i, exchange, other[i]);
-      }
-      return equal;
+  /** Layers of small rows at one stride in one allocation, within the part that is compared. */
+  private RankLayout column() throws DeviceException {
+    long stride = exchange.byteSize() / LAYERS / ROW * ROW;
+    List<Region> regions = new ArrayList<>();
+    for (int layer = 0; layer < LAYERS; layer++) {
+      regions.add(new Region(0, layer * stride, ROW, ROW, Math.toIntExact(stride / ROW)));
     }
+    return RankLayout.of(List.of(handle), regions, "selftest");
   }
 
-  private static boolean same(MemorySegment a, int blockOfA, MemorySegment b, int blockOfB) {
-    long atA = (long) blockOfA * SMALL;
-    long atB = (long) blockOfB * SMALL;
-    return MemorySegment.mismatch(a, atA, atA + SMALL, b, atB, atB + SMALL) == -1;
+  /** Runs of eight blocks, the runs in random order, every other one backwards. */
+  private static int[] runs(int count, long seed) {
+    int[] order = shuffled(count / RUN, seed);
+    int[] blocks = new int[order.length * RUN];
+    for (int i = 0; i < blocks.length; i++) {
+      int within = i / RUN % 2 == 0 ? i % RUN : RUN - 1 - i % RUN;
+      blocks[i] = order[i / RUN] * RUN + within;
+    }
+    return blocks;
+  }
+
+  /** Out in one order, compared; back changed and in another order, compared by the owner. */
+  private boolean exact(DeviceMemory memory, MemorySegment whole) throws Exception {
+    MemorySegment host = whole.asSlice(SHIFT); // so that copies cross the borders of pinned pieces
+    RankLayout layout = memory.layout();
+    long part = layout.partBytes();
+    int count = (int) (Math.min(exchange.byteSize(), host.byteSize()) / part);
+    count = Math.min(count, (int) ((exchange.byteSize() - SMALL) / part));
+    child.run("fill");
+    boolean equal = true;
+    try (MoverDriver mover = new MoverDriver(memory)) {
+      for (boolean inRuns : new boolean[] {false, true}) {
+        int[] blocks = inRuns ? runs(count, 5) : shuffled(count, 3);
+        int[] other = inRuns ? runs(count, 6) : shuffled(count, 4);
+        long[] hosts = new long[blocks.length];
+        for (int i = 0; i < hosts.length; i++) {
+          int slot = inRuns ? i / RUN * RUN + Math.floorMod(blocks[i], RUN) : i;
+          hosts[i] = host.address() + slot * part;
+        }
+        child.run("dump");
+        host.fill((byte) 0);
+        mover.copy(Direction.SAVE, blocks, hosts, 64);
+        equal &= same(layout, host, hosts, blocks);
+        for (long at = 0; at + 8 <= blocks.length * part; at += 8) {
+          host.set(ValueLayout.JAVA_LONG, at, ~host.get(ValueLayout.JAVA_LONG, at));
+        }
+        mover.copy(Direction.LOAD, other, hosts, 64);
+        child.run("dump");
+        equal &= same(layout, host, hosts, other);
+      }
+    }
+    return equal;
+  }
+
+  private boolean same(RankLayout layout, MemorySegment host, long[] hosts, int[] blocks) {
+    boolean equal = true;
+    for (int i = 0; i < blocks.length; i++) {
+      long at = hosts[i] - host.address();
+      for (Region region : layout.regions()) {
+        long there = region.offset() + blocks[i] * region.blockStride();
+        long length = region.bytesPerBlock();
+        equal &=
+            MemorySegment.mismatch(host, at, at + length, exchange, there, there + length) == -1;
+        at += length;
+      }
+    }
+    return equal;
   }
 
   private void checkFence(DeviceMemory memory, CudaCopyPath path) throws Exception {
@@ -239,29 +237,5 @@ public final class CudaSelfTest {
       Thread.sleep(5);
     }
     records.check(path + ": pool pinned", devices.pinnedBytes() == pool.byteSize());
-  }
-
-  private double rate(Devices devices, MemorySegment pool, int fragment, Direction direction)
-      throws DeviceException {
-    try (DeviceMemory memory = devices.open(layout(fragment));
-        MoverDriver mover = new MoverDriver(memory)) {
-      int gpuBlocks = memory.layout().blocks();
-      int count = Math.toIntExact(Math.min(1L << 30, pool.byteSize()) / fragment);
-      int blocksPerJob = Math.max(count / 1000 + 1, (2 << 20) / fragment);
-      double[] rates = new double[ROUNDS];
-      for (int round = -1; round < ROUNDS; round++) {
-        int[] blocks = Arrays.copyOf(shuffled(gpuBlocks, 10 + round), Math.min(count, gpuBlocks));
-        long[] hosts = new long[blocks.length];
-        for (int i = 0; i < hosts.length; i++) {
-          hosts[i] = pool.address() + (long) i * fragment;
-        }
-        long nanos = mover.copy(direction, blocks, hosts, blocksPerJob);
-        if (round >= 0) {
-          rates[round] = (double) blocks.length * fragment / nanos;
-        }
-      }
-      Arrays.sort(rates);
-      return rates[ROUNDS / 2];
-    }
   }
 }

@@ -41,7 +41,7 @@ public final class Mover {
   public static Mover start(
       String name, DeviceMemory memory, FenceRing fences, CompletionQueue completions)
       throws DeviceException {
-    return start(name, memory, fences, completions, System::nanoTime);
+    return start(name, memory, fences, completions, System::nanoTime, CopyAgent.SAVE_PAUSE_NANOS);
   }
 
   static Mover start(
@@ -49,7 +49,8 @@ public final class Mover {
       DeviceMemory memory,
       FenceRing fences,
       CompletionQueue completions,
-      LongSupplier clock)
+      LongSupplier clock,
+      long savePauseNanos)
       throws DeviceException {
     Geometry geometry = new Geometry(memory);
     AtomicInteger activeLoads = new AtomicInteger();
@@ -72,6 +73,7 @@ public final class Mover {
                 completions,
                 activeLoads,
                 clock,
+                savePauseNanos,
                 MAX_JOBS),
             new CopyAgent(
                 "flexkv-save-" + name,
@@ -82,6 +84,7 @@ public final class Mover {
                 completions,
                 activeLoads,
                 clock,
+                savePauseNanos,
                 MAX_JOBS),
             clock);
     mover.loadRunner.start();

@@ -18,7 +18,24 @@ final class MoverDriver implements AutoCloseable {
   private long nextJob = 1;
 
   MoverDriver(DeviceMemory memory) throws DeviceException {
-    this.mover = Mover.start("bench", memory, FenceRing.none(), completions);
+    this(memory, CopyAgent.SAVE_PAUSE_NANOS);
+  }
+
+  /**
+   * @param savePauseNanos how long saves rest between slices while a load is active
+   */
+  MoverDriver(DeviceMemory memory, long savePauseNanos) throws DeviceException {
+    this.mover =
+        Mover.start(
+            "bench", memory, FenceRing.none(), completions, System::nanoTime, savePauseNanos);
+  }
+
+  /** Blocks and where they lie on the host. */
+  @SuppressWarnings("ArrayRecordComponent") // made for one copy and never changed
+  record Blocks(int[] blocks, long[] hosts) {
+    Blocks from(int from, int to) {
+      return new Blocks(Arrays.copyOfRange(blocks, from, to), Arrays.copyOfRange(hosts, from, to));
+    }
   }
 
   /**
@@ -28,24 +45,11 @@ final class MoverDriver implements AutoCloseable {
    */
   long copy(Direction direction, int[] blocks, long[] hosts, int blocksPerJob)
       throws DeviceException {
+    Blocks all = new Blocks(blocks, hosts);
     long begin = System.nanoTime();
     int jobs = 0;
     for (int from = 0; from < blocks.length; from += blocksPerJob) {
-      int to = Math.min(blocks.length, from + blocksPerJob);
-      TransferJob job =
-          new TransferJob(
-              nextJob++,
-              0,
-              direction,
-              Arrays.copyOfRange(blocks, from, to),
-              Arrays.copyOfRange(hosts, from, to),
-              null,
-              RevokeWord.NONE,
-              begin + TIMEOUT_NANOS,
-              null);
-      if (!mover.submit(job)) {
-        throw new DeviceException(DeviceException.Kind.COPY, "bench: the mover has no room");
-      }
+      submit(direction, all.from(from, Math.min(blocks.length, from + blocksPerJob)));
       jobs++;
     }
     for (int i = 0; i < jobs; i++) {
@@ -54,7 +58,48 @@ final class MoverDriver implements AutoCloseable {
     return System.nanoTime() - begin;
   }
 
-  private void await() throws DeviceException {
+  /** One job each way at once; nanoseconds until both have ended. */
+  long copyBothWays(Blocks load, Blocks save) throws DeviceException {
+    long begin = System.nanoTime();
+    submit(Direction.LOAD, load);
+    submit(Direction.SAVE, save);
+    await();
+    await();
+    return System.nanoTime() - begin;
+  }
+
+  /** A load beside a save; nanoseconds until the load has ended. Waits for both. */
+  long loadBesideSave(Blocks load, Blocks save) throws DeviceException {
+    long begin = System.nanoTime();
+    submit(Direction.SAVE, save);
+    submit(Direction.LOAD, load);
+    long ended = 0;
+    for (int i = 0; i < 2; i++) {
+      if (await().direction() == Direction.LOAD) {
+        ended = System.nanoTime();
+      }
+    }
+    return ended - begin;
+  }
+
+  private void submit(Direction direction, Blocks blocks) throws DeviceException {
+    TransferJob job =
+        new TransferJob(
+            nextJob++,
+            0,
+            direction,
+            blocks.blocks(),
+            blocks.hosts(),
+            null,
+            RevokeWord.NONE,
+            System.nanoTime() + TIMEOUT_NANOS,
+            null);
+    if (!mover.submit(job)) {
+      throw new DeviceException(DeviceException.Kind.COPY, "bench: the mover has no room");
+    }
+  }
+
+  private Completion await() throws DeviceException {
     Completion completion = null;
     try {
       if (posted.tryAcquire(TIMEOUT_NANOS, TimeUnit.NANOSECONDS)) {
@@ -66,6 +111,7 @@ final class MoverDriver implements AutoCloseable {
     if (completion == null || completion.status() != Completion.Status.OK) {
       throw new DeviceException(DeviceException.Kind.COPY, "bench: a job ended as " + completion);
     }
+    return completion;
   }
 
   @Override

@@ -1,6 +1,7 @@
 package io.flexkv.device;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import org.junit.jupiter.api.Test;
 
@@ -11,7 +12,7 @@ final class CopySliceTest {
     assertThat(slice.count()).isEqualTo(1);
     assertThat(slice.deviceAddress(0)).isEqualTo(device);
     assertThat(slice.hostAddress(0)).isEqualTo(host);
-    assertThat(slice.length(0)).isEqualTo(length);
+    assertThat(slice.width(0)).isEqualTo(length);
     assertThat(slice.bytes()).isEqualTo(length);
   }
 
@@ -52,5 +53,39 @@ final class CopySliceTest {
     assertThat(slice.add(310, 2010, 10)).isTrue();
     assertThat(slice.count()).isEqualTo(3);
     assertThat(slice.bytes()).isEqualTo(40);
+  }
+
+  @Test
+  void addRows_strided_isOneCopyThatNoNeighbourJoins() {
+    assertThat(slice.addRows(100, 1000, 10, 4, 50, 10)).isTrue();
+    assertThat(slice.rows(0)).isEqualTo(4);
+    assertThat(slice.devicePitch(0)).isEqualTo(50);
+    assertThat(slice.hostPitch(0)).isEqualTo(10);
+    assertThat(slice.hostExtent(0)).isEqualTo(40);
+    assertThat(slice.bytes()).isEqualTo(40);
+    slice.add(110, 1010, 10);
+    assertThat(slice.count()).as("a neighbour of its first row").isEqualTo(2);
+    slice.addRows(120, 1020, 10, 2, 20, 20);
+    slice.add(130, 1030, 10);
+    assertThat(slice.count()).isEqualTo(3);
+    assertThat(slice.add(900, 9000, 1)).as("full").isFalse();
+    assertThat(slice.addRows(900, 9000, 1, 2, 5, 5)).as("full").isFalse();
+    assertThat(slice.bytes()).isEqualTo(70);
+  }
+
+  @Test
+  void addRows_withoutGaps_isAPlainCopy() {
+    slice.add(90, 990, 10);
+    slice.addRows(100, 1000, 10, 3, 10, 10);
+    slice.addRows(130, 1030, 5, 1, 99, 99);
+    isSingle(90, 990, 45);
+    assertThat(slice.rows(0)).isEqualTo(1);
+  }
+
+  @Test
+  void addRows_rowsThatOverlap_refused() {
+    assertThatThrownBy(() -> slice.addRows(100, 1000, 10, 2, 9, 10))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessageContaining("devicePitch=9");
   }
 }

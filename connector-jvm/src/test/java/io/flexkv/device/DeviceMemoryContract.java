@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Random;
@@ -160,6 +161,82 @@ abstract class DeviceMemoryContract {
         copy(stream, slice);
       }
       assertThat(Arrays.mismatch(bytes(host, 0, 64 << 10), content)).isEqualTo(-1);
+    }
+  }
+
+  /** Rows of random width, number and pitch on both sides, mixed with plain copies. */
+  @Test
+  void copies_stridedAtRandom_everyRowArrivesAndNothingElse() throws Exception {
+    long seed = System.nanoTime();
+    Random random = new Random(seed);
+    try (EngineMemory engine = engine(MEGABYTE)) {
+      byte[] content = random(MEGABYTE, seed);
+      engine.poke(0, 0, content);
+      RankLayout layout = one(engine, new Region(0, 0, 4096, 4096, 256));
+      MemorySegment host = arena.allocate(MEGABYTE, 4096);
+      byte[] wantedHost = new byte[MEGABYTE];
+      byte[] wantedDevice = content.clone();
+      try (DeviceMemory device = engine.open(layout);
+          CopyStream save = device.openStream(Direction.SAVE);
+          CopyStream load = device.openStream(Direction.LOAD)) {
+        CopySlice slice = new CopySlice(16);
+        List<int[]> all = drawRows(random);
+        for (int[] rows : all) {
+          add(slice, device, host, rows);
+          move(rows, content, 0, wantedHost, 1);
+        }
+        copy(save, slice);
+        assertThat(Arrays.mismatch(bytes(host, 0, MEGABYTE), wantedHost))
+            .as("host after a save, seed " + seed)
+            .isEqualTo(-1);
+        byte[] other = random(MEGABYTE, ~seed);
+        host.copyFrom(MemorySegment.ofArray(other));
+        for (int[] rows : all) {
+          move(rows, other, 1, wantedDevice, 0);
+        }
+        copy(load, slice);
+      }
+      assertThat(Arrays.mismatch(engine.peek(0, 0, MEGABYTE), wantedDevice))
+          .as("device after a load, seed " + seed)
+          .isEqualTo(-1);
+    }
+  }
+
+  /**
+   * Copies that share no byte: each has 64 KiB of its own on either side. {device address, host
+   * address, width, rows, device pitch, host pitch}
+   */
+  private static List<int[]> drawRows(Random random) {
+    List<int[]> all = new ArrayList<>();
+    for (int i = 0; i < 16; i++) {
+      int rows = 1 + random.nextInt(20);
+      int width = 1 + random.nextInt((60 << 10) / rows);
+      int slack = (63 << 10) / rows - width;
+      all.add(
+          new int[] {
+            (i << 16) + random.nextInt(64),
+            ((15 - i) << 16) + random.nextInt(64),
+            width,
+            rows,
+            width + random.nextInt(slack),
+            random.nextBoolean() ? width : width + random.nextInt(slack)
+          });
+    }
+    return all;
+  }
+
+  private static void add(CopySlice slice, DeviceMemory device, MemorySegment host, int[] r) {
+    assertThat(
+            slice.addRows(
+                device.regionAddress(0) + r[0], host.address() + r[1], r[2], r[3], r[4], r[5]))
+        .isTrue();
+  }
+
+  /** Side 0 is the device, 1 the host. */
+  private static void move(int[] r, byte[] from, int fromSide, byte[] to, int toSide) {
+    for (int row = 0; row < r[3]; row++) {
+      System.arraycopy(
+          from, r[fromSide] + row * r[4 + fromSide], to, r[toSide] + row * r[4 + toSide], r[2]);
     }
   }
 

@@ -9,6 +9,7 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicLong;
 
 /**
  * A device that does what a test tells it. Its copies are made when a slice <em>ends</em>, not when
@@ -43,6 +44,9 @@ public final class FakeDevice implements DeviceMemory {
 
   /** Slices submitted. */
   public final AtomicInteger submitted = new AtomicInteger();
+
+  /** Bytes that came as strided copies. */
+  public final AtomicLong strided = new AtomicLong();
 
   /** Streams that are open. */
   public final AtomicInteger openStreams = new AtomicInteger();
@@ -120,10 +124,26 @@ public final class FakeDevice implements DeviceMemory {
       }
       List<long[]> copies = new ArrayList<>();
       for (int i = 0; i < slice.count(); i++) {
-        copies.add(new long[] {slice.deviceAddress(i), slice.hostAddress(i), slice.length(i)});
+        for (long row = 0; row < slice.rows(i); row++) {
+          copies.add(
+              new long[] {
+                slice.deviceAddress(i) + row * slice.devicePitch(i),
+                slice.hostAddress(i) + row * slice.hostPitch(i),
+                slice.width(i)
+              });
+        }
       }
+      strided.addAndGet(slice.bytes() - plainBytes(slice));
       submitted.add(copies);
       FakeDevice.this.submitted.incrementAndGet();
+    }
+
+    private static long plainBytes(CopySlice slice) {
+      long bytes = 0;
+      for (int i = 0; i < slice.count(); i++) {
+        bytes += slice.rows(i) == 1 ? slice.width(i) : 0;
+      }
+      return bytes;
     }
 
     @Override

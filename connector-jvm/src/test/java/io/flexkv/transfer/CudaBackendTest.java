@@ -49,7 +49,9 @@ final class CudaBackendTest {
   void selfTest_driverWithBothBatches_allPathsExact() throws Exception {
     Map<String, JsonNode> records = selfTest(48 * MIB, 36 * MIB);
     for (CudaCopyPath path : CudaCopyPath.values()) {
-      assertThat(records).containsKey(path + ": pinned pool, both ways, byte-exact");
+      assertThat(records)
+          .containsKey(path + ": pinned pool, both ways, byte-exact")
+          .containsKey(path + ": rows in strided copies, both ways, byte-exact");
     }
   }
 
@@ -68,6 +70,49 @@ final class CudaBackendTest {
         .containsKey("AUTO: pinned pool, both ways, byte-exact");
   }
 
+  @Test
+  void selfTest_driverRefusesStridedCopies_rowsOneByOne() throws Exception {
+    assertThat(selfTest(32 * MIB, 4 * MIB, "-DWITHOUT_STRIDED"))
+        .containsKey("AUTO: rows in strided copies, both ways, byte-exact");
+  }
+
+  /** Not how fast, only that every figure comes, and that the bare program moves what it says. */
+  @Test
+  void copyBench_standInForTheDriver_everyPrimitiveRuns() throws Exception {
+    compileFake();
+    Path bare = folder.resolve("bare_copy");
+    Path source = Path.of("..", "tests", "gpu", "bare_copy.cpp");
+    compile("c++", "-O1", "-std=c++17", "-o", bare, source, "-ldl", "-pthread");
+    Path json = folder.resolve("bench.json");
+    long[] sizes = {1, 32 * MIB, 4 * MIB, 40 * MIB, 4, 8};
+    List<String> command =
+        java(
+            System.getProperty("java.class.path"),
+            CudaCopyBench.class,
+            bare.toString(),
+            json.toString());
+    Arrays.stream(sizes).forEach(size -> command.add(Long.toString(size)));
+    ProcessBuilder builder = new ProcessBuilder(command);
+    builder.environment().put("LD_LIBRARY_PATH", folder.toString());
+    builder.environment().put("FAKE_CUDA_DIR", folder.toString());
+    String output = run(builder);
+    List<String> names = new ArrayList<>();
+    new ObjectMapper()
+        .readTree(json.toFile())
+        .forEach(r -> {
+          names.add(r.get("name").asText());
+          assertThat(r.get("value").asDouble()).as(output).isNotNaN();
+          if (r.get("unit").asText().equals("GB/s")) {
+            assertThat(r.get("value").asDouble()).as(r.toString()).isPositive();
+          }
+        });
+    assertThat(names)
+        .contains("bare longrows, both ways, 4 KiB rows, one allocation, runs of 8")
+        .contains("bare runs3d, SAVE, 8 KiB rows, an allocation a layer, runs of 8")
+        .contains("bare rows2d, LOAD, 4 KiB rows, one allocation, scattered")
+        .contains("the pool pinned beside copies without a pause");
+  }
+
   private Map<String, JsonNode> selfTest(long gpuBytes, long checked, String... compilerFlags)
       throws Exception {
     compileFake(compilerFlags);
@@ -84,8 +129,12 @@ final class CudaBackendTest {
     builder.environment().put("FAKE_CUDA_DIR", folder.toString());
     String output = run(builder);
     assertThat(json).as(output).exists();
-    if (!List.of(compilerFlags).contains("-DWITHOUT_BATCHES")) {
-      assertThat(output).doesNotContain("no batched copies on this stream");
+    boolean refuses =
+        Arrays.stream(compilerFlags).anyMatch(flag -> flag.matches("-DWITHOUT_(BATCHES|STRIDED)"));
+    if (refuses) {
+      assertThat(output).contains("simpler copies on this stream");
+    } else {
+      assertThat(output).doesNotContain("simpler copies on this stream");
     }
     List<JsonNode> records = new ArrayList<>();
     new ObjectMapper().readTree(json.toFile()).forEach(records::add);
@@ -102,15 +151,20 @@ final class CudaBackendTest {
     try (InputStream in = getClass().getResourceAsStream("fake_cuda.c")) {
       Files.write(source, Objects.requireNonNull(in).readAllBytes());
     }
-    List<String> command = new ArrayList<>(List.of("cc", "-shared", "-fPIC", "-o"));
-    command.add(folder.resolve("libcuda.so.1").toString());
-    command.add(source.toString());
+    List<Object> command = new ArrayList<>(List.of("cc", "-shared", "-fPIC", "-o"));
+    command.add(folder.resolve("libcuda.so.1"));
+    command.add(source);
     command.addAll(Arrays.asList(flags));
+    compile(command.toArray());
+  }
+
+  private static void compile(Object... words) throws InterruptedException {
+    List<String> command = Arrays.stream(words).map(Object::toString).toList();
     Process compiler;
     try {
       compiler = new ProcessBuilder(command).inheritIO().start();
     } catch (IOException e) {
-      assumeTrue(false, "no C compiler (cc) to build the stand-in for libcuda: " + e.getMessage());
+      assumeTrue(false, "no compiler to build what stands in for libcuda: " + e.getMessage());
       return;
     }
     assertThat(compiler.waitFor()).isZero();

@@ -199,7 +199,68 @@ CUresult cuMemcpyBatchAsync(uint64_t *dst, uint64_t *src, size_t *size, size_t c
   *fail = SIZE_MAX;
   return batch(dst, src, size, count, a, index, n, s);
 }
+
+/* Rows between one allocation of the device and one registration of the host. */
+static CUresult copy_rows(int load, uint64_t device, size_t device_pitch, uint64_t host, size_t host_pitch,
+                          size_t width, size_t height, void *s) {
+  if (!current) return 201;
+#ifdef WITHOUT_STRIDED
+  return INVALID;
+#endif
+  if (s != (void *)0x55 || !width || !height || device_pitch < width || host_pitch < width) return INVALID;
+  if (!on_device(device, (height - 1) * device_pitch + width)) return INVALID;
+  if (pinned(host, (height - 1) * host_pitch + width) != 1) return INVALID;
+  for (size_t i = 0; i < height; i++) {
+    void *d = (void *)(device + i * device_pitch), *h = (void *)(host + i * host_pitch);
+    memcpy(load ? d : h, load ? h : d, width);
+  }
+  return OK;
+}
+struct copy2d {
+  struct { size_t x, y; int memory; uint64_t host, device, array; size_t pitch; } source, destination;
+  size_t width, height;
+};
+CUresult cuMemcpy2DAsync_v2(struct copy2d *c, void *s) {
+  int load = c->source.memory == 1;
+  if (c->source.memory + c->destination.memory != 3 || c->source.x || c->source.y || c->destination.x ||
+      c->destination.y || c->source.pitch >> 31 || c->destination.pitch >> 31)
+    return INVALID;
+  if (load)
+    return copy_rows(1, c->destination.device, c->destination.pitch, c->source.host, c->source.pitch,
+                     c->width, c->height, s);
+  return copy_rows(0, c->source.device, c->source.pitch, c->destination.host, c->destination.pitch,
+                   c->width, c->height, s);
+}
+struct operand { int kind; uint64_t address; size_t row_length, layer_height; int location[2]; };
+struct operation { struct operand source, destination; size_t width, height, depth; int order; unsigned flags; };
+static CUresult batch_3d(size_t count, struct operation *ops, unsigned long long flags, void *s) {
+#ifdef WITHOUT_BATCHES
+  return 801;
+#endif
+  if (flags) return INVALID;
+  for (size_t i = 0; i < count; i++) {
+    struct operation *o = &ops[i];
+    struct operand *ends[] = {&o->source, &o->destination};
+    for (int e = 0; e < 2; e++)
+      if (ends[e]->kind != 1 || ends[e]->location[0] || ends[e]->location[1] || ends[e]->layer_height != o->height)
+        return INVALID;
+    int load = on_device(o->destination.address, 1);
+    if (o->depth != 1 || o->flags != 1 || o->order != (load ? 3 : 1)) return INVALID;
+    struct operand *device = load ? &o->destination : &o->source, *host = load ? &o->source : &o->destination;
+    CUresult result = copy_rows(load, device->address, device->row_length, host->address, host->row_length,
+                                o->width, o->height, s);
+    if (result) return result;
+  }
+  return OK;
+}
+CUresult cuMemcpy3DBatchAsync(size_t n, struct operation *ops, size_t *fail, unsigned long long flags, void *s) {
+  *fail = SIZE_MAX;
+  return batch_3d(n, ops, flags, s);
+}
 #ifndef WITHOUT_V2
+CUresult cuMemcpy3DBatchAsync_v2(size_t n, struct operation *ops, unsigned long long flags, void *s) {
+  return batch_3d(n, ops, flags, s);
+}
 CUresult cuMemcpyBatchAsync_v2(uint64_t *dst, uint64_t *src, size_t *size, size_t count,
                                struct attributes *a, size_t *index, size_t n, void *s) {
   return batch(dst, src, size, count, a, index, n, s);

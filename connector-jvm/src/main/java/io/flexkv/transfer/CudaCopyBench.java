@@ -1,0 +1,396 @@
+package io.flexkv.transfer;
+
+import io.flexkv.device.AllocationHandle;
+import io.flexkv.device.CudaCopyPath;
+import io.flexkv.device.DeviceException;
+import io.flexkv.device.DeviceMemory;
+import io.flexkv.device.Devices;
+import io.flexkv.device.Direction;
+import io.flexkv.device.RankLayout;
+import io.flexkv.device.Region;
+import java.io.IOException;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import java.util.Random;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * How much of the link comes through the mover, for rows of every size: beside large copies (the
+ * link) and beside a bare loop of whichever call of the driver moves such rows best, all three in
+ * turns. Then what a hit pays beyond the link's time, what a load loses to a save beside it, and
+ * how long a copy waits while the pool is being pinned. Prints the records as JSON.
+ *
+ * <p>Usage: {@code java -cp flexkv-sidecar.jar io.flexkv.transfer.CudaCopyBench BARE_COPY
+ * [records.json [rounds [GPU bytes [bytes a pass [bytes of cold pool [smallest KiB [largest
+ * KiB]]]]]]]}, where BARE_COPY is {@code tests/gpu/bare_copy.cpp}, compiled.
+ */
+public final class CudaCopyBench {
+  private static final int LAYERS = 32;
+  private static final int RUN = 8;
+  private static final int TRIALS = 5;
+  private static final int USUAL_WIDTH = 64 << 10;
+  private static final double MOVER_BAR = 0.96;
+
+  /** What a run is told. */
+  private record Plan(
+      String bare,
+      int rounds,
+      long gpuBytes,
+      long passBytes,
+      long coldBytes,
+      int smallest,
+      int largest) {
+    static Plan of(String[] args) {
+      return new Plan(
+          args[0],
+          (int) number(args, 2, 31),
+          number(args, 3, 8L << 30),
+          number(args, 4, 256L << 20),
+          number(args, 5, 16L << 30),
+          (int) number(args, 6, 4) << 10,
+          (int) number(args, 7, 2048) << 10);
+    }
+
+    private static long number(String[] args, int index, long otherwise) {
+      return args.length > index ? Long.parseLong(args[index]) : otherwise;
+    }
+
+    long layerBytes() {
+      return gpuBytes / LAYERS;
+    }
+
+    /** Host bytes that copies use: a pass each way, or a long prompt's blocks. */
+    long hostBytes() {
+      return Math.max(2 * passBytes, Math.min(1L << 30, gpuBytes / 2));
+    }
+  }
+
+  private final Plan plan;
+  private final BenchRecords records;
+  private final List<AllocationHandle> handles;
+  private final BareCopies bare;
+  private final Devices devices;
+  private final MemorySegment pool;
+
+  private CudaCopyBench(
+      Plan plan,
+      BenchRecords records,
+      List<AllocationHandle> handles,
+      BareCopies bare,
+      Devices devices,
+      MemorySegment pool) {
+    this.plan = plan;
+    this.records = records;
+    this.handles = handles;
+    this.bare = bare;
+    this.devices = devices;
+    this.pool = pool;
+  }
+
+  public static void main(String[] args) throws Exception {
+    Plan plan = Plan.of(args);
+    BenchRecords records =
+        new BenchRecords("io.flexkv.transfer.CudaCopyBench", BenchRecords.machine());
+    String[] sizes = new String[LAYERS + 1];
+    Arrays.fill(sizes, Long.toString(plan.layerBytes()));
+    sizes[0] = Long.toString(plan.gpuBytes());
+    MemorySegment pool = BenchPool.map(plan.hostBytes());
+    MemorySegment cold = BenchPool.map(plan.coldBytes());
+    try (BenchChild owner = new BenchChild("cuda_memory.py", sizes);
+        Devices devices = new Devices(List.of(pool, cold), CudaCopyPath.AUTO)) {
+      String[] words = owner.answer().split(" ", -1);
+      List<AllocationHandle> handles = new ArrayList<>();
+      for (int i = 0; i < sizes.length; i++) {
+        handles.add(
+            new AllocationHandle.CudaIpc(words[i + 1], 0, Long.parseLong(sizes[i]), words[0]));
+      }
+      List<String> hex = Arrays.asList(words).subList(1, words.length);
+      try (BareCopies bare = new BareCopies(plan.bare(), plan.hostBytes(), hex)) {
+        new CudaCopyBench(plan, records, handles, bare, devices, pool).run();
+      }
+    } finally {
+      // What was measured before a failure is worth having.
+      if (args.length > 1) {
+        records.write(Path.of(args[1]));
+      }
+      System.out.println(records.json());
+    }
+  }
+
+  private void run() throws IOException, DeviceException {
+    beforeAllIsPinned();
+    hitsBeyondTheLink();
+    loadsBesideSaves();
+    for (int width = plan.smallest(); width <= plan.largest(); width *= 2) {
+      for (boolean single : new boolean[] {false, true}) {
+        for (int run : new int[] {1, RUN}) {
+          BareCopies.Rows rows = new BareCopies.Rows(single, LAYERS, width, run);
+          if ((long) LAYERS * width * run <= plan.passBytes()) {
+            measure(rows, Direction.LOAD);
+            measure(rows, Direction.SAVE);
+            measure(rows, null);
+          }
+        }
+      }
+    }
+  }
+
+  // ------------------------------------------------------------------ rows of every size
+
+  /**
+   * @param direction null for both at once
+   */
+  private void measure(BareCopies.Rows rows, @Nullable Direction direction)
+      throws IOException, DeviceException {
+    BareCopies.Primitive best = best(rows, direction);
+    double[] link = new double[plan.rounds()];
+    double[] loop = new double[plan.rounds()];
+    double[] ours = new double[plan.rounds()];
+    try (DeviceMemory memory = devices.open(layout(rows));
+        MoverDriver mover = new MoverDriver(memory, 0)) {
+      for (int round = -1; round < plan.rounds(); round++) {
+        double linkRate = bare(direction, BareCopies.Primitive.LINK, rows, round);
+        double loopRate = bare(direction, best, rows, round);
+        double ourRate = mover(mover, rows, direction, round);
+        if (round >= 0) {
+          link[round] = linkRate;
+          loop[round] = loopRate;
+          ours[round] = ourRate;
+        }
+      }
+    }
+    String name = "%s, %s".formatted(direction == null ? "both ways" : direction, rows.text());
+    records.add(
+        name + ", against the bare " + best.word(),
+        median(ours),
+        "GB/s",
+        median(loop),
+        direction == null ? linkBar(rows, null) : MOVER_BAR);
+    records.add(
+        name + ", against the link", median(ours), "GB/s", median(link), linkBar(rows, direction));
+  }
+
+  /** The call that moves these rows best here and now. */
+  private BareCopies.Primitive best(BareCopies.Rows rows, @Nullable Direction direction)
+      throws IOException {
+    BareCopies.Primitive best = BareCopies.Primitive.BATCH;
+    double bestRate = 0;
+    for (BareCopies.Primitive primitive : BareCopies.Primitive.values()) {
+      if (!primitive.applies(rows)) {
+        continue;
+      }
+      double[] rates = new double[TRIALS];
+      for (int i = 0; i < TRIALS; i++) {
+        rates[i] = bare(direction, primitive, rows, i);
+      }
+      records.add(
+          "bare %s, %s, %s"
+              .formatted(
+                  primitive.word(), direction == null ? "both ways" : direction, rows.text()),
+          median(rates),
+          "GB/s");
+      if (median(rates) > bestRate) {
+        best = primitive;
+        bestRate = median(rates);
+      }
+    }
+    return best;
+  }
+
+  private double bare(
+      @Nullable Direction direction, BareCopies.Primitive primitive, BareCopies.Rows rows, int seed)
+      throws IOException {
+    return bare.copy(direction, primitive, rows, plan.passBytes(), seed + 100).gigabytesPerSecond();
+  }
+
+  private double mover(
+      MoverDriver mover, BareCopies.Rows rows, @Nullable Direction direction, int seed)
+      throws DeviceException {
+    MoverDriver.Blocks blocks = blocks(rows, plan.passBytes(), seed, 0);
+    long bytes = (long) blocks.blocks().length * LAYERS * rows.width();
+    if (direction != null) {
+      int all = blocks.blocks().length;
+      return (double) bytes / mover.copy(direction, blocks.blocks(), blocks.hosts(), all);
+    }
+    MoverDriver.Blocks others = blocks(rows, plan.passBytes(), ~seed, plan.passBytes());
+    return 2.0 * bytes / mover.copyBothWays(blocks, others);
+  }
+
+  private RankLayout layout(BareCopies.Rows rows) throws DeviceException {
+    long stride = plan.layerBytes() / rows.width() * rows.width();
+    int blocks = Math.toIntExact(stride / rows.width());
+    List<Region> regions = new ArrayList<>();
+    for (int layer = 0; layer < LAYERS; layer++) {
+      regions.add(
+          rows.single()
+              ? new Region(0, layer * stride, rows.width(), rows.width(), blocks)
+              : new Region(layer, 0, rows.width(), rows.width(), blocks));
+    }
+    List<AllocationHandle> used =
+        rows.single() ? handles.subList(0, 1) : handles.subList(1, LAYERS + 1);
+    return RankLayout.of(used, regions, "bench");
+  }
+
+  /** Scattered runs, in slots one after another. */
+  private MoverDriver.Blocks blocks(BareCopies.Rows rows, long bytes, int seed, long hostOffset) {
+    long part = (long) LAYERS * rows.width();
+    int groups = Math.toIntExact(plan.layerBytes() / rows.width() / rows.run());
+    int wanted = (int) Math.min(groups, bytes / (part * rows.run()));
+    List<Integer> order = new ArrayList<>();
+    for (int i = 0; i < groups; i++) {
+      order.add(i);
+    }
+    Collections.shuffle(order, new Random(seed));
+    int[] blocks = new int[wanted * rows.run()];
+    long[] hosts = new long[blocks.length];
+    for (int i = 0; i < blocks.length; i++) {
+      blocks[i] = order.get(i / rows.run()) * rows.run() + i % rows.run();
+      hosts[i] = pool.address() + hostOffset + i * part;
+    }
+    return new MoverDriver.Blocks(blocks, hosts);
+  }
+
+  /** The share of the link that is asked for. */
+  private static double linkBar(BareCopies.Rows rows, @Nullable Direction direction) {
+    int kib = rows.width() >> 10;
+    if (direction == null) {
+      return kib >= 64 ? 0.9 : 0;
+    }
+    if (kib >= 64) {
+      return 0.96;
+    }
+    if (kib == 32) {
+      return direction == Direction.LOAD || rows.single() ? 0.93 : 0.8;
+    }
+    if (rows.run() >= RUN) {
+      return 0.92;
+    }
+    return switch (kib) {
+      case 16 -> rows.single() ? 0.86 : 0.33;
+      case 8 -> rows.single() ? 0.78 : 0.3;
+      default -> rows.single() ? 0.66 : 0.17;
+    };
+  }
+
+  // ------------------------------------------------------------------ one job at a time
+
+  /** What a load takes from its submission to its completion, beyond the link's time for it. */
+  private void hitsBeyondTheLink() throws IOException, DeviceException {
+    BareCopies.Rows rows = new BareCopies.Rows(false, LAYERS, USUAL_WIDTH, 1);
+    try (DeviceMemory memory = devices.open(layout(rows));
+        MoverDriver mover = new MoverDriver(memory)) {
+      long smallest = (long) LAYERS * rows.width();
+      for (long bytes = smallest; bytes <= plan.hostBytes(); bytes *= 8) {
+        double[] beyond = new double[plan.rounds()];
+        for (int round = -1; round < plan.rounds(); round++) {
+          MoverDriver.Blocks blocks = blocks(rows, bytes, round, 0);
+          long link = bare.copy(Direction.LOAD, BareCopies.Primitive.LINK, rows, bytes, 0).nanos();
+          long ours =
+              mover.copy(Direction.LOAD, blocks.blocks(), blocks.hosts(), blocks.blocks().length);
+          if (round >= 0) {
+            beyond[round] = (ours - link) / 1e6;
+          }
+        }
+        records.add(
+            "a load of %d MiB, time beyond a bare copy of as much".formatted(bytes >> 20),
+            median(beyond),
+            "ms");
+      }
+    }
+  }
+
+  private void loadsBesideSaves() throws DeviceException {
+    BareCopies.Rows rows = new BareCopies.Rows(false, LAYERS, USUAL_WIDTH, 1);
+    for (long pause : new long[] {CopyAgent.SAVE_PAUSE_NANOS, 0}) {
+      try (DeviceMemory memory = devices.open(layout(rows));
+          MoverDriver mover = new MoverDriver(memory, pause)) {
+        double[] alone = new double[plan.rounds()];
+        double[] beside = new double[plan.rounds()];
+        for (int round = 0; round < plan.rounds(); round++) {
+          MoverDriver.Blocks load = blocks(rows, plan.passBytes(), round, 0);
+          MoverDriver.Blocks save = blocks(rows, plan.passBytes(), ~round, plan.passBytes());
+          long bytes = (long) load.blocks().length * LAYERS * rows.width();
+          int all = load.blocks().length;
+          alone[round] =
+              (double) bytes / mover.copy(Direction.LOAD, load.blocks(), load.hosts(), all);
+          beside[round] = (double) bytes / mover.loadBesideSave(load, save);
+        }
+        records.add(
+            "a load beside a save that rests %d ms between slices, against the load alone"
+                .formatted(pause / 1_000_000),
+            median(beside),
+            "GB/s",
+            median(alone),
+            0.9);
+      }
+    }
+  }
+
+  /** Copies out of the part that is pinned, while the rest is being pinned. */
+  private void beforeAllIsPinned() throws DeviceException {
+    BareCopies.Rows rows = new BareCopies.Rows(false, LAYERS, USUAL_WIDTH, 1);
+    long bytes = Math.min(64L << 20, plan.passBytes());
+    try (DeviceMemory memory = devices.open(layout(rows));
+        MoverDriver mover = new MoverDriver(memory)) {
+      MoverDriver.Blocks blocks = blocks(rows, bytes, 1, 0);
+      int all = blocks.blocks().length;
+      long begin = System.nanoTime();
+      await(pool.byteSize());
+      List<Long> during = new ArrayList<>();
+      long total = pool.byteSize() + plan.coldBytes();
+      while (devices.pinnedBytes() < total) {
+        during.add(mover.copy(Direction.LOAD, blocks.blocks(), blocks.hosts(), all));
+        if (System.nanoTime() - begin > 120_000_000_000L) {
+          throw new DeviceException(DeviceException.Kind.COPY, "the pool is not pinned in 120 s");
+        }
+      }
+      records.add("the pool pinned beside copies without a pause", elapsed(begin), "s");
+      List<Long> after = new ArrayList<>();
+      for (int i = 0; i < Math.max(plan.rounds(), during.size()); i++) {
+        after.add(mover.copy(Direction.LOAD, blocks.blocks(), blocks.hosts(), all));
+      }
+      Collections.sort(during);
+      Collections.sort(after);
+      if (!during.isEmpty()) {
+        records.add(
+            "64 MiB while the pool is pinned, longest of %d".formatted(during.size()),
+            during.getLast() / 1e6,
+            "ms");
+        records.add("64 MiB while the pool is pinned, median", middle(during), "ms");
+      }
+      records.add(
+          "64 MiB with the pool pinned, longest of %d".formatted(after.size()),
+          after.getLast() / 1e6,
+          "ms");
+      records.add("64 MiB with the pool pinned, median", middle(after), "ms");
+    }
+  }
+
+  private void await(long pinned) throws DeviceException {
+    long begin = System.nanoTime();
+    while (devices.pinnedBytes() < pinned) {
+      if (System.nanoTime() - begin > 60_000_000_000L) {
+        throw new DeviceException(DeviceException.Kind.COPY, "the pool is not pinned in 60 s");
+      }
+      Thread.onSpinWait();
+    }
+  }
+
+  private static double elapsed(long begin) {
+    return (System.nanoTime() - begin) / 1e9;
+  }
+
+  private static double middle(List<Long> sorted) {
+    return sorted.get(sorted.size() / 2) / 1e6;
+  }
+
+  private static double median(double[] values) {
+    double[] sorted = values.clone();
+    Arrays.sort(sorted);
+    return sorted[sorted.length / 2];
+  }
+}

@@ -1,0 +1,277 @@
+package io.flexkv.transfer;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.flexkv.device.CopySlice;
+import io.flexkv.device.DeviceMemory;
+import io.flexkv.device.Direction;
+import io.flexkv.device.EngineMemory;
+import io.flexkv.device.FakeDevice;
+import io.flexkv.device.FakeEngine;
+import io.flexkv.device.FenceRing;
+import io.flexkv.device.ProcessEngine;
+import io.flexkv.device.RankLayout;
+import io.flexkv.device.Region;
+import io.flexkv.device.SliceLimits;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Objects;
+import java.util.Random;
+import java.util.concurrent.Semaphore;
+import java.util.concurrent.TimeUnit;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+/**
+ * Which copies a job becomes, and that random layouts, block orders and host places come through
+ * whole, whatever the device prefers.
+ */
+@Timeout(120)
+final class GeometryTest {
+  private static final int BLOCKS = 40;
+  private static final SliceLimits STRIDED = new SliceLimits(64, 1 << 20, 4, 1 << 20, 4096);
+
+  /** Layers of 256-byte rows at one stride in one allocation. */
+  private static RankLayout column(EngineMemory engine, int layers) throws Exception {
+    List<Region> regions = new ArrayList<>();
+    for (int layer = 0; layer < layers; layer++) {
+      regions.add(new Region(0, layer * 256L * BLOCKS, 256, 256, BLOCKS));
+    }
+    return RankLayout.of(engine.allocations(), regions, "test");
+  }
+
+  private static RankLayout layers(EngineMemory engine) throws Exception {
+    List<Region> regions = new ArrayList<>();
+    for (int layer = 0; layer < engine.allocations().size(); layer++) {
+      regions.add(new Region(layer, 0, 256, 256, BLOCKS));
+    }
+    return RankLayout.of(engine.allocations(), regions, "test");
+  }
+
+  private static JobState job(int[] blocks, long[] hosts) {
+    TransferJob job =
+        new TransferJob(
+            1, 0, Direction.LOAD, blocks, hosts, null, RevokeWord.NONE, Long.MAX_VALUE, null);
+    return new JobState(job, 0);
+  }
+
+  /** Slots of 4 KiB from 1 MiB on. */
+  private static long[] hosts(int... slots) {
+    return Arrays.stream(slots).mapToLong(slot -> (1L << 20) + 4096L * slot).toArray();
+  }
+
+  private static CopySlice fill(RankLayout layout, FakeEngine engine, JobState state) {
+    CopySlice slice = new CopySlice(64);
+    new Geometry(engine.open(layout)).fill(slice, state, STRIDED);
+    assertThat(state.allSubmitted()).isTrue();
+    return slice;
+  }
+
+  @Test
+  void fill_layersAtOneStrideInOneAllocation_isOneCopyABlock() throws Exception {
+    try (FakeEngine engine = new FakeEngine(8 * 256 * BLOCKS)) {
+      CopySlice slice = fill(column(engine, 8), engine, job(new int[] {3, 30}, hosts(0, 5)));
+      assertThat(slice.count()).isEqualTo(2);
+      assertThat(slice.rows(1)).isEqualTo(8);
+      assertThat(slice.devicePitch(1)).isEqualTo(256 * BLOCKS);
+      assertThat(slice.hostPitch(1)).isEqualTo(256);
+    }
+  }
+
+  @Test
+  void fill_runOfBlocksInLayersOfTheirOwn_isOneCopyALayer() throws Exception {
+    try (FakeEngine engine = new FakeEngine(256 * BLOCKS, 256 * BLOCKS, 256 * BLOCKS)) {
+      JobState up = job(new int[] {3, 4, 5, 6, 20}, hosts(1, 3, 5, 7, 8));
+      CopySlice slice = fill(layers(engine), engine, up);
+      assertThat(slice.count()).as("three layers of the run, three of block 20").isEqualTo(6);
+      assertThat(slice.rows(0)).isEqualTo(4);
+      assertThat(slice.devicePitch(0)).isEqualTo(256);
+      assertThat(slice.hostPitch(0)).isEqualTo(8192);
+      JobState down = job(new int[] {6, 5, 4, 3}, hosts(3, 2, 1, 0));
+      assertThat(fill(layers(engine), engine, down).count()).isEqualTo(3);
+    }
+  }
+
+  @Test
+  void fill_placesAgainstTheRunOrUnevenlyApart_goesBlockByBlock() throws Exception {
+    try (FakeEngine engine = new FakeEngine(256 * BLOCKS, 256 * BLOCKS)) {
+      for (long[] hosts : List.of(hosts(3, 2, 1), hosts(0, 1, 1 << 10), hosts(2, 2, 2))) {
+        CopySlice slice = fill(layers(engine), engine, job(new int[] {7, 8, 20}, hosts));
+        assertThat(slice.rows(slice.count() - 1)).isEqualTo(1);
+        assertThat(slice.bytes()).isEqualTo(6 * 256);
+      }
+    }
+  }
+
+  @Test
+  void mover_randomLayoutsAndOrders_bytesComeThrough() throws Exception {
+    long seed = System.nanoTime();
+    Random random = new Random(seed);
+    long stridedBytes = 0;
+    for (int round = 0; round < 150; round++) {
+      Drawn drawn = new Drawn(random);
+      try (FakeEngine engine = new FakeEngine(drawn.allocations)) {
+        FakeDevice device = engine.open(drawn.layout(engine));
+        int bytes = 600 + random.nextInt(60_000);
+        device.limits =
+            new SliceLimits(
+                1 + random.nextInt(64), bytes, 1 + random.nextInt(4), bytes, random.nextInt(5000));
+        roundTrip(engine, device, drawn, "seed %d, round %d".formatted(seed, round));
+        stridedBytes += device.strided.get();
+      }
+    }
+    assertThat(stridedBytes).as("strided copies were among them").isPositive();
+  }
+
+  @Test
+  void mover_randomLayoutsOfAnotherProcess_bytesComeThrough() throws Exception {
+    long seed = System.nanoTime();
+    Random random = new Random(seed);
+    for (int round = 0; round < 5; round++) {
+      Drawn drawn = new Drawn(random);
+      try (ProcessEngine engine = new ProcessEngine(drawn.allocations);
+          DeviceMemory device = engine.open(drawn.layout(engine))) {
+        roundTrip(engine, device, drawn, "seed %d, round %d".formatted(seed, round));
+      }
+    }
+  }
+
+  /** Saves a random order of blocks to random places, and loads them into another order. */
+  private static void roundTrip(EngineMemory engine, DeviceMemory device, Drawn drawn, String as)
+      throws Exception {
+    for (int i = 0; i < drawn.allocations.length; i++) {
+      byte[] content = new byte[(int) drawn.allocations[i]];
+      drawn.random.nextBytes(content);
+      engine.poke(i, 0, content);
+    }
+    RankLayout layout = device.layout();
+    long slot = layout.partBytes() + drawn.random.nextInt(100);
+    try (Arena arena = Arena.ofShared()) {
+      MemorySegment host = arena.allocate(slot * BLOCKS, 8);
+      int[] blocks = drawn.order();
+      long[] places = drawn.places(blocks, host.address(), slot);
+      byte[][] images = new byte[BLOCKS][];
+      for (int block = 0; block < BLOCKS; block++) {
+        images[block] = image(engine, layout, block);
+      }
+      Semaphore posted = new Semaphore(0);
+      CompletionQueue completions = new CompletionQueue(4, posted::release);
+      Mover mover = Mover.start("test", device, FenceRing.none(), completions);
+      move(mover, completions, posted, Direction.SAVE, blocks, places);
+      for (int i = 0; i < BLOCKS; i++) {
+        byte[] seen =
+            host.asSlice(places[i] - host.address(), layout.partBytes())
+                .toArray(ValueLayout.JAVA_BYTE);
+        assertThat(Arrays.mismatch(seen, images[blocks[i]])).as(as + ", saved").isEqualTo(-1);
+      }
+      int[] other = drawn.order();
+      move(mover, completions, posted, Direction.LOAD, other, places);
+      for (int i = 0; i < BLOCKS; i++) {
+        assertThat(Arrays.mismatch(image(engine, layout, other[i]), images[blocks[i]]))
+            .as(as + ", loaded")
+            .isEqualTo(-1);
+      }
+      assertThat(mover.stop(5_000_000_000L)).isTrue();
+    }
+  }
+
+  private static void move(
+      Mover mover,
+      CompletionQueue completions,
+      Semaphore posted,
+      Direction direction,
+      int[] blocks,
+      long[] places)
+      throws InterruptedException {
+    long deadline = System.nanoTime() + 30_000_000_000L;
+    assertThat(
+            mover.submit(
+                new TransferJob(
+                    1, 0, direction, blocks, places, null, RevokeWord.NONE, deadline, null)))
+        .isTrue();
+    assertThat(posted.tryAcquire(30, TimeUnit.SECONDS)).isTrue();
+    Completion done = Objects.requireNonNull(completions.poll());
+    assertThat(done.status()).as(String.valueOf(done.cause())).isEqualTo(Completion.Status.OK);
+    assertThat(done.blocksOk().cardinality()).isEqualTo(blocks.length);
+  }
+
+  private static byte[] image(EngineMemory engine, RankLayout layout, int block) throws Exception {
+    byte[] image = new byte[(int) layout.partBytes()];
+    int at = 0;
+    for (Region region : layout.regions()) {
+      int length = (int) region.bytesPerBlock();
+      long offset = region.offset() + block * region.blockStride();
+      System.arraycopy(engine.peek(region.allocation(), offset, length), 0, image, at, length);
+      at += length;
+    }
+    return image;
+  }
+
+  /** A layout of one to three allocations, each a column of layers or one layer alone. */
+  private static final class Drawn {
+    final Random random;
+    final long[] allocations;
+    private final List<Region> regions = new ArrayList<>();
+
+    Drawn(Random random) {
+      this.random = random;
+      int common = 1 + random.nextInt(700);
+      allocations = new long[1 + random.nextInt(3)];
+      for (int i = 0; i < allocations.length; i++) {
+        int layers = random.nextBoolean() ? 1 : 2 + random.nextInt(9);
+        int width = random.nextInt(4) == 0 ? 1 + random.nextInt(4000) : common;
+        boolean interleaved = random.nextInt(4) == 0;
+        long blockStride = interleaved ? (long) width * layers : width + random.nextInt(50);
+        long layerStride = interleaved ? width : blockStride * BLOCKS + random.nextInt(50);
+        long offset = random.nextInt(100);
+        for (int layer = 0; layer < layers; layer++) {
+          regions.add(new Region(i, offset + layer * layerStride, blockStride, width, BLOCKS));
+        }
+        allocations[i] =
+            offset + layers * Math.max(layerStride, blockStride) * (interleaved ? BLOCKS : 1);
+      }
+    }
+
+    RankLayout layout(EngineMemory engine) throws Exception {
+      return RankLayout.of(engine.allocations(), regions, "test");
+    }
+
+    /** All blocks, in pieces of random length that go up or down. */
+    int[] order() {
+      List<int[]> pieces = new ArrayList<>();
+      for (int from = 0; from < BLOCKS; ) {
+        int length = Math.min(BLOCKS - from, 1 + random.nextInt(9));
+        int[] piece = new int[length];
+        boolean down = random.nextBoolean();
+        for (int i = 0; i < length; i++) {
+          piece[i] = from + (down ? length - 1 - i : i);
+        }
+        pieces.add(piece);
+        from += length;
+      }
+      java.util.Collections.shuffle(pieces, random);
+      return pieces.stream().flatMapToInt(Arrays::stream).toArray();
+    }
+
+    /** A place for each block of the order: mostly as the order goes, some swapped. */
+    long[] places(int[] blocks, long base, long slot) {
+      int[] slots = new int[BLOCKS];
+      boolean byBlock = random.nextBoolean();
+      for (int i = 0; i < BLOCKS; i++) {
+        slots[i] = byBlock ? blocks[i] : i;
+      }
+      for (int n = random.nextInt(6); n > 0; n--) {
+        int a = random.nextInt(BLOCKS);
+        int b = random.nextInt(BLOCKS);
+        int keep = slots[a];
+        slots[a] = slots[b];
+        slots[b] = keep;
+      }
+      return Arrays.stream(slots).mapToLong(s -> base + s * slot).toArray();
+    }
+  }
+}
