@@ -167,7 +167,10 @@ final class BlockTree {
     }
     counters.evictedBlocks++;
     effects.evicted(
-        index.getInt(entry, NAMESPACE), index.getInt(entry, GROUP), index.getLong(entry, HASH));
+        Tier.HOST,
+        index.getInt(entry, NAMESPACE),
+        index.getInt(entry, GROUP),
+        index.getLong(entry, HASH));
     remove(entry);
   }
 
@@ -185,6 +188,7 @@ final class BlockTree {
     policy(entry).add(entry);
     int parent = parent(entry);
     effects.stored(
+        Tier.HOST,
         index.getInt(entry, NAMESPACE),
         index.getInt(entry, GROUP),
         index.getLong(entry, HASH),

@@ -49,19 +49,21 @@ public interface CacheEffects {
   default void saveDone(long jobId, int committed, int skipped, int dropped) {}
 
   /**
-   * A block became servable.
+   * A block became servable from a tier, that is, it has a copy there now.
    *
+   * @param tier where
    * @param namespace the namespace's handle
    * @param group KV group id
    * @param hash the last 8 bytes of the block's hash, big-endian: the hash that KV events use
    * @param parentHash that of its parent, 0 if it has none
    * @param hasParent whether it has a parent, i.e. is not the first block of a chain
    */
-  default void stored(int namespace, int group, long hash, long parentHash, boolean hasParent) {}
+  default void stored(
+      Tier tier, int namespace, int group, long hash, long parentHash, boolean hasParent) {}
 
-  /** A servable block was evicted. Parameters as those of {@link #stored}. */
-  default void evicted(int namespace, int group, long hash) {}
+  /** A servable block lost its copy in a tier. Parameters as those of {@link #stored}. */
+  default void evicted(Tier tier, int namespace, int group, long hash) {}
 
-  /** A namespace was reset: nothing that was stored before is served again. */
+  /** A namespace was reset: nothing that was stored before is served again, from any tier. */
   default void cleared(int namespace, int generation) {}
 }

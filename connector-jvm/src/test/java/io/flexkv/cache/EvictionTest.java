@@ -23,9 +23,9 @@ class EvictionTest {
     f.cached(3, 3);
     assertThat(f.effects.evicted)
         .containsExactly(
-            new Evicted(f.namespace, 0, hash(2, 3)),
-            new Evicted(f.namespace, 0, hash(2, 2)),
-            new Evicted(f.namespace, 0, hash(2, 1)));
+            new Evicted(Tier.HOST, f.namespace, 0, hash(2, 3)),
+            new Evicted(Tier.HOST, f.namespace, 0, hash(2, 2)),
+            new Evicted(Tier.HOST, f.namespace, 0, hash(2, 1)));
     assertThat(f.servable(1, 4)).isEqualTo(4);
     assertThat(f.servable(2, 4)).isEqualTo(1);
     assertThat(f.servable(3, 3)).isEqualTo(3);

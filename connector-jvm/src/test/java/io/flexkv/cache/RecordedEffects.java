@@ -28,9 +28,10 @@ final class RecordedEffects implements CacheEffects {
 
   record SaveDone(long jobId, int committed, int skipped, int dropped) {}
 
-  record Stored(int namespace, int group, long hash, long parentHash, boolean hasParent) {}
+  record Stored(
+      Tier tier, int namespace, int group, long hash, long parentHash, boolean hasParent) {}
 
-  record Evicted(int namespace, int group, long hash) {}
+  record Evicted(Tier tier, int namespace, int group, long hash) {}
 
   final List<Start> starts = new ArrayList<>();
   final List<Done> done = new ArrayList<>();
@@ -60,13 +61,14 @@ final class RecordedEffects implements CacheEffects {
   }
 
   @Override
-  public void stored(int namespace, int group, long hash, long parentHash, boolean hasParent) {
-    stored.add(new Stored(namespace, group, hash, parentHash, hasParent));
+  public void stored(
+      Tier tier, int namespace, int group, long hash, long parentHash, boolean hasParent) {
+    stored.add(new Stored(tier, namespace, group, hash, parentHash, hasParent));
   }
 
   @Override
-  public void evicted(int namespace, int group, long hash) {
-    evicted.add(new Evicted(namespace, group, hash));
+  public void evicted(Tier tier, int namespace, int group, long hash) {
+    evicted.add(new Evicted(tier, namespace, group, hash));
   }
 
   @Override

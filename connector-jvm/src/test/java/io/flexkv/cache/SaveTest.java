@@ -34,8 +34,8 @@ class SaveTest {
         .containsExactly(new Done(job, 0, JobStatus.OK), new Done(job, 1, JobStatus.OK));
     assertThat(f.effects.stored)
         .startsWith(
-            new Stored(f.namespace, 0, hash(1, 0), 0, false),
-            new Stored(f.namespace, 0, hash(1, 1), hash(1, 0), true));
+            new Stored(Tier.HOST, f.namespace, 0, hash(1, 0), 0, false),
+            new Stored(Tier.HOST, f.namespace, 0, hash(1, 1), hash(1, 0), true));
   }
 
   @Test

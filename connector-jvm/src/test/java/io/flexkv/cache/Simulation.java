@@ -246,7 +246,7 @@ final class Simulation implements CacheEffects {
   }
 
   @Override
-  public void evicted(int namespace, int group, long hash) {
+  public void evicted(Tier tier, int namespace, int group, long hash) {
     counts.merge("evicted", 1, Integer::sum);
   }
 
