@@ -1,0 +1,316 @@
+package io.flexkv.tier.ssd;
+
+import io.flexkv.ffm.DirectFile;
+import io.flexkv.ffm.Errno;
+import io.flexkv.ffm.ErrnoException;
+import io.flexkv.ffm.EventFd;
+import io.flexkv.ffm.IoUring;
+import java.lang.System.Logger.Level;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Deque;
+import java.util.List;
+import java.util.concurrent.atomic.AtomicLongArray;
+import java.util.concurrent.atomic.AtomicReferenceArray;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * Accesses by one thread and one io_uring: as many under way as the ring has entries.
+ *
+ * <p>The thread sleeps in {@code io_uring_enter} until an access ends, or until a poll of an
+ * eventfd says that something was queued. It says beforehand that it is about to sleep ({@link
+ * #asleep}) and looks at the queue once more; who queues looks at that word afterwards: so one of
+ * the two sees the other, and a busy thread costs nobody a system call.
+ *
+ * <p>If the ring itself fails, all accesses fail with EIO from then on, and the directory is taken
+ * out by who asked.
+ */
+final class UringBlockIo implements BlockIo {
+  private static final System.Logger LOG = System.getLogger(UringBlockIo.class.getName());
+  private static final long WAKE_UP = -1;
+  private static final long MAX_RANGE_BYTES = 1L << 30;
+
+  private final List<DirectFile> files;
+  private final IoFaults faults;
+  private final IoUring ring;
+  private final EventFd wakeUp;
+  private final IoQueue queue;
+  private final Thread thread;
+
+  /** By place in the ring: when its access began (0 = none), and the access. */
+  private final AtomicLongArray begun;
+
+  private final AtomicReferenceArray<@Nullable BlockOp> underWay;
+  private final Deque<Integer> freePlaces = new ArrayDeque<>();
+  private final List<BlockOp> ended = new ArrayList<>();
+  private final List<Integer> endedErrno = new ArrayList<>();
+  private List<MemorySegment> ranges = List.of();
+  private volatile @Nullable List<MemorySegment> offeredRanges;
+  private volatile boolean asleep;
+  private volatile boolean broken;
+  private boolean polled;
+  private boolean released;
+
+  private UringBlockIo(
+      String name, List<DirectFile> files, IoUring ring, EventFd wakeUp, IoFaults faults) {
+    this.files = List.copyOf(files);
+    this.faults = faults;
+    this.ring = ring;
+    this.wakeUp = wakeUp;
+    // One entry is the poll's.
+    int places = Math.max(1, ring.entries() - 1);
+    this.queue = new IoQueue(Math.max(1, places / 2));
+    this.begun = new AtomicLongArray(places);
+    this.underWay = new AtomicReferenceArray<>(places);
+    for (int i = 0; i < places; i++) {
+      freePlaces.add(i);
+    }
+    this.thread = Thread.ofPlatform().daemon().name(name).unstarted(this::run);
+  }
+
+  /**
+   * Sets a ring up.
+   *
+   * @param entries 2 to 4096
+   * @throws ErrnoException where io_uring is not to be had: use {@link ThreadBlockIo}
+   */
+  static UringBlockIo open(String name, List<DirectFile> files, int entries, IoFaults faults)
+      throws ErrnoException {
+    IoUring ring = IoUring.open(Math.max(2, entries), 0);
+    EventFd wakeUp = null;
+    try {
+      ring.registerFiles(files);
+      wakeUp = EventFd.create();
+      UringBlockIo io = new UringBlockIo(name, files, ring, wakeUp, faults);
+      io.thread.start();
+      return io;
+    } catch (ErrnoException | RuntimeException e) {
+      ring.close();
+      if (wakeUp != null) {
+        wakeUp.close();
+      }
+      throw e;
+    }
+  }
+
+  @Override
+  public void submit(BlockOp op) {
+    if (broken || !queue.offer(op)) {
+      op.done(queue.closed() ? Errno.ECANCELED : Errno.EIO);
+      return;
+    }
+    wake();
+    if (broken) {
+      failQueued(); // the thread may have ended between the two looks
+    }
+  }
+
+  private void wake() {
+    if (asleep) {
+      try {
+        wakeUp.signal();
+      } catch (ErrnoException e) {
+        LOG.log(Level.ERROR, "an eventfd cannot be signalled: {0}", e.getMessage());
+      }
+    }
+  }
+
+  private void run() {
+    try {
+      while (!(queue.closed() && idle())) {
+        cycle();
+      }
+    } catch (ErrnoException | RuntimeException | Error e) {
+      LOG.log(Level.ERROR, thread.getName() + " ended: all accesses fail from now on", e);
+    } finally {
+      broken = true;
+      failQueued();
+    }
+  }
+
+  private boolean idle() {
+    return freePlaces.size() == begun.length();
+  }
+
+  private void failQueued() {
+    for (BlockOp op : queue.drain()) {
+      ThreadBlockIo.done(op, queue.closed() ? Errno.ECANCELED : Errno.EIO);
+    }
+  }
+
+  private void cycle() throws ErrnoException {
+    register();
+    if (!polled) {
+      ring.preparePoll(wakeUp.fd(), WAKE_UP);
+      polled = true;
+    }
+    asleep = true;
+    admit(); // after the word, so that nothing that was queued before it is slept over
+    boolean nothingToDo = ended.isEmpty() && !(queue.closed() && idle());
+    ring.enter(nothingToDo ? 1 : 0);
+    asleep = false;
+    ring.reap(this::completed);
+    // The disk gets new work before the old is looked at.
+    admit();
+    ring.enter(0);
+    finish();
+  }
+
+  private void admit() {
+    BlockOp op;
+    while (!freePlaces.isEmpty() && (op = queue.poll()) != null) {
+      if (!op.begin()) {
+        end(op, Errno.ECANCELED);
+        continue;
+      }
+      int place = freePlaces.pop();
+      begun.set(place, ThreadBlockIo.nonZero(System.nanoTime()));
+      underWay.set(place, op);
+      send(place, op);
+    }
+  }
+
+  private void send(int place, BlockOp op) {
+    int permitted = faults.permit(op, op.rest());
+    if (permitted < 0) {
+      completed(place, permitted);
+      return;
+    }
+    int buffer = bufferOf(op.memory(), permitted);
+    ring.prepare(
+        op.isWrite(),
+        op.file(),
+        files.get(op.file()),
+        op.at(),
+        op.memory(),
+        permitted,
+        buffer,
+        place);
+  }
+
+  private void completed(long userData, int result) {
+    if (userData == WAKE_UP) {
+      polled = false;
+      try {
+        wakeUp.drain();
+      } catch (ErrnoException e) {
+        LOG.log(Level.ERROR, "an eventfd cannot be read: {0}", e.getMessage());
+      }
+      return;
+    }
+    int place = (int) userData;
+    BlockOp op = java.util.Objects.requireNonNull(underWay.get(place));
+    int errno = op.advance(result);
+    if (errno == BlockOp.MORE) {
+      send(place, op);
+      return;
+    }
+    underWay.set(place, null);
+    begun.set(place, 0);
+    freePlaces.push(place);
+    end(op, errno);
+  }
+
+  private void end(BlockOp op, int errno) {
+    queue.finished(op);
+    ended.add(op);
+    endedErrno.add(errno);
+  }
+
+  private void finish() {
+    for (int i = 0; i < ended.size(); i++) {
+      ThreadBlockIo.done(ended.get(i), endedErrno.get(i));
+    }
+    ended.clear();
+    endedErrno.clear();
+  }
+
+  @Override
+  public void registerMemory(List<MemorySegment> memory) {
+    List<MemorySegment> pieces = new ArrayList<>();
+    for (MemorySegment segment : memory) {
+      for (long at = 0; at < segment.byteSize(); at += MAX_RANGE_BYTES) {
+        pieces.add(segment.asSlice(at, Math.min(MAX_RANGE_BYTES, segment.byteSize() - at)));
+      }
+    }
+    offeredRanges = List.copyOf(pieces);
+    wake();
+  }
+
+  private void register() {
+    List<MemorySegment> offered = offeredRanges;
+    if (offered == null) {
+      return;
+    }
+    offeredRanges = null;
+    try {
+      ring.registerBuffers(offered);
+      ranges = offered;
+    } catch (ErrnoException e) {
+      LOG.log(
+          Level.INFO,
+          "{0} goes on without registered memory ({1}); to have it, raise the limit of locked"
+              + " memory (ulimit -l)",
+          thread.getName(),
+          e.getMessage());
+    }
+  }
+
+  private int bufferOf(long address, int length) {
+    for (int i = 0; i < ranges.size(); i++) {
+      long start = ranges.get(i).address();
+      if (address >= start && address + length <= start + ranges.get(i).byteSize()) {
+        return i;
+      }
+    }
+    return IoUring.NO_BUFFER;
+  }
+
+  @Override
+  public void dropQueued() {
+    for (BlockOp op : queue.drain()) {
+      ThreadBlockIo.done(op, Errno.ECANCELED);
+    }
+  }
+
+  @Override
+  public long oldestNanos() {
+    return ThreadBlockIo.oldest(begun);
+  }
+
+  @Override
+  public int inFlight() {
+    int count = 0;
+    for (int i = 0; i < begun.length(); i++) {
+      count += begun.get(i) == 0 ? 0 : 1;
+    }
+    return count;
+  }
+
+  @Override
+  public String describe() {
+    return "io_uring, " + begun.length() + " places";
+  }
+
+  @Override
+  public synchronized boolean close(long timeoutNanos) {
+    if (released) {
+      return true;
+    }
+    queue.close();
+    dropQueued();
+    try {
+      wakeUp.signal();
+    } catch (ErrnoException e) {
+      LOG.log(Level.ERROR, "an eventfd cannot be signalled: {0}", e.getMessage());
+    }
+    boolean done = ThreadBlockIo.joinAll(List.of(thread), timeoutNanos);
+    if (done) {
+      released = true;
+      ring.close();
+      wakeUp.close();
+    }
+    return done;
+  }
+}
