@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test check bench test-gpu pages wheel clean \
+.PHONY: help install demo test check bench test-gpu pack-gpu pages wheel clean \
 	java check-java check-python shim-tests end-to-end
 
 # With it set, every start of vLLM compiles thousands of modules again.
@@ -36,8 +36,10 @@ bench: ## records in build/bench/*.json, each beside its limit measured in the s
 	@$(BIN)/python tests/bench
 
 test-gpu: ## the whole line on this machine's GPU with the installed vLLM
-	@python="$$($(SETUP) demo)"; mkdir -p build/bench; \
-	"$$python" tests/gpu/acceptance.py --out build/bench/gpu-acceptance.json
+	@python="$$($(SETUP) demo)"; "$$python" tests/gpu
+
+pack-gpu: ## the product and a Java runtime for a GPU machine without a network, under .gpu/part3
+	@tests/gpu/pack .gpu/part3
 
 pages: ## writes the generated parts of the documentation
 	@$(PYTHON) tests/pages
@@ -68,8 +70,8 @@ check-python:
 
 shim-tests:
 	@$(SETUP) venv 0.32.0 >/dev/null
-	$(SECTION) 'Shim: unit tests and the scripted scheduler; the set-up scripts'
-	@$(BIN)/pytest python-shim/tests tests/env
+	$(SECTION) 'Shim: unit tests and the scripted scheduler; the set-up scripts; the GPU programs'
+	@$(BIN)/pytest python-shim/tests tests/env tests/gpu
 
 end-to-end:
 	@$(SETUP) install

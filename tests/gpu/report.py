@@ -48,8 +48,8 @@ def cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def main() -> int:
-    """Prints the page; returns the exit status."""
+def page() -> str:
+    """The page, from nothing but the records."""
     lines = [HEAD]
     for name, title in RUNS.items():
         rows = json.loads((FOLDER / f"{name}.json").read_text())
@@ -60,7 +60,12 @@ def main() -> int:
         ]
         lines += ["| " + " | ".join(cell(row.get(c)) for c in COLUMNS) + " |" for row in rows]
         lines.append("")
-    sys.stdout.write("\n".join(lines))
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Prints it."""
+    sys.stdout.write(page())
     return 0
 
 

@@ -214,14 +214,19 @@ def redraw_weights(model: torch.nn.Module, seed: int = 1) -> None:
     """Gives a dummy-loaded Llama in vLLM weights like those of `write_model`, in place.
 
     For models whose checkpoint would be too large to write. vLLM fuses query, key and value (rows
-    in that order) and gate and up; the rest has the names of the checkpoint.
+    in that order) and gate and up; the rest has the names of the checkpoint. Nothing but the norms,
+    which are all one, is the same on several ranks.
     """
     import torch
 
     config = model.config
-    query = config.num_attention_heads * config.head_dim
+    heads, pairs = config.num_attention_heads, config.num_key_value_heads
+    # With tensor parallelism each rank holds other rows of the same matrices.
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank = torch.distributed.get_rank() if distributed else 0
     for number, (name, parameter) in enumerate(model.named_parameters()):
-        generator = torch.Generator(device=parameter.device).manual_seed(seed + number)
+        generator = torch.Generator(device=parameter.device)
+        generator.manual_seed(seed + number + 10_000 * rank)
         weight = parameter.data
         if "norm" in name:
             weight.fill_(1.0)
@@ -231,7 +236,7 @@ def redraw_weights(model: torch.nn.Module, seed: int = 1) -> None:
             continue
         weight.div_(math.sqrt(weight.shape[-1]))
         if "qkv_proj" in name:
-            keys_end = weight.shape[0] - (weight.shape[0] - query) // 2
+            keys_end = weight.shape[0] * (heads + pairs) // (heads + 2 * pairs)
             weight[:keys_end].mul_(math.sqrt(ATTENTION_LOGIT_STD))
             weight[keys_end:].mul_(2.0)
         elif "o_proj" in name:

@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -79,7 +81,7 @@ class Records:
 
 
 def describe_machine() -> str:
-    """Cores, processor, memory and load: enough to know whether two figures may be compared."""
+    """GPU, cores, processor, memory, load: enough to know whether two figures may be compared."""
     model = platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -91,7 +93,17 @@ def describe_machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     load = os.getloadavg()[0]
     cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores {model}, {memory:.0f} GiB, load {load:.1f} at start"
+    return f"{_gpus()}{cores} cores {model}, {memory:.0f} GiB, load {load:.1f} at start"
+
+
+def _gpus() -> str:
+    """Names of the GPUs, '' where there are none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    names = done.stdout.strip().splitlines() if done.returncode == 0 else []
+    return f"{len(names)} x {names[0]}, " if names else ""
 
 
 def read(path: Path) -> list[Record]:

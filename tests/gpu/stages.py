@@ -1,0 +1,94 @@
+"""Where the milliseconds of a hit go: the engine's stamps and the sidecar's, on one clock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import time
+from pathlib import Path
+
+from harness.sidecar import Sidecar
+
+from flexkv.errors import FlexKVError
+from gpu.session import Results
+from gpu.tasks import Timed
+
+#: Name of each span and the stamps it lies between, in the order of a load's life.
+SPANS = (
+    ("front end to scheduler", "added", "new"),
+    ("lookup answered", "new", "answered"),
+    ("blocks allocated, load planned", "answered", "planned"),
+    ("worker says go, fence recorded", "planned", "go"),
+    ("sidecar's mover has it", "go", "arrived_ns"),
+    ("fence reached", "arrived_ns", "fence_reached_ns"),
+    ("first slice on its way", "fence_reached_ns", "first_slice_ns"),
+    ("copies", "first_slice_ns", "ended_ns"),
+    ("end seen by the worker", "ended_ns", "done_seen"),
+    ("request scheduled again", "done_seen", "scheduled"),
+    ("forward, sampling, first token", "scheduled", "first_token"),
+)
+
+
+class Tracer:
+    """Joins what `gpu.traced` wrote, the sidecar's stages of its last load, and the front end."""
+
+    def __init__(self, file: Path, sidecar: Sidecar) -> None:
+        self._file = file
+        self._sidecar = sidecar
+        self._read = 0
+        self._rows: list[dict[str, float]] = []
+        file.unlink(missing_ok=True)
+        self.environment = {"FLEXKV_TRACE_FILE": str(file)}
+
+    def begin(self) -> None:
+        """A new set of loads."""
+        self._rows = []
+        self._lines()
+
+    def collect(self, timed: Timed, tokens: int) -> None:
+        """The load of the request that has just ended; nothing if it cannot be put together."""
+        limit = time.monotonic() + 1.0
+        lines: list[str] = []
+        while not lines and time.monotonic() < limit:
+            lines = self._lines()
+            time.sleep(0.001)
+        with contextlib.suppress(FlexKVError, KeyError, IndexError):
+            row = json.loads(lines[-1])
+            # The one instance whose engine this is: moves of others are not traced.
+            stages = max(
+                (
+                    rank["load"]["last_job"]
+                    for instance in self._sidecar.status()["instances"]
+                    for rank in instance["ranks"]
+                ),
+                key=lambda stages: stages["ended_ns"],
+            )
+            row.update(stages, added=timed.added_ns, first_token=timed.first_token_ns)
+            # The sidecar's stages belong to this load only if they lie within it.
+            if row["planned"] <= row["arrived_ns"] and row["ended_ns"] <= row["resumed"]:
+                self._rows.append(row)
+
+    def report(self, results: Results, tokens: int, link_ms: float) -> None:
+        """Medians of the spans, which add up to the time to first token but for rounding."""
+        if not self._rows:
+            return
+        for name, begin, end in SPANS:
+            spans = [
+                (row[end] - row[begin]) / 1e6 for row in self._rows if {begin, end} <= set(row)
+            ]
+            if spans:
+                results.add(f"{tokens} tokens, stages of {len(spans)} hits: {name}",
+                            statistics.median(spans), "ms",
+                            limit=link_ms if name == "copies" else None)  # fmt: skip
+
+    def _lines(self) -> list[str]:
+        try:
+            with self._file.open() as file:
+                file.seek(self._read)
+                text = file.read()
+        except OSError:
+            return []
+        whole = text.rpartition("\n")[0]
+        self._read += len(whole) + (1 if whole else 0)
+        return whole.splitlines()

@@ -1,0 +1,193 @@
+"""What of the GPU programs can be tested without a GPU and without vLLM."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from harness.sidecar import Sidecar
+
+from gpu import acceptance, connectors, report, stages, tasks
+from gpu.engine import Engine, Served
+from gpu.figures import bootstrap_interval, quantile
+from gpu.session import Results
+from gpu.shapes import SHAPES, kv_bytes_per_token
+
+
+class TestFigures:
+    def test_quantile_edges_and_middle_are_values_themselves(self) -> None:
+        values = [5.0, 1.0, 3.0]
+        assert [quantile(values, share) for share in (0.0, 0.5, 0.67, 1.0)] == [1.0, 3.0, 5.0, 5.0]
+
+    def test_interval_of_known_draws_holds_the_median_in_nine_of_ten_sets(self) -> None:
+        rng = random.Random(3)
+        held = 0
+        for _ in range(60):
+            values = [rng.gauss(10.0, 2.0) for _ in range(41)]
+            low, high = bootstrap_interval(values)
+            assert low <= statistics.median(values) <= high
+            held += low <= 10.0 <= high
+        assert held >= 54
+
+    def test_interval_of_equal_values_is_that_value(self) -> None:
+        assert bootstrap_interval([2.5] * 9) == (2.5, 2.5)
+
+
+class TestShapes:
+    def test_8b_kv_is128_kib_a_token(self) -> None:
+        assert kv_bytes_per_token("8b") == 128 * 1024
+
+
+class TestConnectors:
+    @pytest.mark.parametrize("mode", [mode for mode in connectors.MODES if mode != "none"])
+    def test_kv_transfer_every_mode_saves_and_loads(self, mode: str) -> None:
+        config = connectors.kv_transfer(mode, 8)
+        assert config is not None
+        assert config["kv_role"] == "kv_both"
+
+    def test_kv_transfer_none_is_no_connector(self) -> None:
+        assert connectors.kv_transfer("none", 8) is None
+
+    def test_kv_transfer_native_gets_the_pool_in_bytes(self) -> None:
+        config = connectors.kv_transfer("native", 1.5)
+        assert config is not None
+        assert config["kv_connector_extra_config"] == {"cpu_bytes_to_use": 1_500_000_000}
+
+    def test_kv_transfer_traced_names_a_module_that_is_there(self) -> None:
+        config = connectors.kv_transfer("flexkv", 8, traced=True)
+        assert config is not None
+        module = Path(__file__).parent / "traced.py"
+        assert config["kv_connector_module_path"] == f"gpu.{module.stem}"
+        assert f"class {config['kv_connector']}(" in module.read_text()
+
+
+def arguments(**changed: Any) -> argparse.Namespace:
+    values: dict[str, Any] = dict(
+        seed=5, shape="8b", shortest=2048, longest=30000, prompts=0, outputs=0, kv_gib=10.0,
+        cpu_cache_gb=0.0, kills=2,
+    )  # fmt: skip
+    return argparse.Namespace(**{**values, **changed})
+
+
+class TestAcceptancePlan:
+    def test_lengths_cover_the_range_and_are32(self) -> None:
+        lengths = acceptance.make_plan(arguments()).lengths
+        assert len(lengths) == 32
+        assert (min(lengths), max(lengths)) == (2048, 30000)
+        # Log-uniform: about half of them below the geometric mean.
+        assert 8 <= sum(n < (2048 * 30000) ** 0.5 for n in lengths) <= 24
+
+    @pytest.mark.parametrize("shape", sorted(SHAPES))
+    def test_tight_prompts_fit_but_their_answers_do_not(self, shape: str) -> None:
+        plan = acceptance.make_plan(arguments(shape=shape))
+        room = plan.kv_bytes / kv_bytes_per_token(shape, 4 if shape == "tiny" else 2)
+        assert plan.tight_count * plan.tight_tokens < room
+        assert plan.tight_count * (plan.tight_tokens + plan.tight_outputs) > 1.02 * room
+
+    def test_pool_holds_all_prompts(self) -> None:
+        plan = acceptance.make_plan(arguments())
+        assert sum(plan.lengths) * kv_bytes_per_token("8b") < plan.cpu_cache_gb * 1e9
+
+
+class FakeEngine:
+    """Answers every request with one token a prompt token of its length's last digit."""
+
+    class llm:  # noqa: N801 (stands for an attribute)
+        class model_config:  # noqa: N801
+            @staticmethod
+            def get_vocab_size() -> int:
+                return 1000
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def together(self, prompts: Sequence[Sequence[int]], outputs: int) -> list[Served]:
+        served = []
+        for prompt in prompts:
+            cached = max((len(s) for s in self.seen if tuple(prompt[: len(s)]) == s), default=0)
+            served.append(Served(tokens=[1] * outputs, cached=cached))
+        # What vLLM has of a talk afterwards: the prompt and all of the answer but its last token.
+        self.seen += [(*prompt, *([1] * (outputs - 1))) for prompt in prompts]
+        return served
+
+
+class TestChat:
+    def test_chat_of_the_gpu_program_is70_percent_cached_in_an_endless_cache(self) -> None:
+        turns = tasks.chat(cast("Engine", FakeEngine()), 1, 4, 2048, 1024, 5, 64)
+        assert turns.prompt_tokens == 4 * (2048 + 3072 + 4096 + 5120 + 6144)
+        assert turns.cached_tokens / turns.prompt_tokens == pytest.approx(0.70, abs=0.02)
+        assert turns.output_tokens == 4 * 5 * 64
+
+
+class StatusOnly:
+    """A sidecar that can only say what its movers did."""
+
+    def __init__(self, last_job: Mapping[str, int]) -> None:
+        self.last_job = last_job
+
+    def status(self) -> dict[str, Any]:
+        return {"instances": [{"ranks": [{"load": {"last_job": self.last_job}}]}]}
+
+
+def traced_row(**changed: int) -> str:
+    ms = 1_000_000
+    row = dict(new=2 * ms, asked=2 * ms, answered=3 * ms, planned=4 * ms, go=5 * ms,
+               done_seen=30 * ms, resumed=31 * ms, scheduled=32 * ms)  # fmt: skip
+    return json.dumps({"request": "r1", **row, **changed}) + "\n"
+
+
+class TestStages:
+    LAST_JOB: Mapping[str, int] = dict(
+        job_id=7, arrived_ns=6_000_000, fence_reached_ns=7_000_000, first_slice_ns=8_000_000,
+        last_slice_ns=20_000_000, ended_ns=28_000_000,
+    )  # fmt: skip
+
+    def traced(self, folder: Path, line: str) -> Results:
+        file = folder / "stages.jsonl"
+        tracer = stages.Tracer(file, cast("Sidecar", StatusOnly(self.LAST_JOB)))
+        tracer.begin()
+        file.write_text(line)
+        served = Served(tokens=[1, 2], ttft_s=0.040)
+        tracer.collect(tasks.Timed(1_000_000, served), 8192)
+        results = Results(folder, "t", 100)
+        tracer.report(results, 8192, 19.5)
+        return results
+
+    def test_spans_of_one_load_add_up_to_its_time_to_first_token(self, tmp_path: Path) -> None:
+        records = self.traced(tmp_path, traced_row()).records.all
+        assert len(records) == len(stages.SPANS)
+        assert sum(float(record.value) for record in records) == pytest.approx(40.0)
+        copies = next(r for r in records if r.name.endswith(": copies"))
+        assert (copies.value, copies.limit) == (20.0, 19.5)
+
+    def test_sidecar_stages_of_another_load_are_left_out(self, tmp_path: Path) -> None:
+        assert self.traced(tmp_path, traced_row(planned=6_500_000)).records.all == []
+
+    def test_row_without_load_is_left_out(self, tmp_path: Path) -> None:
+        assert self.traced(tmp_path, '{"request": "r1", "new": 5}\n').records.all == []
+
+
+class TestResults:
+    def test_every_record_is_on_disk_at_once(self, tmp_path: Path) -> None:
+        results = Results(tmp_path, "t", 100)
+        results.add("a", 1.0, "ms", bar=2.0, met=True)
+        results.row(part="x", ms=3)
+        assert [row["name"] for row in json.loads((tmp_path / "t.json").read_text())] == ["a"]
+        assert json.loads((tmp_path / "t-raw.jsonl").read_text()) == {"part": "x", "ms": 3}
+
+    def test_time_is_up_says_which_step_was_not_run(self, tmp_path: Path) -> None:
+        results = Results(tmp_path, "t", 0.0)
+        assert not results.time_left("chat")
+        assert "chat" in results.records.all[0].name
+
+
+class TestReport:
+    def test_page_of_the_committed_records_is_the_committed_page(self) -> None:
+        committed = (report.FOLDER / "README.md").read_text()
+        assert report.page() == committed
