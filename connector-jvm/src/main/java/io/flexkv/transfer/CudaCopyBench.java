@@ -75,6 +75,7 @@ public final class CudaCopyBench {
   private final BareCopies bare;
   private final Devices devices;
   private final MemorySegment pool;
+  private final @Nullable Path file;
 
   private CudaCopyBench(
       Plan plan,
@@ -82,7 +83,9 @@ public final class CudaCopyBench {
       List<AllocationHandle> handles,
       BareCopies bare,
       Devices devices,
-      MemorySegment pool) {
+      MemorySegment pool,
+      @Nullable Path file) {
+    this.file = file;
     this.plan = plan;
     this.records = records;
     this.handles = handles;
@@ -110,21 +113,25 @@ public final class CudaCopyBench {
       }
       List<String> hex = Arrays.asList(words).subList(1, words.length);
       try (BareCopies bare = new BareCopies(plan.bare(), plan.hostBytes(), hex)) {
-        new CudaCopyBench(plan, records, handles, bare, devices, pool).run();
+        new CudaCopyBench(
+                plan,
+                records,
+                handles,
+                bare,
+                devices,
+                pool,
+                args.length > 1 ? Path.of(args[1]) : null)
+            .run();
       }
-    } finally {
-      // What was measured before a failure is worth having.
-      if (args.length > 1) {
-        records.write(Path.of(args[1]));
-      }
-      System.out.println(records.json());
     }
+    System.out.println(records.json());
   }
 
   private void run() throws IOException, DeviceException {
     beforeAllIsPinned();
     hitsBeyondTheLink();
     loadsBesideSaves();
+    save();
     for (int width = plan.smallest(); width <= plan.largest(); width *= 2) {
       for (boolean single : new boolean[] {false, true}) {
         for (int run : new int[] {1, RUN}) {
@@ -133,9 +140,17 @@ public final class CudaCopyBench {
             measure(rows, Direction.LOAD);
             measure(rows, Direction.SAVE);
             measure(rows, null);
+            save();
           }
         }
       }
+    }
+  }
+
+  /** After each geometry: what was measured before a failure is worth having. */
+  private void save() throws IOException {
+    if (file != null) {
+      records.write(file);
     }
   }
 
