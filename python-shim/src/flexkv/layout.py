@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,11 +85,7 @@ def derive_layout(
         raise LayoutError("vLLM registered no KV tensors")
     names = [name for name in layer_order if name in kv_caches]
     names += [name for name in kv_caches if name not in set(names)]
-    storages: dict[int, int] = {}
-    found: list[Storage] = []
-    regions: list[Region] = []
-    described: list[Any] = []
-    seen: set[tuple[Any, ...]] = set()
+    memory = _Memory(num_blocks)
     for name in names:
         tensor = kv_caches[name]
         if not hasattr(tensor, "untyped_storage"):
@@ -97,35 +93,74 @@ def derive_layout(
                 f"layer {name} registers a {type(tensor).__name__}, must be one tensor "
                 "(state-space layers are not served)"
             )
+        pages = (page_bytes or {}).get(name, ())
+        memory.add(name, tensor, lambda n, t: _split_layer(n, t, num_blocks, pages))  # noqa: B023
+    return memory.layout(block_tokens, layout_name)
+
+
+def layout_along(
+    tensors: Sequence[tuple[Any, int]], *, num_blocks: int, block_tokens: int, layout_name: str
+) -> KvLayout:
+    """Regions of tensors of which the caller knows the dimension that counts blocks.
+
+    ``tensors`` are (tensor, dimension), in the order of the block's image.  Raises ``LayoutError``.
+    """
+    memory = _Memory(num_blocks)
+    for index, (tensor, dim) in enumerate(tensors):
+        if tensor.shape[dim] != num_blocks:
+            raise LayoutError(
+                f"tensor {index} has shape {tuple(tensor.shape)}, must count {num_blocks} blocks "
+                f"in dimension {dim}"
+            )
+        memory.add(str(index), tensor, lambda _, t: _split_along(t, dim, num_blocks))  # noqa: B023
+    return memory.layout(block_tokens, layout_name)
+
+
+class _Memory:
+    """Collects the allocations and regions of tensors, aliases once."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self._num_blocks = num_blocks
+        self._places: dict[int, int] = {}
+        self._found: list[Storage] = []
+        self._regions: list[Region] = []
+        self._described: list[Any] = []
+        self._seen: set[tuple[Any, ...]] = set()
+
+    def add(self, name: str, tensor: Any, split_of: Callable[[str, Any], _Split]) -> None:
         alias = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), str(tensor.dtype))
-        if alias in seen:
-            continue
-        seen.add(alias)
+        if alias in self._seen:
+            return
+        self._seen.add(alias)
         storage = tensor.untyped_storage()
         address, length = storage.data_ptr(), storage.nbytes()
-        if address not in storages:
-            storages[address] = len(found)
-            found.append(Storage(address, length, tensor))
-        pages = (page_bytes or {}).get(name, ())
-        split = _split_layer(name, tensor, num_blocks, pages)
+        if address not in self._places:
+            self._places[address] = len(self._found)
+            self._found.append(Storage(address, length, tensor))
+        split = split_of(name, tensor)
         base = tensor.data_ptr() - address
         for start, stride, size in split.runs:
-            region = Region(storages[address], base + start, stride, size, num_blocks)
-            if region.offset + (num_blocks - 1) * stride + size > length:
+            place = self._places[address]
+            region = Region(place, base + start, stride, size, self._num_blocks)
+            end = region.offset + (self._num_blocks - 1) * stride + size
+            if end > length:
                 raise LayoutError(
-                    f"layer {name} reaches {region.offset + (num_blocks - 1) * stride + size} "
-                    f"bytes into an allocation of {length}"
+                    f"layer {name} reaches {end} bytes into an allocation of {length}"
                 )
-            regions.append(region)
-        described.append([str(tensor.dtype), split.inner, split.order, split.kernel_blocks])
-    if len(regions) > MAX_REGIONS:
-        raise LayoutError(f"{len(regions)} regions, at most {MAX_REGIONS}")
-    text = json.dumps(
-        [block_tokens, layout_name, described, [r.bytes_per_block for r in regions]],
-        separators=(",", ":"),
-    )
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:32]
-    return KvLayout(block_tokens, num_blocks, tuple(found), tuple(regions), fingerprint)
+            self._regions.append(region)
+        self._described.append([str(tensor.dtype), split.inner, split.order, split.kernel_blocks])
+
+    def layout(self, block_tokens: int, layout_name: str) -> KvLayout:
+        if len(self._regions) > MAX_REGIONS:
+            raise LayoutError(f"{len(self._regions)} regions, at most {MAX_REGIONS}")
+        sizes = [region.bytes_per_block for region in self._regions]
+        text = json.dumps(
+            [block_tokens, layout_name, self._described, sizes], separators=(",", ":")
+        )
+        fingerprint = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return KvLayout(
+            block_tokens, self._num_blocks, tuple(self._found), tuple(self._regions), fingerprint
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +175,7 @@ class _Split:
 
 def _split_layer(name: str, tensor: Any, num_blocks: int, pages: tuple[int, ...]) -> _Split:
     shape, strides, item = list(tensor.shape), list(tensor.stride()), tensor.element_size()
-    total = item
+    total: int = item
     for size in shape:
         total *= size
     wrong: list[int] = []
@@ -153,20 +188,23 @@ def _split_layer(name: str, tensor: Any, num_blocks: int, pages: tuple[int, ...]
             continue
         if dim == 1 and shape[0] != 2:
             continue
-        kernel_blocks = shape[dim] // num_blocks
-        inner = [
-            (n, s * item) for i, (n, s) in enumerate(zip(shape, strides, strict=True)) if i != dim
-        ]
-        step = strides[dim] * item
-        runs = _runs(inner, item, kernel_blocks, step)
-        order = sorted(range(len(inner)), key=lambda i: -inner[i][1])
-        return _Split(runs, [n for n, _ in inner], order, kernel_blocks)
+        return _split_along(tensor, dim, num_blocks)
     expected = f", a block of {' or '.join(map(str, pages))} bytes" if pages else ""
     raise LayoutError(
         f"layer {name} has shape {tuple(shape)}, strides {tuple(strides)}, items of {item} bytes: "
         f"no dimension counts {num_blocks} blocks{expected}"
         + (f" (saw {wrong[0]} bytes a block)" if wrong else "")
     )
+
+
+def _split_along(tensor: Any, dim: int, num_blocks: int) -> _Split:
+    """The runs of a tensor whose dimension ``dim`` counts (kernel) blocks."""
+    shape, strides, item = list(tensor.shape), list(tensor.stride()), tensor.element_size()
+    kernel_blocks = shape[dim] // num_blocks
+    inner = [(n, s * item) for i, (n, s) in enumerate(zip(shape, strides, strict=True)) if i != dim]
+    runs = _runs(inner, item, kernel_blocks, strides[dim] * item)
+    order = sorted(range(len(inner)), key=lambda i: -inner[i][1])
+    return _Split(runs, [n for n, _ in inner], order, kernel_blocks)
 
 
 def _runs(

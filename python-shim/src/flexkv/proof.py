@@ -2,7 +2,8 @@
 
 While no block is live: blocks 0, 1, n/2 and n-1 are filled with a pattern that is unique to (seed,
 region, block); the sidecar reads them over the real path and compares; then it writes another
-pattern, and we compare; then the blocks are zeroed, as vLLM had them.
+pattern, and we compare; then the blocks are zeroed, as vLLM had them, or get back what was in them,
+where the memory is somebody's whose data may be there already.
 """
 
 from __future__ import annotations
@@ -60,13 +61,15 @@ def _shift_right(words: Any, bits: int) -> Any:
 class LayoutProof:
     """Runs the proof of one rank's layout over one session.  Engine thread only."""
 
-    def __init__(self, layout: KvLayout) -> None:
+    def __init__(self, layout: KvLayout, *, keep: bool = False) -> None:
         self._layout = layout
+        self._keep = keep
         self._blocks = proof_blocks(layout.num_blocks)
         self._flat = [_flat_bytes(storage.tensor) for storage in layout.storages]
 
     def run(self, session: Session) -> None:
         """Proves both directions; raises ``ProofError``, or what ``control`` raises."""
+        kept = [seen.clone() for *_, seen in self._each()] if self._keep else []
         try:
             seed = secrets.randbits(62)
             self._fill(seed)
@@ -80,7 +83,7 @@ class LayoutProof:
             self._ask(session, "prove_write", seed)
             self._compare(seed)
         finally:
-            self._zero()
+            self._restore(kept)
 
     def _ask(self, session: Session, op: str, seed: int) -> dict[str, Any]:
         args = {"session_id": session.session_id, "seed": seed, "blocks": self._blocks}
@@ -111,9 +114,12 @@ class LayoutProof:
                     f"the sidecar wrote other bytes than agreed into region {index}, block {block}"
                 )
 
-    def _zero(self) -> None:
-        for _, _, _, target in self._each():
-            target.zero_()
+    def _restore(self, kept: list[Any]) -> None:
+        for index, (_, _, _, target) in enumerate(self._each()):
+            if kept:
+                target.copy_(kept[index])
+            else:
+                target.zero_()
         self._synchronize()
 
     def _synchronize(self) -> None:

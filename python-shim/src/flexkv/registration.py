@@ -25,9 +25,13 @@ ATTEMPTS_MAX = 3
 
 
 class Registration:
-    """One rank's registration, over all lives of the sidecar."""
+    """One rank's registration, over all lives of the sidecar.
 
-    def __init__(self) -> None:
+    ``keep``: the proof gives the blocks it uses their bytes back, instead of zeroes.
+    """
+
+    def __init__(self, *, keep: bool = False) -> None:
+        self._keep = keep
         self._description: dict[str, Any] | None = None
         self._fences: dict[str, Any] | None = None
         self._layout: KvLayout | None = None
@@ -113,7 +117,7 @@ class Registration:
                 f"{layout.part_bytes}"
             )
         if not self.proved:
-            LayoutProof(layout).run(session)
+            LayoutProof(layout, keep=self._keep).run(session)
             self.proved = True
         session.control("confirm", identity, CONTROL_TIMEOUT_S)
 

@@ -1,0 +1,1 @@
+"""Names that FlexKV users import: configurations, requests, layouts, shared tensors."""

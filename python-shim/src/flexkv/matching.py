@@ -1,0 +1,141 @@
+"""Asks the sidecar how deep a prefix is cached, for the Python API: one question, one answer.
+
+Unlike a scheduler step of vLLM (``lookups.py``), a match is a call that wants its answer: it spins
+for a moment and then polls, at most ``MATCH_WAIT_S``.  What was not answered by then is a match of
+nothing, its request is ended, so that a late answer leaves no lease, and until the sidecar is heard
+again nobody waits longer than the moment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from flexkv import protocol as p
+from flexkv.kvtask import Task, TaskStatus, TaskType
+from flexkv.session import Session
+from flexkv.tokens import KEY_BYTES, ChainHasher
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+MATCH_WAIT_S = 1.0
+SPIN_US = 300.0
+_POLL_S = 50e-6
+_MAX_ENDS = 65_536
+
+
+class Matcher:
+    """The questions of one manager.  Called under its lock."""
+
+    def __init__(self, hasher: ChainHasher) -> None:
+        self.hasher = hasher
+        self._session: Session | None = None
+        self._query = 0
+        self._request = 0
+        self._silent = False
+        self._ends: list[p.EndRequest] = []
+
+    def attach(self, session: Session) -> None:
+        """From here on questions go to this session; what an earlier one was owed is void."""
+        if session is not self._session:
+            self._session, self._silent, self._ends = session, False, []
+        elif self._ends:
+            self._send_ends(session)
+
+    def heard(self) -> None:
+        """The sidecar said something."""
+        self._silent = False
+
+    def is_ready(self, session: Session) -> bool:
+        """Whether every rank is registered, asked by a question about nothing."""
+        self._query += 1
+        if not session.send(p.Lookup(self._query, 0, 1, 0, 1)):
+            return False
+        answer = self._await(session, self._query)
+        return answer is not None and answer.status != p.LOOKUP_NOT_READY
+
+    def send_reset(self, session: Session) -> int:
+        """Sends a reset; the query that answers it, or 0 if the ring is full."""
+        self._query += 1
+        return self._query if session.send(p.Reset(self._query)) else 0
+
+    def end_request(self, session: Session, request: int) -> None:
+        """Frees chain and lease of a request; at the next chance, if the ring is full."""
+        if session is not self._session or not session.alive():
+            return  # they went with their session
+        end = p.EndRequest(request)
+        if not session.send(end) and len(self._ends) < _MAX_ENDS:
+            self._ends.append(end)
+
+    def _send_ends(self, session: Session) -> None:
+        if session.send(*self._ends[:512]):
+            del self._ends[:512]
+
+    # ------------------------------------------------------------------
+    def match(
+        self,
+        task: Task,
+        tokens: npt.NDArray[np.int64],
+        first: int,
+        end: int,
+        namespace: Sequence[str] | None,
+        *,
+        cpu_only: bool,
+    ) -> None:
+        """Fills in what a task would move, of the chain's blocks [first, end).
+
+        A task with nothing to move has ended when this returns.
+        """
+        session = task.session
+        assert session is not None
+        keys = self.hasher.keys(tokens, namespace)
+        answer = self._ask(session, task, keys, first, end)
+        if answer is None or answer.status != p.LOOKUP_OK:
+            lost = task.kind is TaskType.PUT
+            task.end(TaskStatus.FAILED if lost else TaskStatus.COMPLETED, 0)
+            self.end_request(session, task.request)
+            return
+        if task.kind is TaskType.PUT:
+            first = max(first, min(answer.resident, end))
+        else:
+            depth = min(answer.servable, answer.host) if cpu_only else answer.servable
+            end = min(end, depth) if answer.lease_id else first
+        task.first, task.blocks = first, max(0, end - first)
+        task.lease, task.generation = answer.lease_id, answer.generation
+        if task.blocks == 0:
+            task.end(TaskStatus.COMPLETED, 0)
+            self.end_request(session, task.request)
+
+    def _ask(
+        self, session: Session, task: Task, keys: bytes, first: int, end: int
+    ) -> p.LookupAnswer | None:
+        self._request += 1
+        self._query += 1
+        task.request = self._request
+        most = p.MAX_KEYS_A_RECORD
+        records: list[p.Record] = [
+            p.Extend(task.request, at, KEY_BYTES, keys[at * KEY_BYTES : (at + most) * KEY_BYTES])
+            for at in range(0, end, most)
+        ]
+        # A put wants no lease: it asks for nothing beyond what it has, and hears what is there.
+        have, want = (end, 0) if task.kind is TaskType.PUT else (first, end - first)
+        records.append(p.Lookup(self._query, task.request, end, have, want))
+        if not session.send(*records):
+            return None
+        return self._await(session, self._query)
+
+    def _await(self, session: Session, query: int) -> p.LookupAnswer | None:
+        answer: Any = session.wait_for(query, 0.0 if self._silent else SPIN_US)
+        if answer is None and not self._silent:
+            deadline = time.monotonic() + MATCH_WAIT_S
+            while answer is None and session.alive() and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+                answer = session.wait_for(query, 0.0)
+            self._silent = answer is None
+        if isinstance(answer, p.LookupAnswer):
+            self._silent = False
+            return answer
+        return None
