@@ -308,6 +308,8 @@ def run(args: argparse.Namespace, results: Results) -> None:
             pairs.active = ["none", *(m for m in fresh if m != "none")]
             if "none" not in pairs.engines:
                 raise RuntimeError("vLLM without a connector did not start")
+            if len(pairs.active) < 2:
+                continue
             steps: dict[str, Callable[[], None]] = {
                 "ttft": lambda: pairs.ttft_at(lengths, args.pairs),
                 "zero": lambda: pairs.nothing_hits(args.zero_rounds),

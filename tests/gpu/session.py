@@ -86,7 +86,10 @@ class Results:
 
 def environment(**more: str) -> dict[str, str]:
     """What every engine here is started with."""
+    # In a rehearsal threads that wait for each other would crawl on a busy machine.
+    on_cpu = {} if has_gpu() else {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     return {
+        **on_cpu,
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "INFO"),
         **more,
