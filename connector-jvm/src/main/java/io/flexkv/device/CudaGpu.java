@@ -32,10 +32,11 @@ final class CudaGpu {
   private final String uuid;
   private final CUcontext context;
   private final Map<String, Mapping> mappings = new HashMap<>();
-  private final AtomicInteger slicesInFlight = new AtomicInteger();
+  private final AtomicInteger slicesInFlight;
 
-  private CudaGpu(CudaDriver driver, String uuid, CUcontext context) {
-    this.driver = driver;
+  private CudaGpu(CudaLibrary library, String uuid, CUcontext context) {
+    this.driver = library.driver();
+    this.slicesInFlight = library.slicesInFlight();
     this.uuid = uuid;
     this.context = context;
   }
@@ -46,7 +47,7 @@ final class CudaGpu {
         library.driver(),
         JCudaDriver.cuDevicePrimaryCtxRetain(context, device),
         "cuDevicePrimaryCtxRetain");
-    return new CudaGpu(library.driver(), uuid, context);
+    return new CudaGpu(library, uuid, context);
   }
 
   CudaDriver driver() {
@@ -57,9 +58,7 @@ final class CudaGpu {
     return uuid;
   }
 
-  /**
-   * Slices of all streams of this GPU that are on their way: pinning waits while there are some.
-   */
+  /** {@link CudaLibrary#slicesInFlight}. */
   AtomicInteger slicesInFlight() {
     return slicesInFlight;
   }

@@ -37,6 +37,15 @@ final class PinnedRanges {
     return lengths[segment];
   }
 
+  /** Bytes of the whole pool. */
+  long bytes() {
+    long sum = 0;
+    for (long length : lengths) {
+      sum += length;
+    }
+    return sum;
+  }
+
   /** The pinning thread alone: everything before {@code bytes} is pinned. */
   void pinnedUpTo(int segment, long bytes) {
     pinned.setRelease(segment, bytes);

@@ -12,7 +12,7 @@ import java.lang.invoke.MethodHandle;
 
 /**
  * memfds and mappings: {@code memfd_create}, {@code ftruncate}, seals, {@code mmap}, {@code
- * madvise}.
+ * madvise}; memory that no other process shares: {@link #mapPrivate}.
  *
  * <p>A mapping is a segment of an arena: closing the arena unmaps it, and the JDK refuses every
  * later access instead of crashing. A mapping of a file that somebody can shorten is a SIGBUS
@@ -30,12 +30,21 @@ public final class SharedMemory {
 
   private static final int MFD_CLOEXEC = 0x1;
   private static final int MFD_ALLOW_SEALING = 0x2;
+  private static final int MFD_HUGETLB = 0x4;
+  private static final int MFD_HUGE_SHIFT = 26;
   private static final int F_ADD_SEALS = 1033;
   private static final int F_GET_SEALS = 1034;
   private static final int SEEK_END = 2;
   private static final int PROT_READ_WRITE = 0x3;
   private static final int MAP_SHARED = 0x1;
+  private static final int MAP_PRIVATE_ANONYMOUS_NORESERVE = 0x2 | 0x20 | 0x4000;
+  private static final int MADV_DONTFORK = 10;
+  private static final int MADV_HUGEPAGE = 14;
+  private static final int MADV_DONTDUMP = 16;
   private static final int MADV_POPULATE_WRITE = 23;
+
+  /** What {@link #mapPrivate} aligns to: a huge page of x86-64. */
+  private static final long HUGE_PAGE_BYTES = 2L << 20;
 
   private static final MethodHandle MEMFD_CREATE =
       Libc.function("memfd_create", FunctionDescriptor.of(JAVA_INT, ADDRESS, JAVA_INT));
@@ -68,12 +77,27 @@ public final class SharedMemory {
    * @return the descriptor (close-on-exec); the caller closes it
    */
   public static int createMemfd(String name, long bytes) throws ErrnoException {
+    return createMemfd(name, bytes, 0);
+  }
+
+  /**
+   * The same in reserved huge pages (hugetlbfs). Whether enough are free shows at the mapping,
+   * which takes them out of the reserve: {@code ENOMEM}.
+   *
+   * @param bytes a multiple of {@code pageBytes}
+   * @param pageBytes a size of which the kernel has a reserve, 2 MiB or 1 GiB on x86-64
+   * @throws ErrnoException {@code ENODEV}, {@code EINVAL} if the kernel has no pages of that size
+   */
+  public static int createHugeMemfd(String name, long bytes, long pageBytes) throws ErrnoException {
+    int size = Long.numberOfTrailingZeros(pageBytes);
+    return createMemfd(name, bytes, MFD_HUGETLB | size << MFD_HUGE_SHIFT);
+  }
+
+  private static int createMemfd(String name, long bytes, int pages) throws ErrnoException {
+    int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | pages;
     int fd;
     try (Arena arena = Arena.ofConfined()) {
-      fd =
-          (int)
-              MEMFD_CREATE.invokeExact(
-                  Libc.state(), arena.allocateFrom(name), MFD_CLOEXEC | MFD_ALLOW_SEALING);
+      fd = (int) MEMFD_CREATE.invokeExact(Libc.state(), arena.allocateFrom(name), flags);
     } catch (Throwable t) {
       throw Libc.unexpected(t);
     }
@@ -173,6 +197,65 @@ public final class SharedMemory {
     }
     return MemorySegment.ofAddress(address)
         .reinterpret(length, arena, mapped -> unmap(mapped.address(), length));
+  }
+
+  /**
+   * Memory of this process alone, without pages yet, on a border of 2 MiB. It is in no core dump,
+   * and not in a child that is forked: copy-on-write would take pages away from under a device that
+   * has them pinned.
+   *
+   * @param huge whether to ask for transparent huge pages; a kernel that has none gives others
+   * @param arena its close unmaps
+   */
+  public static MemorySegment mapPrivate(long length, boolean huge, Arena arena)
+      throws ErrnoException {
+    long whole = length + HUGE_PAGE_BYTES;
+    long address;
+    try {
+      address =
+          (long)
+              MMAP.invokeExact(
+                  Libc.state(),
+                  0L,
+                  whole,
+                  PROT_READ_WRITE,
+                  MAP_PRIVATE_ANONYMOUS_NORESERVE,
+                  -1,
+                  0L);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+    if (address == -1L) {
+      throw new ErrnoException("mmap(anonymous, length=" + whole + ")", Libc.errno());
+    }
+    advise(address, whole, MADV_DONTFORK, "DONTFORK");
+    advise(address, whole, MADV_DONTDUMP, "DONTDUMP");
+    if (huge) {
+      try {
+        advise(address, whole, MADV_HUGEPAGE, "HUGEPAGE");
+      } catch (ErrnoException e) {
+        if (e.errno() != Errno.EINVAL) { // EINVAL: a kernel without them
+          throw e;
+        }
+      }
+    }
+    long start = (address + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    return MemorySegment.ofAddress(start)
+        .reinterpret(length, arena, mapped -> unmap(address, whole));
+  }
+
+  private static void advise(long address, long length, int advice, String name)
+      throws ErrnoException {
+    int answer;
+    try {
+      answer = (int) MADVISE.invokeExact(Libc.state(), address, length, advice);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+    if (answer != 0) {
+      throw new ErrnoException(
+          "madvise(0x%x, %d, %s)".formatted(address, length, name), Libc.errno());
+    }
   }
 
   private static void unmap(long address, long length) {

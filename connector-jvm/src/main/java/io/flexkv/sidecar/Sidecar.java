@@ -18,6 +18,7 @@ import io.flexkv.session.HostSlots;
 import io.flexkv.session.RendezvousServer;
 import io.flexkv.session.SessionControl;
 import io.flexkv.tier.HostPool;
+import io.flexkv.tier.PoolPages;
 import io.flexkv.tier.PoolPrefault;
 import java.io.IOException;
 import java.util.concurrent.CountDownLatch;
@@ -54,7 +55,7 @@ final class Sidecar {
     this.lock = lock;
     this.identity = identity;
     this.idleExitNanos = idleExit ? settings.nanos(Options.IDLE_EXIT_S) : 0;
-    pool = HostPool.create("flexkv-host", settings.hostBytes());
+    pool = HostPool.create("flexkv-host", settings.hostBytes(), pages(settings));
     HostSlots slots = new HostSlots(pool, settings.integer(Options.NUM_CPU_BLOCKS));
     long plan = settings.nanos(Options.PLAN_TTL_S);
     CacheConfig limits =
@@ -83,6 +84,12 @@ final class Sidecar {
     rendezvousThread = thread("flexkv-rendezvous", rendezvous);
     int threads = (int) settings.integer(Options.PREFAULT_THREADS);
     prefault = threads == 0 ? null : PoolPrefault.start(pool, threads);
+  }
+
+  private static PoolPages pages(Settings settings) throws IOException {
+    return settings.flag(Options.USE_HUGEPAGE_CPU_BUFFER)
+        ? PoolPages.reserved(settings.integer(Options.HUGEPAGE_SIZE_BYTES))
+        : PoolPages.OF_THE_SYSTEM;
   }
 
   private Thread thread(String name, Runnable body) {

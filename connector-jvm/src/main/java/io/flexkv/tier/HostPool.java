@@ -1,16 +1,14 @@
 package io.flexkv.tier;
 
-import io.flexkv.ffm.ErrnoException;
-import io.flexkv.ffm.Linux;
-import io.flexkv.ffm.SharedMemory;
+import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
 
 /**
- * The host tier's memory: memfd segments of at most 64 GiB, mapped once for the life of the
- * process, out of which slots of any size are handed. Never more than the configured bytes.
+ * The host tier's memory: segments of at most 64 GiB, mapped once for the life of the process, out
+ * of which slots of any size are handed. Never more than the configured bytes.
  *
  * <p>The pool is cut into extents of 64 MiB (smaller in a small pool, so that there are about 64).
  * A size class takes <em>spans</em> of neighbouring extents on demand, as many extents as waste
@@ -57,11 +55,13 @@ public final class HostPool {
    * Maps a pool for the rest of this process's life. Pages come on first use, or earlier by {@link
    * PoolPrefault}.
    *
-   * @param name of the memfds, as {@code /proc/<pid>/maps} shows it
+   * @param name of memfds, where the pages are of that kind, as {@code /proc/<pid>/maps} shows it
    * @param capacityBytes the hard cap; rounded down to whole pages
    */
-  public static HostPool create(String name, long capacityBytes) throws ErrnoException {
-    return create(name, capacityBytes, defaultExtentBytes(capacityBytes), Arena.global());
+  public static HostPool create(String name, long capacityBytes, PoolPages pages)
+      throws IOException {
+    long extent = defaultExtentBytes(capacityBytes);
+    return create(name, capacityBytes, extent, MAX_SEGMENT_BYTES, pages, Arena.global());
   }
 
   /**
@@ -71,18 +71,24 @@ public final class HostPool {
    *     wastes nothing
    */
   public static HostPool create(String name, long capacityBytes, long extentBytes, Arena arena)
-      throws ErrnoException {
-    return create(name, capacityBytes, extentBytes, MAX_SEGMENT_BYTES, arena);
+      throws IOException {
+    return create(
+        name, capacityBytes, extentBytes, MAX_SEGMENT_BYTES, PoolPages.OF_THE_SYSTEM, arena);
   }
 
   static HostPool create(
-      String name, long capacityBytes, long extentBytes, long maxSegmentBytes, Arena arena)
-      throws ErrnoException {
-    long capacity = capacityBytes / PAGE_BYTES * PAGE_BYTES;
+      String name,
+      long capacityBytes,
+      long extentBytes,
+      long maxSegmentBytes,
+      PoolPages pages,
+      Arena arena)
+      throws IOException {
+    long capacity = capacityBytes / pages.bytes() * pages.bytes();
     if (capacity <= 0 || capacity > MAX_CAPACITY_BYTES) {
       throw new IllegalArgumentException(
           "host pool: capacity=%d bytes, wanted %d to %d"
-              .formatted(capacityBytes, PAGE_BYTES, MAX_CAPACITY_BYTES));
+              .formatted(capacityBytes, pages.bytes(), MAX_CAPACITY_BYTES));
     }
     if (extentBytes <= 0 || extentBytes % PAGE_BYTES != 0 || extentBytes > maxSegmentBytes) {
       throw new IllegalArgumentException(
@@ -93,12 +99,7 @@ public final class HostPool {
     List<MemorySegment> segments = new ArrayList<>();
     for (long at = 0; at < capacity; at += segmentBytes) {
       long length = Math.min(segmentBytes, capacity - at);
-      int fd = SharedMemory.createMemfd(name + "-" + segments.size(), length);
-      try {
-        segments.add(SharedMemory.mapShared(fd, length, arena));
-      } finally {
-        Linux.close(fd);
-      }
+      segments.add(pages.map(name + "-" + segments.size(), length, arena));
     }
     ExtentMap extents = new ExtentMap(capacity, extentBytes, segmentBytes);
     return new HostPool(List.copyOf(segments), extents, capacity, segmentBytes);

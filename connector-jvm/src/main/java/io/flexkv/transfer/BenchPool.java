@@ -1,7 +1,6 @@
 package io.flexkv.transfer;
 
 import io.flexkv.ffm.ErrnoException;
-import io.flexkv.ffm.Linux;
 import io.flexkv.ffm.SharedMemory;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -15,18 +14,13 @@ final class BenchPool {
 
   private BenchPool() {}
 
-  /** A memfd with all its pages, mapped until the process ends, since it may be pinned. */
+  /** All its pages are there; mapped until the process ends, since it may be pinned. */
   static MemorySegment map(long bytes) throws IOException {
-    int fd = SharedMemory.createMemfd("flexkv-bench", bytes);
-    try {
-      MemorySegment pool = SharedMemory.mapShared(fd, bytes, Arena.global());
-      LongStream.range(0, (bytes + PIECE_BYTES - 1) / PIECE_BYTES)
-          .parallel()
-          .forEach(piece -> populate(pool, piece * PIECE_BYTES));
-      return pool;
-    } finally {
-      Linux.close(fd);
-    }
+    MemorySegment pool = SharedMemory.mapPrivate(bytes, true, Arena.global());
+    LongStream.range(0, (bytes + PIECE_BYTES - 1) / PIECE_BYTES)
+        .parallel()
+        .forEach(piece -> populate(pool, piece * PIECE_BYTES));
+    return pool;
   }
 
   private static void populate(MemorySegment pool, long at) {

@@ -8,12 +8,9 @@ import io.flexkv.device.Devices;
 import io.flexkv.device.Direction;
 import io.flexkv.device.RankLayout;
 import io.flexkv.device.Region;
-import io.flexkv.ffm.Linux;
 import io.flexkv.ffm.PidFd;
 import io.flexkv.ffm.ProcessVm;
-import io.flexkv.ffm.SharedMemory;
 import java.io.IOException;
-import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -76,8 +73,7 @@ public final class ProcessCopyBench {
   private static void measure(int fragment, BenchRecords records) throws Exception {
     int count = Math.toIntExact(ROUND_BYTES / LAYERS / fragment);
     long bytes = (long) LAYERS * count * fragment;
-    try (BenchChild child = new BenchChild("memory_owner.py", Long.toString(bytes));
-        Arena arena = Arena.ofShared()) {
+    try (BenchChild child = new BenchChild("memory_owner.py", Long.toString(bytes))) {
       long address = Long.parseLong(child.answer());
       AllocationHandle handle =
           new AllocationHandle.ProcessMemory(
@@ -86,24 +82,13 @@ public final class ProcessCopyBench {
       for (int layer = 0; layer < LAYERS; layer++) {
         regions.add(new Region(0, (long) layer * count * fragment, fragment, fragment, count));
       }
-      MemorySegment pool = pool(bytes, arena);
+      MemorySegment pool = BenchPool.map(bytes);
       RankLayout layout = RankLayout.of(List.of(handle), regions, "bench");
       try (Devices devices = new Devices(List.of(pool), CudaCopyPath.AUTO);
           DeviceMemory memory = devices.open(layout);
           MoverDriver mover = new MoverDriver(memory)) {
         new ProcessCopyBench(layout, memory, mover, pool, child.pid()).run(fragment, records);
       }
-    }
-  }
-
-  private static MemorySegment pool(long bytes, Arena arena) throws IOException {
-    int fd = SharedMemory.createMemfd("flexkv-bench", bytes);
-    try {
-      MemorySegment pool = SharedMemory.mapShared(fd, bytes, arena);
-      SharedMemory.populate(pool.address(), bytes);
-      return pool;
-    } finally {
-      Linux.close(fd);
     }
   }
 

@@ -7,6 +7,8 @@ import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import org.junit.jupiter.api.Test;
 
 final class SharedMemoryTest {
@@ -110,5 +112,36 @@ final class SharedMemoryTest {
     assertThatThrownBy(() -> SharedMemory.populate(0x1000, 4096))
         .isInstanceOf(ErrnoException.class)
         .hasMessageContaining("0x1000");
+  }
+
+  @Test
+  void mapPrivate_memory_isOfThisProcessAloneAndOnAHugePagesBorder() throws IOException {
+    long address;
+    try (Arena arena = Arena.ofShared()) {
+      MemorySegment mapped = SharedMemory.mapPrivate(3 << 20, true, arena);
+      address = mapped.address();
+      assertThat(address % (2 << 20)).isZero();
+      assertThat(mapped.byteSize()).isEqualTo(3 << 20);
+      SharedMemory.populate(address, 3 << 20);
+      mapped.set(ValueLayout.JAVA_BYTE, (3 << 20) - 1, (byte) 9);
+      assertThat(flags(address)).contains("dc").contains("dd"); // not copied, not dumped
+    }
+    assertThat(flags(address)).isEmpty();
+  }
+
+  /** The {@code VmFlags} of the mapping that holds an address, empty if none does. */
+  private static String flags(long address) throws IOException {
+    boolean inside = false;
+    for (String line : Files.readAllLines(Path.of("/proc/self/smaps"))) {
+      if (line.matches("[0-9a-f]+-[0-9a-f]+ .*")) {
+        String[] range = line.substring(0, line.indexOf(' ')).split("-", -1);
+        inside =
+            Long.parseUnsignedLong(range[0], 16) <= address
+                && address < Long.parseUnsignedLong(range[1], 16);
+      } else if (inside && line.startsWith("VmFlags:")) {
+        return line;
+      }
+    }
+    return "";
   }
 }

@@ -98,7 +98,8 @@ final class HostPoolTest {
 
   @Test
   void allocate_severalSegments_noSlotCrossesTheirBorder() throws IOException {
-    HostPool pool = HostPool.create("flexkv-test", 9 * MIB, MIB, 4 * MIB, arena);
+    HostPool pool =
+        HostPool.create("flexkv-test", 9 * MIB, MIB, 4 * MIB, PoolPages.OF_THE_SYSTEM, arena);
     assertThat(pool.segments()).hasSize(3);
     assertThat(pool.segments().getLast().byteSize()).isEqualTo(MIB);
     List<Long> slots = new ArrayList<>();
@@ -182,13 +183,34 @@ final class HostPoolTest {
     assertThat(pool.segment(slot, MIB).get(ValueLayout.JAVA_BYTE, MIB - 1)).isEqualTo((byte) 3);
   }
 
+  @Test
+  void create_reservedPagesThatAreNotThere_refusedWithTheRemedy() {
+    long page = 1L << 30;
+    assertThatThrownBy(() ->
+            HostPool.create(
+                "flexkv-test", 512 * page, MIB, 512 * page, PoolPages.reserved(page), arena))
+        .isInstanceOf(IOException.class)
+        .hasMessageContaining("512 huge pages of 1073741824 bytes cannot be had")
+        .hasMessageContaining("hugepages-1048576kB/nr_hugepages")
+        .hasMessageContaining("unset use_hugepage_cpu_buffer");
+  }
+
+  @Test
+  void reserved_pageThatIsNoPowerOfTwo_refused() {
+    assertThatThrownBy(() -> PoolPages.reserved(3 * MIB))
+        .isInstanceOf(IOException.class)
+        .hasMessageContaining("hugepage_size_bytes=3145728, wanted a power of two");
+  }
+
   /** Against a naive model: a sorted map of what is held. */
   @ParameterizedTest
   @ValueSource(longs = {1, 2, 3, 4, 5})
   void randomUse_againstModel_neverOverlapsCapHoldsAllReturns(long seed) throws IOException {
     Random random = new Random(seed);
     long[] sizes = {4 * KIB, 12 * KIB, 40 * KIB, 250_000, 300 * KIB, MIB + 5, 5 * MIB};
-    HostPool pool = HostPool.create("flexkv-test", 37 * MIB + 8 * KIB, MIB, 16 * MIB, arena);
+    HostPool pool =
+        HostPool.create(
+            "flexkv-test", 37 * MIB + 8 * KIB, MIB, 16 * MIB, PoolPages.OF_THE_SYSTEM, arena);
     TreeMap<Long, Long> heldByAddress = new TreeMap<>();
     Map<Long, Long> slots = new TreeMap<>();
     long used = 0;
