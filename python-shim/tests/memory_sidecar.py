@@ -9,7 +9,7 @@ action, a new life with another boot epoch, sessions cut while the process lives
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -68,6 +68,13 @@ class FakeSession:
         if self.sidecar.prompt:
             self.sidecar.drain_control()
         return True
+
+    def ask(self, lookup: p.Lookup, hashes: Sequence[bytes], first: int) -> tuple[int, bool]:
+        if first < len(hashes):
+            joined = b"".join(hashes[first:])
+            if not self.send(p.Extend(lookup.request_id, first, len(hashes[first]), joined)):
+                return first, False
+        return len(hashes), self.send(lookup)
 
     def poll(self) -> list[p.Record]:
         if not self.alive():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 
@@ -9,7 +10,7 @@ import pytest
 
 from flexkv import protocol as p
 from flexkv.frames import split_records
-from flexkv.ring import GenerationTable, RingChannel, SessionFile, encode
+from flexkv.ring import CHUNK_KEYS, GenerationTable, RingChannel, SessionFile, encode
 
 CAPACITY = 4096
 TAIL_IN = p.OFF_TO_CLIENT_TAIL // 8
@@ -168,3 +169,143 @@ def test_extend_beyond_the_limits_is_refused(record: p.Extend) -> None:
 def test_other_records_and_full_extends_go_whole() -> None:
     for record in (p.Extend(1, 0, 32, b"x" * 32, (1, 2), b"abc"), p.Echo(1), p.EndRequest(4)):
         assert encode(record) == (record.encode(),)
+
+
+# ---------------------------------------------------------------------- ask: hashes and a question
+
+
+def hashes_of(count: int, width: int = 32) -> list[bytes]:
+    rng = random.Random(count)
+    return [rng.randbytes(width) for _ in range(count)]
+
+
+def question(request: int, count: int) -> p.Lookup:
+    return p.Lookup(9, request, count, 0, count)
+
+
+def published(file: SessionFile, begin: int = 0) -> list[p.Record]:
+    """What a sidecar reads from ``begin`` on, in a ring that has not wrapped."""
+    base = file.to_server_offset
+    return split_records(bytes(file.bytes[base + begin : base + file.words[TAIL_OUT]]))
+
+
+@pytest.fixture
+def large() -> SessionFile:
+    return SessionFile(p.SessionLayout(p.ROLE_SCHEDULER, 1, 1 << 17, CAPACITY))
+
+
+@pytest.mark.parametrize("width", [16, 20, 32, 64])
+@pytest.mark.parametrize("count", [1, 3, CHUNK_KEYS - 1, CHUNK_KEYS, CHUNK_KEYS + 1, 700])
+def test_ask_writes_the_records_of_the_protocol(large: SessionFile, width: int, count: int) -> None:
+    hashes = hashes_of(count, width)
+    request = (1 << 63) + 5
+    assert RingChannel(large).ask(question(request, count), hashes, 0) == (count, True)
+    records = published(large)
+    base = large.to_server_offset
+    image = bytes(large.bytes[base : base + large.words[TAIL_OUT]])
+    assert image == b"".join(record.encode() for record in records), "padding included"
+    *extends, last = records
+    assert last == question(request, count)
+    assert extends == [
+        p.Extend(request, i, width, b"".join(hashes[i : i + CHUNK_KEYS]))
+        for i in range(0, count, CHUNK_KEYS)
+    ]
+
+
+def test_ask_sends_only_hashes_that_are_new(large: SessionFile) -> None:
+    hashes = hashes_of(10)
+    channel = RingChannel(large)
+    assert channel.ask(question(1, 10), hashes, 8) == (10, True)
+    assert channel.ask(question(1, 10), hashes, 10) == (10, True)
+    assert published(large) == [
+        p.Extend(1, 8, 32, b"".join(hashes[8:])), question(1, 10), question(1, 10)
+    ]  # fmt: skip
+
+
+def test_ask_without_room_sends_whole_records_and_no_question(large: SessionFile) -> None:
+    """A chain longer than the ring goes in several steps, and is asked about when all is there."""
+    count = 3000  # of 64 bytes: 192 KiB for a ring of 128
+    hashes = hashes_of(count, 64)
+    channel = RingChannel(large)
+    sent, asked = channel.ask(question(1, count), hashes, 0)
+    assert not asked
+    assert 0 < sent < count
+    first = published(large)
+    assert all(isinstance(record, p.Extend) for record in first)
+    assert channel.ask(question(1, count), hashes, sent) == (sent, False), "nobody has read yet"
+    large.words[HEAD_OUT] = large.words[TAIL_OUT]
+    assert channel.ask(question(1, count), hashes, sent) == (count, True)
+
+
+def test_ask_through_many_wraps_is_read_back(file: SessionFile) -> None:
+    rng = random.Random(3)
+    channel = RingChannel(file)
+    head = 0
+    for request in range(2000):
+        hashes = hashes_of(rng.randrange(1, 60), rng.choice([16, 20, 32]))
+        got: list[p.Record] = []
+        assert channel.ask(question(request, len(hashes)), hashes, 0)[1]
+        while head != file.words[TAIL_OUT]:
+            at = file.to_server_offset + head % CAPACITY
+            length, kind = p.record_header(file.bytes, at)
+            assert head % CAPACITY + length <= CAPACITY, "a record never wraps"
+            if kind != p.TYPE_PADDING:
+                got.append(p.decode_record(bytes(file.bytes[at : at + length])))
+            head += p.align8(length)
+        file.words[HEAD_OUT] = head
+        width = len(hashes[0])
+        assert got == [
+            p.Extend(request, 0, width, b"".join(hashes)), question(request, len(hashes))
+        ]  # fmt: skip
+    assert head > 100 * CAPACITY
+
+
+@pytest.mark.parametrize("count", [3, CHUNK_KEYS], ids=["joined", "packed"])
+@pytest.mark.parametrize("width", [8, 65], ids=["short", "long"])
+def test_ask_with_a_width_beyond_the_limits_is_refused(
+    large: SessionFile, width: int, count: int
+) -> None:
+    with pytest.raises(ValueError, match=r"16 to 64 \(vLLM: sha256, xxhash\)"):
+        RingChannel(large).ask(question(1, count), hashes_of(count, width), 0)
+    assert large.words[TAIL_OUT] == 0
+
+
+@pytest.mark.parametrize("count", [3, CHUNK_KEYS], ids=["joined", "packed"])
+def test_ask_with_hashes_of_two_widths_is_refused(large: SessionFile, count: int) -> None:
+    hashes = [*hashes_of(count - 1, 32), b"x" * 31]
+    with pytest.raises(ValueError, match="must be all alike"):
+        RingChannel(large).ask(question(1, count), hashes, 0)
+
+
+def test_ask_wakes_a_sleeping_sidecar_before_the_last_hash(large: SessionFile) -> None:
+    """It wakes up while the rest is written: half of what a long chain waits for."""
+    eventfd = os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        channel = RingChannel(large, eventfd)
+        channel.ask(question(1, 3), hashes_of(3), 0)
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(eventfd)
+        large.halves[p.OFF_SLEEPING // 4] = 1
+        channel.ask(question(1, 3), hashes_of(3), 0)
+        assert os.eventfd_read(eventfd) == 1
+        channel.ask(question(1, 1000), hashes_of(1000), 0)
+        assert os.eventfd_read(eventfd) == 2, "with the first record and behind the last"
+    finally:
+        os.close(eventfd)
+
+
+def test_answer_is_read_in_place_and_its_header_is_checked(file: SessionFile) -> None:
+    answer = p.LookupAnswer(1, 2, (1 << 64) - 1, 4, 5, 6, 7, 8, 9, p.LOOKUP_PENDING, 3)
+    channel = RingChannel(file)
+    deliver(file, 0, answer.encode(), 64)
+    assert channel.drain() == [answer]
+    flagged = struct.pack("<IHH", 64, p.TYPE_LOOKUP_ANSWER, 1) + answer.encode()[8:]
+    deliver(file, 64, flagged, 64)
+    with pytest.raises(p.ProtocolError, match="record flags 1"):
+        channel.drain()
+
+
+def test_answer_of_another_length_is_refused(file: SessionFile) -> None:
+    deliver(file, 0, struct.pack("<IHH", 56, p.TYPE_LOOKUP_ANSWER, 0) + bytes(48), 56)
+    with pytest.raises(p.ProtocolError):
+        RingChannel(file).drain()

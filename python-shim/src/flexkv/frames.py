@@ -11,13 +11,15 @@ import socket
 from collections.abc import Sequence
 
 from flexkv import protocol as p
-from flexkv.ring import Encoded
+from flexkv.ring import Encoded, join_hashes
 
 OUT_LIMIT_BYTES = 1024 * 1024
 """Bytes accepted and not yet taken by the kernel; beyond it a write is refused."""
 
 _RECEIVE_BYTES = 256 * 1024
 _FRAME_PAYLOAD = p.MAX_FRAME_BYTES & ~7
+_EXTEND_KEYS = 1024
+"""Keys a record: of the widest hashes a quarter of the longest record."""
 
 
 class FrameChannel:
@@ -41,6 +43,18 @@ class FrameChannel:
         self._out += frame
         self._flush()
         return True
+
+    def ask(self, lookup: p.Lookup, hashes: Sequence[bytes], first: int) -> tuple[int, bool]:
+        """See ``ring.Channel``."""
+        total = len(hashes)
+        while first < total:
+            end = min(first + _EXTEND_KEYS, total)
+            width = len(hashes[first])
+            joined = join_hashes(hashes[first:end], width)
+            if not self.write([(p.Extend(lookup.request_id, first, width, joined).encode(),)]):
+                return first, False
+            first = end
+        return first, self.write([(lookup.encode(),)])
 
     def _flush(self) -> None:
         while self._out:

@@ -33,10 +33,17 @@ from flexkv.session_api import Session
 
 _EXTEND_OVERHEAD = 64
 
+SPIN_KEYS = 512
+SPIN_SHARES_MAX = 3
+
 
 @dataclass(frozen=True, slots=True)
 class LookupLimits:
-    """Bounds of what a lookup may cost.  Times in the unit of their names."""
+    """Bounds of what a lookup may cost.  Times in the unit of their names.
+
+    A lookup waits for ``lookup_spin_us``, and as long again for each ``SPIN_KEYS`` hashes that went
+    with it, at most ``SPIN_SHARES_MAX`` times more.
+    """
 
     lookup_spin_us: float = 50.0
     step_spin_us: float = 1000.0
@@ -119,18 +126,24 @@ class Lookups:
         return min(before_last, len(request.block_hashes))
 
     def ask(self, session: Session, state: RequestState, first_block: int) -> bool:
-        """Sends the hashes that are new and the question; false if the ring is full."""
+        """Sends the hashes that are new and the question; false if the ring is full.
+
+        Then some of the hashes may have gone: ``state.sent`` tells.
+        """
         most = min(self.loadable_blocks(state) - first_block, MAX_BLOCKS_A_PLAN)
         if most <= 0:
             return False
+        hashes = state.request.block_hashes
+        total = len(hashes)
+        new = total - state.sent
         query = self.next_query()
-        total = len(state.request.block_hashes)
         lookup = Lookup(query, state.number, total, first_block, most)
-        if not session.send(*extensions(state), lookup):
+        state.sent, asked = session.ask(lookup, hashes, state.sent)
+        if not asked:
             return False
         self.forget(state)
-        state.sent = max(state.sent, total)
         state.query_id = query
+        state.asked_keys = max(0, new)
         state.answer = None
         state.asked_at = self._clock()
         self._waiting[query] = state
@@ -189,9 +202,11 @@ class Lookups:
         if fresh is None:
             if state.query_id and now - state.asked_at > self._limits.answer_lost_s:
                 self.forget(state)
+            sent = state.sent
             if not state.query_id and not self.ask(session, state, state.local):
-                return None, False
-            dispatch(session.wait_for(state.query_id, self._spin()))
+                # A chain longer than the ring goes in several steps.
+                return None, state.sent > sent and self._may_ask_again(state, now, answered=False)
+            dispatch(session.wait_for(state.query_id, self._spin(state)))
             fresh = state.answer
             self._spin_left_us -= (self._clock() - now) * 1e6
         if fresh is not None:
@@ -204,10 +219,12 @@ class Lookups:
                 return None, False
         return None, self._may_ask_again(state, now, answered=fresh is not None)
 
-    def _spin(self) -> float:
+    def _spin(self, state: RequestState) -> float:
+        """How long to wait now: the sidecar has to file the hashes before it can answer."""
         if self._silent:
             return 0.0
-        return max(0.0, min(self._limits.lookup_spin_us, self._spin_left_us))
+        shares = 1 + min(state.asked_keys / SPIN_KEYS, SPIN_SHARES_MAX)
+        return max(0.0, min(self._limits.lookup_spin_us * shares, self._spin_left_us))
 
     def _may_ask_again(self, state: RequestState, now: float, *, answered: bool) -> bool:
         if self._silent:

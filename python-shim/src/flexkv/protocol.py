@@ -286,6 +286,7 @@ class Lookup:
 
     TYPE: ClassVar[int] = TYPE_LOOKUP
     _S: ClassVar[struct.Struct] = struct.Struct("<QQIIIHH")
+    _WHOLE: ClassVar[struct.Struct] = struct.Struct("<IHHQQIIIHH")
     query_id: int
     request_id: int
     chain_blocks: int
@@ -294,12 +295,9 @@ class Lookup:
     group: int = 0
 
     def encode(self) -> bytes:
-        return _header(
-            self.TYPE,
-            self._S.pack(
-                self.query_id, self.request_id, self.chain_blocks, self.first_block,
-                self.max_blocks, self.group, 0,
-            ),
+        return self._WHOLE.pack(
+            self._WHOLE.size, self.TYPE, 0, self.query_id, self.request_id, self.chain_blocks,
+            self.first_block, self.max_blocks, self.group, 0,
         )  # fmt: skip
 
     @classmethod

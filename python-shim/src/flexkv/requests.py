@@ -59,6 +59,7 @@ class RequestState:
     saved: int = 0
     resident: int = 0
     query_id: int = 0
+    asked_keys: int = 0
     asked_at: float = 0.0
     answer: LookupAnswer | None = None
     answered_at: float = 0.0

@@ -13,7 +13,9 @@ engine's thread from then on.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import functools
 import mmap
 import os
 import struct
@@ -41,6 +43,14 @@ class Channel(Protocol):
 
     def write(self, records: Sequence[Encoded]) -> bool:
         """Hands over all records or none; ``False`` when there is no room for all of them."""
+
+    def ask(self, lookup: p.Lookup, hashes: Sequence[bytes], first: int) -> tuple[int, bool]:
+        """Hands over a chain's hashes from index ``first`` on, and the question behind the last.
+
+        Returns how many of ``hashes`` the sidecar has then, fewer than all where there is no room,
+        and whether the question went.  ``ValueError`` if the protocol does not carry their width,
+        or they have several.
+        """
 
     def drain(self) -> list[p.Record]:
         """Everything that has arrived; ``ProtocolError`` if the other side broke the format."""
@@ -104,11 +114,6 @@ class SessionFile:
                 f"epoch {boot_epoch:016x} session {session_id}: the sidecar maps another file"
             )
 
-    @property
-    def sleeping(self) -> bool:
-        """Whether the sidecar waits on its eventfd (it may just have been woken by another)."""
-        return self.halves[_SLEEPING] != 0
-
     def set_revoke(self, index: int, job_id: int) -> None:
         """Stores ``job_id`` in revoke word ``index`` (one 8-byte store)."""
         if not 0 <= index < self.layout.revoke_count:
@@ -147,13 +152,50 @@ def encode(record: p.Record) -> Encoded:
     return (head, record.hashes)
 
 
-class RingChannel:
-    """Both rings of a session file."""
+CHUNK_KEYS = 256
+"""Keys a record of ``ask``.  The sidecar copies one out of the ring and files its keys while we
+write the next; fewer keys a record cost more in records than they win."""
 
-    def __init__(self, file: SessionFile) -> None:
+_LOOKUP_BYTES = len(p.Lookup(0, 0, 0, 0, 0).encode())
+
+_HEADER = struct.Struct("<IHH")
+
+_ANSWER = struct.Struct("<QQQIIIIIIHH4x")
+_ANSWER_BYTES = _HEADER.size + _ANSWER.size
+"""Body and bytes of a ``LookupAnswer``, which is read in place."""
+
+
+def join_hashes(hashes: Sequence[bytes], width: int) -> bytes:
+    """All hashes as one; ``ValueError`` unless they are ``width`` bytes each, 16 to 64."""
+    joined = b"".join(hashes)
+    if len(joined) != len(hashes) * width or not p.MIN_HASH_BYTES <= width <= p.MAX_HASH_BYTES:
+        raise ValueError(
+            f"{len(hashes)} block hashes of {len(joined)} bytes, the first of {width}: must be all "
+            f"alike and of {p.MIN_HASH_BYTES} to {p.MAX_HASH_BYTES} (vLLM: sha256, xxhash)"
+        )
+    return joined
+
+
+@functools.lru_cache(maxsize=4)
+def whole_chunk(width: int) -> struct.Struct:
+    """An ``Extend`` of ``CHUNK_KEYS`` hashes: its fields written straight into the ring."""
+    if not p.MIN_HASH_BYTES <= width <= p.MAX_HASH_BYTES or CHUNK_KEYS * width & 7:
+        raise ValueError(f"block hashes of {width} bytes, must be 16 to 64 (vLLM: sha256, xxhash)")
+    return struct.Struct(_EXTEND.format + f"{width}s" * CHUNK_KEYS)
+
+
+class RingChannel:
+    """Both rings of a session file.
+
+    ``eventfd`` wakes a sidecar that sleeps; it stays the caller's to close.  -1: nobody to wake.
+    """
+
+    def __init__(self, file: SessionFile, eventfd: int = -1) -> None:
         self._file = file  # keeps the mapping alive
+        self._eventfd = eventfd
         self._bytes = file.bytes
         self._words = file.words
+        self._halves = file.halves
         self._out_base = file.to_server_offset
         self._out_capacity = file.layout.to_server_capacity
         self._out_tail = 0
@@ -166,11 +208,8 @@ class RingChannel:
         capacity = self._out_capacity
         base = self._out_base
         target = self._bytes
-        head = self._words[_TO_SERVER_HEAD]
         at = self._out_tail
-        if not 0 <= at - head <= capacity:
-            raise p.ProtocolError(f"head {head} of the ring to the sidecar, tail {at}")
-        limit = head + capacity
+        limit = self._head() + capacity
         for parts in records:
             need = (sum(map(len, parts)) + 7) & ~7
             offset = at & (capacity - 1)
@@ -189,9 +228,78 @@ class RingChannel:
                 target[to:end] = part
                 to = end
             at += need
-        self._out_tail = at
-        self._words[_TO_SERVER_TAIL] = at
+        self._out_tail = self._words[_TO_SERVER_TAIL] = at
+        self._wake()
         return True
+
+    def ask(self, lookup: p.Lookup, hashes: Sequence[bytes], first: int) -> tuple[int, bool]:
+        """See ``Channel``.  Each record of hashes is published as soon as it is written."""
+        total = len(hashes)
+        if first >= total:
+            return first, self.write([(lookup.encode(),)])
+        width = len(hashes[first])
+        capacity = self._out_capacity
+        limit = self._head() + capacity
+        begin = first
+        while first < total:
+            end = min(first + CHUNK_KEYS, total)
+            hashes_end = need = (_EXTEND.size + (end - first) * width + 7) & ~7
+            if end == total:
+                need += _LOOKUP_BYTES
+            at = self._out_tail
+            offset = at & (capacity - 1)
+            room = capacity - offset
+            to = self._out_base + offset
+            if need > room:
+                if at + room + need > limit:
+                    break
+                self._bytes[to : to + p.RECORD_HEADER_BYTES] = p.padding(room)
+                at += room
+                to = self._out_base
+            elif at + need > limit:
+                break
+            self._put_extend(to, lookup.request_id, first, hashes[first:end], width)
+            if end == total:
+                self._bytes[to + hashes_end : to + need] = lookup.encode()
+            self._out_tail = self._words[_TO_SERVER_TAIL] = at + need
+            if first == begin:
+                self._wake()
+            first = end
+        if first - begin > CHUNK_KEYS:
+            self._wake()
+        return first, first == total
+
+    def _put_extend(
+        self, to: int, request_id: int, first: int, hashes: Sequence[bytes], width: int
+    ) -> None:
+        """Writes one ``Extend`` at offset ``to``, where it has room."""
+        count = len(hashes)
+        size = _EXTEND.size + count * width
+        need = (size + 7) & ~7
+        fixed = (need, p.TYPE_EXTEND, 0, request_id, first, count, width, 0, 0, 0)
+        if count == CHUNK_KEYS and len(hashes[-1]) == width:
+            # A field would take a hash of another width too, and cut it or fill it up; vLLM makes
+            # all hashes by one function, so one look a record is enough.
+            whole_chunk(width).pack_into(self._bytes, to, *fixed, *hashes)
+            return
+        joined = join_hashes(hashes, width)
+        _EXTEND.pack_into(self._bytes, to, *fixed)
+        self._bytes[to + _EXTEND.size : to + size] = joined
+        self._bytes[to + size : to + need] = bytes(need - size)
+
+    def _head(self) -> int:
+        """How far the sidecar has read; ``ProtocolError`` if that cannot be."""
+        head = self._words[_TO_SERVER_HEAD]
+        if not 0 <= self._out_tail - head <= self._out_capacity:
+            raise p.ProtocolError(f"head {head} of the ring to the sidecar, tail {self._out_tail}")
+        return head
+
+    def _wake(self) -> None:
+        """After a tail was stored: a sidecar that sleeps has to be told."""
+        if self._halves[_SLEEPING] and self._eventfd >= 0:
+            # The records are out, whatever becomes of the wake-up: the sidecar looks soon anyway.
+            with contextlib.suppress(OSError):
+                os.eventfd_write(self._eventfd, 1)
 
     def pending(self) -> bool:
         """See ``Channel``."""
@@ -211,14 +319,17 @@ class RingChannel:
         while head != tail:
             offset = head & (capacity - 1)
             at = self._in_base + offset
-            length, record_type = p.record_header(source, at)
+            length, record_type, flags = _HEADER.unpack_from(source, at)
             need = (length + 7) & ~7
             if length < p.RECORD_HEADER_BYTES or need > min(capacity - offset, tail - head):
                 raise p.ProtocolError(
                     f"record type {record_type} of {length} bytes at offset {offset} of "
                     f"{capacity}, {tail - head} bytes published"
                 )
-            if record_type != p.TYPE_PADDING:
+            if record_type == p.TYPE_LOOKUP_ANSWER and length == _ANSWER_BYTES and not flags:
+                body = _ANSWER.unpack_from(source, at + p.RECORD_HEADER_BYTES)
+                records.append(p.LookupAnswer(*body))
+            elif record_type != p.TYPE_PADDING:
                 records.append(p.decode_record(bytes(source[at : at + length])))
             head += need
         self._in_head = head

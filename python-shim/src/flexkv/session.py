@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from flexkv import protocol as p
@@ -69,7 +69,6 @@ class Session:
         self._channel = channel
         self._eventfd = greeting.eventfd
         self._pidfd = pidfd
-        self._rings = hello.rings
         self._queue: deque[p.Record] = deque()
         self._over = False
         self._next_check_ns = 0
@@ -134,11 +133,21 @@ class Session:
         except (p.ProtocolError, OSError) as error:
             self._broken("cannot send", error)
             return False
-        if self._rings and self._file.sleeping:
-            # The records are out, whatever becomes of the wake-up: the sidecar looks soon anyway.
-            with contextlib.suppress(OSError):
-                os.eventfd_write(self._eventfd, 1)
         return True
+
+    def ask(self, lookup: p.Lookup, hashes: Sequence[bytes], first: int) -> tuple[int, bool]:
+        """Hands over ``hashes`` from index ``first`` on, and the question about them behind.
+
+        Returns how many of them the sidecar has then and whether the question went: no room, or
+        dead, where not.  ``ValueError`` for hashes that the protocol does not carry.
+        """
+        if self._over:
+            return first, False
+        try:
+            return self._channel.ask(lookup, hashes, first)
+        except (p.ProtocolError, OSError) as error:
+            self._broken("cannot send", error)
+            return first, False
 
     def poll(self) -> list[p.Record]:
         """Everything that has arrived and that no ``wait_for`` took, in order."""
@@ -159,17 +168,22 @@ class Session:
                 del self._queue[index]
                 return record
         deadline = time.monotonic_ns() + int(spin_us * 1000)
-        queue = self._queue
-        while not self._over:
-            seen = len(queue)
-            if self._receive():
-                for index in range(seen, len(queue)):
-                    if _fits(queue[index], wanted):
-                        record = queue[index]
-                        del queue[index]
-                        return record
-            if time.monotonic_ns() >= deadline:
-                return None
+        pending = self._channel.pending
+        try:
+            while not self._over:
+                if pending():
+                    arrived = self._channel.drain()
+                    for index, record in enumerate(arrived):
+                        if _fits(record, wanted):
+                            del arrived[index]
+                            if arrived:
+                                self._queue.extend(arrived)
+                            return record
+                    self._queue.extend(arrived)
+                if time.monotonic_ns() >= deadline:
+                    return None
+        except (p.ProtocolError, OSError) as error:
+            self._broken("cannot receive", error)
         return None
 
     def _receive(self) -> bool:
@@ -282,7 +296,9 @@ def open_session(path: str, hello: p.Hello, generations: GenerationTable | None)
         welcome = greeting.welcome
         file.check_written_by_sidecar(int(welcome.boot_epoch, 16), welcome.session_id)
         pidfd = _pidfd_of_peer(sock, welcome.server_pid)
-        channel: Channel = RingChannel(file) if hello.rings else FrameChannel(sock, greeting.rest)
+        channel: Channel = (
+            RingChannel(file, eventfd) if hello.rings else FrameChannel(sock, greeting.rest)
+        )
         sock.setblocking(False)
         return Session(sock, file, channel, greeting, pidfd, hello)
     except BaseException:

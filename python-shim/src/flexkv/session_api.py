@@ -6,9 +6,10 @@ delays and reorders on command.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from flexkv.protocol import Record
+from flexkv.protocol import Lookup, Record
 
 
 class Session(Protocol):
@@ -23,6 +24,13 @@ class Session(Protocol):
 
     def send(self, *records: Record) -> bool:
         """Publishes all of the records or none (ring full, or the session is dead)."""
+
+    def ask(self, lookup: Lookup, hashes: Sequence[bytes], first: int) -> tuple[int, bool]:
+        """Publishes ``hashes`` from index ``first`` on as far as there is room, then the question.
+
+        Returns how many of them the sidecar has then, and whether the question went.
+        ``ValueError`` for hashes whose widths the protocol does not carry.
+        """
 
     def poll(self) -> list[Record]:
         """What has arrived, in order."""

@@ -51,7 +51,8 @@ final class RequestChain {
   void append(int firstIndex, MemorySegment hashes, long offset, int hashBytes, int count) {
     int wanted = firstIndex + count;
     if (wanted > blocks && 2 * wanted > words.length) {
-      words = Arrays.copyOf(words, Math.max(2 * wanted, words.length + (words.length >> 1)));
+      // Doubled: a long chain comes in many records, each of a few keys.
+      words = Arrays.copyOf(words, Math.max(2 * wanted, 2 * words.length));
     }
     for (int block = blocks; block < wanted; block++) {
       long end = offset + (long) (block - firstIndex + 1) * hashBytes;

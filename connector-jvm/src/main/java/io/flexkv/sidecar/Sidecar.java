@@ -15,6 +15,7 @@ import io.flexkv.session.AddressLock;
 import io.flexkv.session.BootIdentity;
 import io.flexkv.session.CacheAgent;
 import io.flexkv.session.HostSlots;
+import io.flexkv.session.LookupWarmup;
 import io.flexkv.session.RendezvousServer;
 import io.flexkv.session.SessionControl;
 import io.flexkv.tier.HostPool;
@@ -118,6 +119,7 @@ final class Sidecar {
       sidecar.agentThread.start();
       sidecar.controlThread.start();
       sidecar.rendezvousThread.start();
+      LookupWarmup.start();
       LOG.info(
           "flexkv {} serves {}: {}, host tier {} bytes, set: {}",
           FlexKv.version(),
