@@ -167,6 +167,15 @@ class RealEngine:
             idle = idle + 1 if status["cache"]["save_jobs"] == 0 else 0  # type: ignore[index]
             time.sleep(0.02)  # the status may be older than the last plan
 
+    def wait_for_sessions(self, count: int, timeout_s: float = 10.0) -> None:
+        """Until the sidecar has seen the end of all but ``count`` sessions of engines."""
+        deadline = time.monotonic() + timeout_s
+        session = self.link.session()
+        assert session is not None
+        while session.control("status", {}, TIMEOUT_S)["clients"] != count:
+            assert time.monotonic() < deadline, "an ended session is still served"
+            time.sleep(0.005)
+
     def check_clean(self) -> None:
         assert not self.engine.requests
         assert self.engine.leaked() == 0
