@@ -13,7 +13,7 @@ import pytest
 from plain_instance import PlainInstance, random_hashes
 from real_sidecar import missing, settings
 
-from flexkv import launcher
+from flexkv import cli, launcher
 from flexkv import protocol as p
 from flexkv.client import Link
 from flexkv.config import Settings
@@ -131,6 +131,39 @@ def test_status_counts_sessions(real: Settings) -> None:
     session = start(real)
     assert session.control("ping", {}, 2) == {}
     assert session.control("status", {}, 2)
+
+
+def test_set_changes_policy_and_log_level_of_the_running_sidecar(
+    real: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = start(real)
+    log = Path(session.welcome.log_file)
+    at = ["--address", real.server_recv_port]
+    assert cli.main(["set", *at, "eviction_policy=SLRU", "log_level=error"]) == 0
+    said = capsys.readouterr().out
+    assert "eviction_policy=slru\n" in said
+    assert "log_level=ERROR\n" in said
+    before = log.read_text()
+    assert cli.main(["set", *at, "evict_ratio=0.05"]) == 0
+    assert log.read_text() == before  # what is INFO is not logged any more
+    assert "evict_ratio=0.05\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("eviction_policy=best", "set eviction_policy is 'best', must be lru, lfu, slru, fifo"),
+        ("eviction_polcy=lru", "unknown key 'eviction_polcy'; did you mean 'eviction_policy'?"),
+        ("cpu_cache_gb=3", "cpu_cache_gb cannot be changed while the sidecar runs; log_level and"),
+    ],
+)
+def test_set_says_what_it_cannot_do(
+    real: Settings, capsys: pytest.CaptureFixture[str], change: str, said: str
+) -> None:
+    start(real)
+    at = ["--address", real.server_recv_port]
+    assert cli.main(["set", *at, change]) == 1
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("way", ["kill", "term"])

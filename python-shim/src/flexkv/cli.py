@@ -1,4 +1,4 @@
-"""The command ``flexkv``: serve, status, doctor, config."""
+"""The command ``flexkv``: serve, status, set, doctor, config."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from flexkv.config import Settings
 from flexkv.config_file import CONFIG_PATH_ENV
 from flexkv.errors import FlexKVError
 from flexkv.log import setup_logging
-from flexkv.options import OPTIONS
+from flexkv.options import BY_KEY, OPTIONS
 from flexkv.session import open_session
 from flexkv.version import __version__
 
-STATUS_TIMEOUT_S = 2.0
+CONTROL_TIMEOUT_S = 4.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     add("serve", serve, "run the sidecar in the foreground until it is stopped; further options "
         "are the sidecar's own (--cpu-cache-gb 32, ...: docs/configuration.md)")  # fmt: skip
     add("status", status, "what the sidecar at the address is doing, as JSON")
+    change = add("set", set_options, "change options of the running sidecar: log_level, "
+                 "eviction_policy and its thresholds")  # fmt: skip
+    change.add_argument("changes", nargs="+", metavar="NAME=VALUE")
     add("doctor", run_doctor, "check this machine and say what to do")
     add("config", config, "the effective settings and where each comes from")
     return parser
@@ -77,16 +80,33 @@ def serve(settings: Settings, arguments: argparse.Namespace) -> int:
     os.execve(argv[0], argv, env)
 
 
-def status(settings: Settings, _: argparse.Namespace) -> int:
-    """The control plane's ``status``; never starts a sidecar."""
+def ask(settings: Settings, op: str, args: dict[str, Any]) -> dict[str, Any]:
+    """The running sidecar's answer over the control plane; never starts one."""
     hello = p.Hello(role=p.ROLE_TOOL, pid=0, build=__version__)
     session = open_session(settings.socket_path, hello, None)
     try:
-        answer = session.control("status", {}, STATUS_TIMEOUT_S)
+        answer = session.control(op, args, CONTROL_TIMEOUT_S)
     finally:
         session.close()
-    shown = {"pid": session.server_pid, "log_file": session.welcome.log_file, **answer}
-    sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+    return {"pid": session.server_pid, "log_file": session.welcome.log_file, **answer}
+
+
+def status(settings: Settings, _: argparse.Namespace) -> int:
+    """The control plane's ``status``."""
+    sys.stdout.write(json.dumps(ask(settings, "status", {}), indent=2) + "\n")
+    return 0
+
+
+def set_options(settings: Settings, arguments: argparse.Namespace) -> int:
+    """The control plane's ``set``; prints what counts now."""
+    changes = dict(text.partition("=")[::2] for text in arguments.changes)
+    answer = ask(
+        settings, "set", {BY_KEY[n].name if n in BY_KEY else n: v for n, v in changes.items()}
+    )
+    for name in ("pid", "log_file"):
+        answer.pop(name)
+    for name, value in answer.items():
+        sys.stdout.write(f"{name}={value}\n")
     return 0
 
 

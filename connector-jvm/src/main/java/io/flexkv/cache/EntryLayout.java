@@ -55,6 +55,11 @@ final class EntryLayout {
   static final int NEWER = 12;
   static final int LISTED = 13;
 
+  /** What a policy with a heap keeps in the same two fields. */
+  static final int HEAP_PLACE = OLDER;
+
+  static final int HITS = NEWER;
+
   static final int INTS = 14;
 
   /** Some parts are not in. */

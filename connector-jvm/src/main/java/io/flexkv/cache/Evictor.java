@@ -2,8 +2,14 @@ package io.flexkv.cache;
 
 import static io.flexkv.cache.BlockIndex.NONE;
 
+import org.jspecify.annotations.Nullable;
+
 /**
  * Finds a slot for a block, at the cost of older ones if it must.
+ *
+ * <p>As in the original, a plan may have to evict more than it needs: down to {@code
+ * evict_start_threshold}, and {@code evict_ratio} of the tier at least. Unlike there, it is done in
+ * bounded portions, by this plan, the ticks after it and later plans.
  *
  * <p>Victims of the same size come first: each makes exactly the room that is needed. If there is
  * none, blocks of other sizes go, because the pool gives memory to sizes in whole extents and gets
@@ -17,19 +23,72 @@ final class Evictor {
   private final Namespaces namespaces;
   private final BlockTree tree;
   private final SlotPool pool;
+
+  /** Blocks that one plan or one tick evicts beyond what is needed: lookups wait meanwhile. */
+  private static final int AHEAD_MAX = 1024;
+
   private final int foreignVictimsMax;
+  private EvictionSettings settings;
   private int foreignVictims;
 
-  Evictor(Namespaces namespaces, BlockTree tree, SlotPool pool, int foreignVictimsMax) {
+  /** Bytes still to be evicted ahead of need, and the policy that owes them. */
+  private long owedBytes;
+
+  private @Nullable Namespace debtor;
+
+  Evictor(
+      Namespaces namespaces,
+      BlockTree tree,
+      SlotPool pool,
+      int foreignVictimsMax,
+      EvictionSettings settings) {
     this.namespaces = namespaces;
     this.tree = tree;
     this.pool = pool;
     this.foreignVictimsMax = foreignVictimsMax;
+    this.settings = settings;
   }
 
-  /** A new plan begins: it may evict blocks of other sizes up to the bound. */
-  void begin() {
+  /** From now on these thresholds count. */
+  void use(EvictionSettings changed) {
+    settings = changed;
+    owedBytes = 0;
+    debtor = null;
+  }
+
+  /**
+   * A new plan begins: it may evict blocks of other sizes up to the bound. Where the settings want
+   * more evicted than what is needed, that begins here.
+   */
+  void begin(Namespace namespace, int blocks) {
     foreignVictims = 0;
+    if (settings.ratio() == 0 && settings.startThreshold() == 1) {
+      return;
+    }
+    long total = pool.capacityBytes();
+    long free = total - pool.usedBytes();
+    long lacking = namespace.slotBytes() * blocks - free;
+    if (lacking > 0 || total - free >= total * settings.startThreshold()) {
+      long wantedFree = (long) (total * (1 - settings.startThreshold()));
+      long share = (long) (total * settings.ratio());
+      owedBytes = Math.max(Math.max(lacking, wantedFree - free), share);
+      debtor = namespace;
+      workOff();
+    }
+  }
+
+  /** Evicts a bounded part of what the settings want evicted ahead of need. */
+  void workOff() {
+    Namespace owing = debtor;
+    for (int i = 0; owing != null && owedBytes > 0 && i < AHEAD_MAX; i++) {
+      int victim = owing.policy().victim();
+      if (victim == NONE) {
+        owedBytes = 0;
+        break;
+      }
+      tree.evict(victim);
+      owedBytes -= owing.slotBytes();
+    }
   }
 
   /** A slot for a block of this namespace, or {@link SlotAllocator#FULL}. */

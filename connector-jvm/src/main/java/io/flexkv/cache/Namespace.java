@@ -12,7 +12,7 @@ final class Namespace {
   private final long digestLo;
   private final long[] partBytes;
   private final long slotBytes;
-  private final EvictionPolicy policy;
+  private EvictionPolicy policy;
   private final @Nullable KeySalt[] salts;
   private int generation;
 
@@ -54,6 +54,10 @@ final class Namespace {
 
   EvictionPolicy policy() {
     return policy;
+  }
+
+  void usePolicy(EvictionPolicy changed) {
+    policy = changed;
   }
 
   int generation() {

@@ -1,7 +1,20 @@
 package io.flexkv.cache;
 
+import static io.flexkv.cache.BlockIndex.NONE;
+import static io.flexkv.cache.EntryLayout.FIRST_CHILD;
+import static io.flexkv.cache.EntryLayout.LISTED;
+import static io.flexkv.cache.EntryLayout.NAMESPACE;
+import static io.flexkv.cache.EntryLayout.NEWER;
+import static io.flexkv.cache.EntryLayout.NEXT_SIBLING;
+import static io.flexkv.cache.EntryLayout.OLDER;
+import static io.flexkv.cache.EntryLayout.PARENT;
+import static io.flexkv.cache.EntryLayout.READY;
+import static io.flexkv.cache.EntryLayout.RECENCY;
+import static io.flexkv.cache.EntryLayout.STATE;
+
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -13,7 +26,7 @@ final class Namespaces {
   private record Digest(long hi, long lo) {}
 
   private final CacheConfig config;
-  private final Supplier<EvictionPolicy> newPolicy;
+  private Supplier<EvictionPolicy> newPolicy;
   private final List<Namespace> byHandle = new ArrayList<>();
   private final Map<Digest, Namespace> byDigest = new LinkedHashMap<>();
   private final Map<Long, EvictionPolicy> policies = new LinkedHashMap<>();
@@ -51,6 +64,42 @@ final class Namespaces {
     byHandle.add(opened);
     byDigest.put(digest, opened);
     return opened;
+  }
+
+  /** Gives every slot size a new policy and tells it of the blocks, the least recent first. */
+  void replacePolicies(BlockIndex index, Supplier<EvictionPolicy> changed) {
+    newPolicy = changed;
+    policies.clear();
+    List<Integer> servable = new ArrayList<>();
+    for (Namespace namespace : byHandle) {
+      namespace.usePolicy(
+          policies.computeIfAbsent(namespace.slotBytes(), bytes -> newPolicy.get()));
+      collect(index, namespace.firstRoot, servable);
+    }
+    servable.sort(Comparator.comparingLong(entry -> index.getLong(entry, RECENCY)));
+    for (int entry : servable) {
+      index.setInt(entry, OLDER, NONE);
+      index.setInt(entry, NEWER, NONE);
+      index.setInt(entry, LISTED, 0);
+      require(index.getInt(entry, NAMESPACE)).policy().add(entry);
+    }
+  }
+
+  /** The servable entries of a list of siblings and below; the links are the stack. */
+  private static void collect(BlockIndex index, int first, List<Integer> servable) {
+    int node = first;
+    while (node != NONE) {
+      int next = NONE;
+      if (index.getInt(node, STATE) == READY) {
+        servable.add(node);
+        next = index.getInt(node, FIRST_CHILD);
+      }
+      while (next == NONE && node != NONE) {
+        next = index.getInt(node, NEXT_SIBLING);
+        node = index.getInt(node, PARENT);
+      }
+      node = next;
+    }
   }
 
   /** The namespace of a handle, or null. */

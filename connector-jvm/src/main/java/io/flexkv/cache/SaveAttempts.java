@@ -83,7 +83,7 @@ final class SaveAttempts {
     int reference = attempts.reserve();
     int placed = 0;
     int above = parent;
-    evictor.begin();
+    evictor.begin(plan.namespace, wanted);
     while (placed < wanted) {
       int block = plan.firstBlock + skipped + placed;
       if (tree.find(key(plan, block)) != NONE) {

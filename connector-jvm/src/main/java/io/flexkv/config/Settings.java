@@ -156,6 +156,32 @@ public final class Settings {
     return found;
   }
 
+  /**
+   * These settings with some options changed.
+   *
+   * @param changes values as text, by option name
+   * @param source where they come from, for messages
+   */
+  public Settings with(Map<String, String> changes, String source) throws ConfigException {
+    Map<String, String> changed = new LinkedHashMap<>(values);
+    Map<String, String> from = new LinkedHashMap<>(sources);
+    for (Map.Entry<String, String> change : changes.entrySet()) {
+      Option option = Options.BY_NAME.get(change.getKey());
+      if (option == null) {
+        throw new ConfigException(
+            "%s has an unknown key '%s'%s"
+                .formatted(
+                    source,
+                    change.getKey(),
+                    Nearest.words(change.getKey(), Options.BY_KEY.keySet())));
+      }
+      String where = source + " " + option.name();
+      changed.put(option.name(), Loading.checked(option, change.getValue(), where));
+      from.put(option.name(), where);
+    }
+    return new Settings(changed, from, List.of());
+  }
+
   public String text(Option option) {
     String value = values.get(option.name());
     if (value == null) {

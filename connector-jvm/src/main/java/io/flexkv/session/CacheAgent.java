@@ -3,6 +3,7 @@ package io.flexkv.session;
 import io.flexkv.cache.CacheConfig;
 import io.flexkv.cache.CacheCore;
 import io.flexkv.cache.CacheStats;
+import io.flexkv.cache.EvictionSettings;
 import io.flexkv.ffm.EventFd;
 import io.flexkv.ffm.PollSet;
 import io.flexkv.protocol.Protocol;
@@ -97,6 +98,11 @@ public final class CacheAgent implements Runnable {
   }
 
   // ------------------------------------------------------------------ cache thread
+
+  /** How room is made from now on; also before the thread has begun. */
+  public void setEviction(EvictionSettings eviction) {
+    core.setEviction(eviction);
+  }
 
   Directory directory() {
     return directory;

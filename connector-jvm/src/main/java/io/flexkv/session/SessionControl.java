@@ -2,6 +2,7 @@ package io.flexkv.session;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.flexkv.cache.EvictionSettings;
 import io.flexkv.device.AllocationHandle;
 import io.flexkv.device.DeviceException;
 import io.flexkv.device.DeviceMemory;
@@ -193,6 +194,16 @@ public final class SessionControl {
   /** {@code status}: sessions, instances, counters. */
   public JsonNode status() throws RequestException {
     return inbox.call(() -> StatusView.of(agent), CALL_MILLIS);
+  }
+
+  /** Makes room in another way from now on. */
+  public void setEviction(EvictionSettings eviction) throws RequestException {
+    inbox.call(
+        () -> {
+          agent.setEviction(eviction);
+          return true;
+        },
+        CALL_MILLIS);
   }
 
   private Session worker(JsonNode args) throws RequestException {

@@ -44,6 +44,12 @@ final class LogSetup {
     }
   }
 
+  /** Changes what is logged from now on. */
+  static void setLevel(String level) {
+    LoggerContext context = (LoggerContext) LoggerFactory.getILoggerFactory();
+    context.getLogger(Logger.ROOT_LOGGER_NAME).setLevel(level(level));
+  }
+
   /** No logging: for commands whose output somebody reads. */
   static void silence() {
     LoggerContext context = (LoggerContext) LoggerFactory.getILoggerFactory();

@@ -63,7 +63,9 @@ final class Sidecar {
         CacheConfig.defaults().withTimes(settings.nanos(Options.LEASE_TTL_S), plan, plan);
     agent = new CacheAgent(identity, slots, limits, settings.integer(Options.SPIN_US) * 1000);
     devices = new Devices(pool.segments(), CudaCopyPath.AUTO);
+    agent.setEviction(Tuning.eviction(settings));
     SessionControl sessions = new SessionControl(agent, devices::open);
+    Tuning tuning = new Tuning(settings, sessions::setEviction);
     control = new ControlServer(identity.controlToken());
     control
         .on("ping", args -> JSON.createObjectNode())
@@ -72,6 +74,7 @@ final class Sidecar {
         .on("prove_write", sessions::proveWrite)
         .on("confirm", sessions::confirm)
         .on("status", args -> status(sessions))
+        .on("set", tuning::set)
         .on("stop", args -> stopByRequest());
     rendezvous =
         RendezvousServer.create(

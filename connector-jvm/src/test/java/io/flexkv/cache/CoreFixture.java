@@ -25,9 +25,13 @@ final class CoreFixture {
   }
 
   CoreFixture(int capacityBlocks, int parts, CacheConfig config) {
+    this(capacityBlocks, parts, config, EvictionSettings.DEFAULT);
+  }
+
+  CoreFixture(int capacityBlocks, int parts, CacheConfig config, EvictionSettings eviction) {
     this.parts = parts;
     slots = new FakeSlots((long) capacityBlocks * parts * 10);
-    core = new CacheCore(config, slots, effects, () -> now, 42);
+    core = new CacheCore(config, eviction, slots, effects, () -> now, 42);
     namespace = core.openNamespace(7, 7, parts, sizes(parts, 10));
     core.openInstance(ENGINE, namespace);
   }

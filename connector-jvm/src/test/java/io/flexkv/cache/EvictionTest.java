@@ -7,6 +7,7 @@ import static io.flexkv.cache.CoreFixture.hashes;
 import static io.flexkv.cache.CoreFixture.ok;
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.flexkv.cache.EvictionSettings.Policy;
 import io.flexkv.cache.RecordedEffects.Evicted;
 import io.flexkv.cache.RecordedEffects.SaveDone;
 import org.junit.jupiter.api.Test;
@@ -111,6 +112,65 @@ class EvictionTest {
     save(core, 2, 2, 4);
     assertThat(effects.evicted).hasSize(6);
     assertThat(core.stats().readyBlocks()).as("6 small ones, 2 of the other size").isEqualTo(8);
+  }
+
+  @Test
+  void planSave_evictRatio_evictsThatShareAtOnce() {
+    CoreFixture f = with(new EvictionSettings(Policy.LRU, 0, 2, 1, 0.5));
+    f.cached(1, 4);
+    f.cached(2, 4);
+    assertThat(f.effects.evicted).isEmpty();
+    f.cached(3, 1);
+    assertThat(f.effects.evicted).hasSize(4);
+    assertThat(f.servable(2, 4)).isEqualTo(4);
+  }
+
+  @Test
+  void planSave_startThresholdReached_evictsDownToIt() {
+    CoreFixture f = with(new EvictionSettings(Policy.LRU, 0, 2, 0.5, 0));
+    f.cached(1, 5);
+    assertThat(f.effects.evicted).as("half was not in use before").isEmpty();
+    f.cached(2, 1);
+    assertThat(f.effects.evicted).as("from 5 of 8 to 4").hasSize(1);
+  }
+
+  @Test
+  void planSave_muchToEvictAhead_isDoneInPortionsByTicks() {
+    CoreFixture f =
+        new CoreFixture(
+            4000, 1, CacheConfig.defaults(), new EvictionSettings(Policy.LRU, 0, 2, 1, 1));
+    f.cached(1, 4000);
+    f.cached(2, 1);
+    assertThat(f.effects.evicted).hasSize(1024);
+    f.core.tick();
+    assertThat(f.effects.evicted).hasSize(2048);
+    f.core.tick();
+    f.core.tick();
+    f.core.tick();
+    assertThat(f.effects.evicted).as("all there was, and no more").hasSize(4000);
+  }
+
+  @Test
+  void setEviction_otherPolicy_victimsAreItsOwnAndPinnedBlocksStay() {
+    f.cached(1, 4);
+    f.cached(2, 4);
+    f.extend(9, 1, 4);
+    f.core.lookup(ENGINE, 9, 0, 0, 4);
+    f.core.setEviction(new EvictionSettings(Policy.MRU, 0, 2, 1, 0));
+    f.cached(3, 2);
+    assertThat(f.effects.evicted.stream().map(Evicted::hash))
+        .as("most recent first, but 1 has a lease")
+        .containsExactly(hash(2, 3), hash(2, 2));
+    f.core.setEviction(EvictionSettings.DEFAULT);
+    f.core.endRequest(ENGINE, 9);
+    f.cached(4, 4);
+    assertThat(f.effects.evicted.stream().skip(2).map(Evicted::hash))
+        .as("the order of use was kept")
+        .containsExactly(hash(2, 1), hash(2, 0), hash(1, 3), hash(1, 2));
+  }
+
+  private static CoreFixture with(EvictionSettings eviction) {
+    return new CoreFixture(8, 1, CacheConfig.defaults(), eviction);
   }
 
   private void save(CacheCore core, int instance, long chain, int count) {

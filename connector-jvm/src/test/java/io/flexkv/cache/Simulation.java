@@ -39,13 +39,23 @@ final class Simulation implements CacheEffects {
     boolean extents = random.nextBoolean();
     long capacity = extents ? 48L * (3 + random.nextInt(4)) : 60L + random.nextInt(200);
     slots = new SimSlots(new FakeSlots(capacity, extents ? 48 : 0), mover::touches);
-    core = new CacheCore(CONFIG, slots, this, () -> now, seed);
+    core = new CacheCore(CONFIG, anyEviction(), slots, this, () -> now, seed);
     int parts = 1 + random.nextInt(4);
     spaces.add(space(parts, parts, 4));
     spaces.add(space(2, 1, 6));
     for (int id = 0; id < 4; id++) {
       engines.add(new SimEngine(this, id, spaces.get(id == 3 ? 1 : 0)));
     }
+  }
+
+  private EvictionSettings anyEviction() {
+    EvictionSettings.Policy[] policies = EvictionSettings.Policy.values();
+    return new EvictionSettings(
+        policies[random.nextInt(policies.length)],
+        random.nextBoolean() ? 0 : random.nextLong(SECOND),
+        1 + random.nextInt(3),
+        random.nextBoolean() ? 1 : random.nextDouble(),
+        random.nextBoolean() ? 0 : random.nextDouble());
   }
 
   private SimSpace space(int ranks, int saveParts, long bytes) {
@@ -82,6 +92,9 @@ final class Simulation implements CacheEffects {
     } else if (draw < 988) {
       now += random.nextInt(10) == 0 ? random.nextLong(70 * SECOND) : random.nextLong(SECOND);
       core.tick();
+      if (random.nextInt(8) == 0) {
+        core.setEviction(anyEviction());
+      }
       revokeSome();
     } else if (draw < 991) {
       rankDies(engines.get(random.nextInt(engines.size())));

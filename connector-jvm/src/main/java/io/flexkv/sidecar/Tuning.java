@@ -1,0 +1,90 @@
+package io.flexkv.sidecar;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.flexkv.cache.EvictionSettings;
+import io.flexkv.config.ConfigException;
+import io.flexkv.config.Option;
+import io.flexkv.config.Options;
+import io.flexkv.config.Settings;
+import io.flexkv.protocol.RequestException;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * What may be changed while the sidecar runs: {@code set} of the control plane. Its thread only.
+ */
+final class Tuning {
+  private static final Logger LOG = LoggerFactory.getLogger(Tuning.class);
+  private static final ObjectMapper JSON = new ObjectMapper();
+  private static final List<Option> EVICTION =
+      List.of(
+          Options.EVICTION_POLICY,
+          Options.EVICT_RATIO,
+          Options.EVICT_START_THRESHOLD,
+          Options.HIT_REWARD_SECONDS,
+          Options.SLRU_PROTECTED_THRESHOLD);
+
+  /** Takes eviction settings to the cache thread. */
+  @FunctionalInterface
+  interface EvictionSink {
+    void accept(EvictionSettings eviction) throws RequestException;
+  }
+
+  private final EvictionSink sink;
+  private Settings settings;
+
+  Tuning(Settings settings, EvictionSink sink) {
+    this.settings = settings;
+    this.sink = sink;
+  }
+
+  /** The eviction that options ask for. */
+  static EvictionSettings eviction(Settings settings) {
+    return new EvictionSettings(
+        EvictionSettings.Policy.named(settings.text(Options.EVICTION_POLICY)),
+        (long) (settings.number(Options.HIT_REWARD_SECONDS) * TimeUnit.SECONDS.toNanos(1)),
+        (int) settings.integer(Options.SLRU_PROTECTED_THRESHOLD),
+        settings.number(Options.EVICT_START_THRESHOLD),
+        settings.number(Options.EVICT_RATIO));
+  }
+
+  /** {@code set}: all of the given options or none; answers what counts now. */
+  JsonNode set(JsonNode args) throws RequestException {
+    Map<String, String> changes = new LinkedHashMap<>();
+    args.properties().forEach(entry -> changes.put(entry.getKey(), entry.getValue().asText()));
+    Settings changed;
+    try {
+      changed = settings.with(changes, "set");
+    } catch (ConfigException e) {
+      throw new RequestException("refused", String.valueOf(e.getMessage()));
+    }
+    for (String name : changes.keySet()) {
+      if (!name.equals(Options.LOG_LEVEL.name()) && !isEviction(name)) {
+        throw new RequestException(
+            "refused",
+            "%s cannot be changed while the sidecar runs; log_level and %s can"
+                .formatted(name, String.join(", ", EVICTION.stream().map(Option::name).toList())));
+      }
+    }
+    if (changes.keySet().stream().anyMatch(Tuning::isEviction)) {
+      sink.accept(eviction(changed));
+    }
+    LogSetup.setLevel(changed.text(Options.LOG_LEVEL));
+    settings = changed;
+    LOG.info("changed by a client: {}", changes);
+    ObjectNode now = JSON.createObjectNode();
+    now.put(Options.LOG_LEVEL.name(), changed.text(Options.LOG_LEVEL));
+    EVICTION.forEach(option -> now.put(option.name(), changed.text(option)));
+    return now;
+  }
+
+  private static boolean isEviction(String name) {
+    return EVICTION.stream().anyMatch(option -> option.name().equals(name));
+  }
+}

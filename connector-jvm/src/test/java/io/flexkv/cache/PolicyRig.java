@@ -1,0 +1,64 @@
+package io.flexkv.cache;
+
+import static io.flexkv.cache.BlockIndex.NONE;
+import static io.flexkv.cache.EntryLayout.CHILDREN;
+import static io.flexkv.cache.EntryLayout.PARENT;
+import static io.flexkv.cache.EntryLayout.PINS;
+import static io.flexkv.cache.EntryLayout.READY;
+import static io.flexkv.cache.EntryLayout.STATE;
+
+/** An index and a policy that is told what BlockTree tells it, without plans, slots and leases. */
+final class PolicyRig {
+  final BlockIndex index = new HeapBlockIndex(3);
+  final EvictionPolicy policy;
+  long now = 1_000;
+  private long nextKey = 1;
+
+  PolicyRig(EvictionSettings settings) {
+    policy =
+        settings.create(
+            index, entry -> BlockTree.evictable(index, entry), new LruPolicy.Ticks(), () -> now);
+  }
+
+  /** A new servable block under a parent, or NONE. */
+  int add(int parent) {
+    int entry = index.insert(nextKey, nextKey++);
+    index.setInt(entry, PARENT, parent);
+    index.setInt(entry, STATE, READY);
+    if (parent != NONE) {
+      index.setInt(parent, CHILDREN, index.getInt(parent, CHILDREN) + 1);
+    }
+    policy.add(entry);
+    return entry;
+  }
+
+  void pin(int entry) {
+    index.setInt(entry, PINS, index.getInt(entry, PINS) + 1);
+  }
+
+  void unpin(int entry) {
+    int pins = index.getInt(entry, PINS) - 1;
+    index.setInt(entry, PINS, pins);
+    if (pins == 0) {
+      policy.released(entry);
+    }
+  }
+
+  boolean isLeaf(int entry) {
+    return index.getInt(entry, CHILDREN) == 0;
+  }
+
+  /** A leaf goes. */
+  void remove(int entry) {
+    int parent = index.getInt(entry, PARENT);
+    if (parent != NONE) {
+      int children = index.getInt(parent, CHILDREN) - 1;
+      index.setInt(parent, CHILDREN, children);
+      if (children == 0) {
+        policy.inherit(parent, entry);
+      }
+    }
+    policy.remove(entry);
+    index.remove(entry);
+  }
+}
