@@ -116,7 +116,7 @@ def test_put_launched_with_slots_for_the_whole_prefix_saves_the_rest(fleet: Flee
     fleet.check(tokens, [10, 11, 12])
 
 
-def test_put_less_than_ablock_is_nothing(fleet: Fleet) -> None:
+def test_put_less_than_a_block_is_nothing(fleet: Fleet) -> None:
     task = fleet.manager.put_async(torch.arange(8), fleet.slots([0])[:8])
     answer = fleet.manager.wait([task])[task]
     assert answer.status is SUCCESS
@@ -226,7 +226,7 @@ def test_launch_wrong_is_named_and_starts_nothing(fleet: Fleet, address: str) ->
     fleet.check(tokens, [3, 4])
 
 
-def test_get_into_ablock_that_aput_still_reads_caches_nothing_wrong(fleet: Fleet) -> None:
+def test_get_into_a_block_that_a_put_still_reads_caches_nothing_wrong(fleet: Fleet) -> None:
     """The put's block is no longer what it was: it is dropped, not saved with mixed bytes."""
     old, new = [1] * SIZE, [2] * SIZE
     put(fleet, new, [0])
@@ -278,7 +278,7 @@ def test_tasks_never_launched_are_bounded(fleet: Fleet, monkeypatch: pytest.Monk
 
 
 # ---------------------------------------------------------------------- clients and ranks
-def test_ranks_in_any_order_and_alate_manager(address: str) -> None:
+def test_ranks_in_any_order_and_a_late_manager(address: str) -> None:
     """The ranks may come first; the manager is ready when the last of them is there."""
     shape = Shape("kv-first", kv_heads=8, tp=2)
     layout = shape.layout(16)
@@ -312,7 +312,7 @@ def test_ranks_in_any_order_and_alate_manager(address: str) -> None:
         other.close()
 
 
-def test_own_register_port_is_alink_to_the_sidecar(address: str, tmp_path: Path) -> None:
+def test_own_register_port_is_a_link_to_the_sidecar(address: str, tmp_path: Path) -> None:
     shape = Shape("kv-first")
     port = f"ipc:///tmp/fxkv-{uuid.uuid4().hex[:8]}"
     manager = KVManager(shape.model("own-port"), CacheConfig(), gpu_register_port=port)
