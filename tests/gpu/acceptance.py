@@ -265,7 +265,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     per_token = kv_bytes_per_token(args.shape, 4 if tiny else 2)
     tight_count = 12 if tiny else 32
     # Together they take 95 % of the blocks; every answer then grows by more than is left.
-    tight_tokens = int(0.95 * kv_bytes / per_token / tight_count)
+    # `kv_bytes` is a rank's share, and each rank holds its share of the heads.
+    tight_tokens = int(0.95 * kv_bytes * args.tensor_parallel / per_token / tight_count)
     return Plan(
         shape=args.shape, lengths=lengths, outputs=args.outputs or (8 if tiny else 16),
         tight_tokens=tight_tokens, tight_outputs=max(64, tight_tokens // 10),

@@ -70,7 +70,7 @@ class TestConnectors:
 def arguments(**changed: Any) -> argparse.Namespace:
     values: dict[str, Any] = dict(
         seed=5, shape="8b", shortest=2048, longest=30000, prompts=0, outputs=0, kv_gib=10.0,
-        cpu_cache_gb=0.0, kills=2,
+        cpu_cache_gb=0.0, kills=2, tensor_parallel=1,
     )  # fmt: skip
     return argparse.Namespace(**{**values, **changed})
 
@@ -83,10 +83,11 @@ class TestAcceptancePlan:
         # Log-uniform: about half of them below the geometric mean.
         assert 8 <= sum(n < (2048 * 30000) ** 0.5 for n in lengths) <= 24
 
+    @pytest.mark.parametrize("ranks", [1, 2])
     @pytest.mark.parametrize("shape", sorted(SHAPES))
-    def test_tight_prompts_fit_but_their_answers_do_not(self, shape: str) -> None:
-        plan = acceptance.make_plan(arguments(shape=shape))
-        room = plan.kv_bytes / kv_bytes_per_token(shape, 4 if shape == "tiny" else 2)
+    def test_tight_prompts_fit_but_their_answers_do_not(self, shape: str, ranks: int) -> None:
+        plan = acceptance.make_plan(arguments(shape=shape, tensor_parallel=ranks))
+        room = ranks * plan.kv_bytes / kv_bytes_per_token(shape, 4 if shape == "tiny" else 2)
         assert plan.tight_count * plan.tight_tokens < room
         assert plan.tight_count * (plan.tight_tokens + plan.tight_outputs) > 1.02 * room
 
