@@ -192,3 +192,14 @@ class TestReport:
     def test_page_of_the_committed_records_is_the_committed_page(self) -> None:
         committed = (report.FOLDER / "README.md").read_text()
         assert report.page() == committed
+
+    def test_missed_bar_without_a_reason_does_not_pass(self) -> None:
+        without = [
+            (file, row["name"])
+            for file, row in report.missed(report.read())
+            if not report.reason(file, row["name"])
+        ]
+        assert without == []
+
+    def test_every_record_file_is_on_the_page(self) -> None:
+        assert {path.stem for path in report.FOLDER.glob("*.json")} == set(report.RUNS)
