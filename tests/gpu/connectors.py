@@ -70,7 +70,7 @@ def sidecar(cpu_gb: float) -> Sidecar:
 def pinned(sidecar: Sidecar) -> bool:
     """Whether the whole pool has its pages and, where there is a GPU, is registered with it."""
     pool = sidecar.status()["pool"]
-    return bool(pool["finished"]) and (not has_gpu() or pool["pinned"] >= pool["of"])
+    return bool(pool["finished"]) and (not has_gpu() or pool["pinned"] >= 0.99 * pool["of"])
 
 
 def wait_pinned(sidecar: Sidecar, timeout_s: float) -> bool:

@@ -96,7 +96,7 @@ class Pairs:
                 engine.call(_CALL_S, tasks.timed, self.prompt(600))
                 self.engines[mode] = engine
                 if mode == "flexkv":
-                    say(f"pool pinned: {connectors.wait_pinned(self.sidecar, 60)}")
+                    say(f"pool pinned: {connectors.wait_pinned(self.sidecar, 30)}")
             except (RemoteError, TimeoutError) as error:
                 self._failed(mode, error)
 
