@@ -174,13 +174,12 @@ class Pairs:
                         cached=timed.served.cached, link_ms=link_ms[-1],
                     )  # fmt: skip
                     (hit_ms if external else engine_ms)[mode].append(timed.ttft_ms)
-                    if mode == "flexkv" and external and not prefill:
-                        self.tracer.collect(timed, tokens)
+                    if mode == "flexkv" and external:
+                        self.tracer.collect(timed)
         self._report(what, tokens, engine_ms, hit_ms, link_ms, prefill)
         self.results.add(f"{what}: hits that were not whole", partial, "hits", bar=0,
                          met=partial == 0)  # fmt: skip
-        if not prefill:
-            self.tracer.report(self.results, tokens, statistics.median(link_ms))
+        self.tracer.report(self.results, what, statistics.median(link_ms))
 
     def _report(
         self, what: str, tokens: int, engine_ms: dict[str, list[float]],

@@ -46,15 +46,16 @@ class Tracer:
         self._rows = []
         self._lines()
 
-    def collect(self, timed: Timed, tokens: int) -> None:
+    def collect(self, timed: Timed) -> None:
         """The load of the request that has just ended; nothing if it cannot be put together."""
         limit = time.monotonic() + 1.0
-        lines: list[str] = []
-        while not lines and time.monotonic() < limit:
-            lines = self._lines()
+        loads: list[dict[str, float]] = []
+        while not loads and time.monotonic() < limit:
+            # A request beside it that was computed has a row too.
+            loads = [row for row in map(json.loads, self._lines()) if "planned" in row]
             time.sleep(0.001)
         with contextlib.suppress(FlexKVError, KeyError, IndexError):
-            row = json.loads(lines[-1])
+            row = loads[-1]
             # The one instance whose engine this is: moves of others are not traced.
             stages = max(
                 (
@@ -69,7 +70,7 @@ class Tracer:
             if row["planned"] <= row["arrived_ns"] and row["ended_ns"] <= row["resumed"]:
                 self._rows.append(row)
 
-    def report(self, results: Results, tokens: int, link_ms: float) -> None:
+    def report(self, results: Results, what: str, link_ms: float) -> None:
         """Medians of the spans, which add up to the time to first token but for rounding."""
         if not self._rows:
             return
@@ -78,7 +79,7 @@ class Tracer:
                 (row[end] - row[begin]) / 1e6 for row in self._rows if {begin, end} <= set(row)
             ]
             if spans:
-                results.add(f"{tokens} tokens, stages of {len(spans)} hits: {name}",
+                results.add(f"{what}, stages of {len(spans)} hits: {name}",
                             statistics.median(spans), "ms",
                             limit=link_ms if name == "copies" else None)  # fmt: skip
 

@@ -155,9 +155,9 @@ class TestStages:
         tracer.begin()
         file.write_text(line)
         served = Served(tokens=[1, 2], ttft_s=0.040)
-        tracer.collect(tasks.Timed(1_000_000, served), 8192)
+        tracer.collect(tasks.Timed(1_000_000, served))
         results = Results(folder, "t", 100)
-        tracer.report(results, 8192, 19.5)
+        tracer.report(results, "8192 tokens", 19.5)
         return results
 
     def test_spans_of_one_load_add_up_to_its_time_to_first_token(self, tmp_path: Path) -> None:
