@@ -10,6 +10,7 @@ import pytest
 from flexkv import protocol as p
 from flexkv.lookups import SPIN_KEYS, SPIN_SHARES_MAX, LookupLimits, Lookups
 from flexkv.requests import RequestState
+from flexkv.scheduler import SchedulerFacts, SchedulerSide
 
 BLOCK = 16
 LIMITS = LookupLimits(lookup_spin_us=50.0, step_spin_us=1000.0)
@@ -66,6 +67,25 @@ def test_answer_step_budget_bounds_the_wait() -> None:
     assert spin_of(2048, LookupLimits(lookup_spin_us=50.0, step_spin_us=70.0)) <= 70.0
 
 
+def alone_spin(limits: LookupLimits) -> float:
+    session = StillSession()
+    Lookups(BLOCK, limits, Now()).answer(
+        session,  # type: ignore[arg-type]
+        request_of(1),
+        lambda _: None,
+        alone=True,
+    )
+    return session.waited[0]
+
+
+def test_answer_the_only_request_waits_for_the_whole_budget_of_the_step() -> None:
+    assert alone_spin(LIMITS) == pytest.approx(1000.0, rel=0.01)
+
+
+def test_answer_the_only_request_no_spin_asked_for_looks_once() -> None:
+    assert alone_spin(LookupLimits(lookup_spin_us=0.0)) == 0.0
+
+
 def test_answer_no_spin_asked_for_looks_once() -> None:
     assert spin_of(2048, LookupLimits(lookup_spin_us=0.0)) == 0.0
 
@@ -96,3 +116,35 @@ def test_answer_ring_that_stays_full_is_no_reason_to_wait() -> None:
     lookups = Lookups(BLOCK, LIMITS, Now())
     session = StillSession(room=0)
     assert lookups.answer(session, request_of(20), lambda _: None) == (None, False)  # type: ignore[arg-type]
+
+
+class LiveSession(StillSession):
+    """The same, as a scheduler side wants it."""
+
+    boot_epoch, session_id, server_pid = 1, 1, 1
+
+    def alive(self) -> bool:
+        return True
+
+    def poll(self) -> list[p.Record]:
+        return []
+
+    def send(self, *records: p.Record) -> bool:
+        return True
+
+
+def test_matched_tokens_only_while_no_other_request_is_there_waits_long() -> None:
+    session = LiveSession()
+    link = SimpleNamespace(generations=[0] * 64, session=lambda: session, close=lambda: None)
+    side = SchedulerSide(SchedulerFacts(BLOCK, 64), link, LIMITS, Now())
+
+    def request(name: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            request_id=name, block_hashes=[name.encode() * 32] * 4, num_tokens=4 * BLOCK + 1
+        )
+
+    assert side.get_num_new_matched_tokens(request("a"), 0) == (None, False)
+    assert session.waited[-1] == pytest.approx(1000.0, rel=0.01)
+    side.lookups.new_step()
+    assert side.get_num_new_matched_tokens(request("b"), 0) == (None, False)
+    assert session.waited[-1] == pytest.approx(50.0, rel=0.02)

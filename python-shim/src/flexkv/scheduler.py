@@ -110,7 +110,9 @@ class SchedulerSide:
         wanted = self.lookups.loadable_blocks(state) - state.local
         if wanted <= 0:
             return 0, False
-        answer, again = self.lookups.answer(session, state, self._dispatch)
+        answer, again = self.lookups.answer(
+            session, state, self._dispatch, alone=len(self._states) == 1
+        )
         if answer is None:
             return (None if again else 0), False
         blocks = min(answer.servable - state.local, wanted)
