@@ -43,6 +43,8 @@ from gpu.stages import Tracer
 
 _START_S = 300.0
 _CALL_S = 200.0
+#: Fewer processors than this are not divided.
+_PROCESSORS_MIN = 12
 #: What is measured again with each set of peers.
 _EVERY_WAVE = ("ttft", "chat")
 #: What vLLM takes when it is not told: on a GPU, on a CPU.
@@ -99,6 +101,24 @@ class Pairs:
                     say(f"pool pinned: {connectors.wait_pinned(self.sidecar, 30)}")
             except (RemoteError, TimeoutError) as error:
                 self._failed(mode, error)
+
+    def pin(self) -> None:
+        """All engines on the same few processors, everybody else on others; see `RemoteEngine`.
+
+        Only one engine computes at a time, so they are not in each other's way.
+        """
+        everywhere = sorted(os.sched_getaffinity(0))
+        if len(everywhere) < _PROCESSORS_MIN:
+            return
+        # A neighbour on the same core may be busy: between the two a processor stays free.
+        front_end, core, *_ = everywhere[::2]
+        helpers, rest = everywhere[4:8], everywhere[8:]
+        for engine in self.engines.values():
+            engine.pin(front_end, core, set(helpers))
+        for pid in (os.getpid(), self.sidecar.pid):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(int(task.name), rest)
 
     def stop(self, mode: str) -> None:
         """Ends one engine: its memory is needed."""
@@ -303,6 +323,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
             first = 2 if not number else len(new)
             pairs.start(stack, new[:first], model)
             pairs.start(stack, new[first:], model)
+            pairs.pin()
             fresh = [m for m in wave if m in pairs.engines and m in new]
             pairs.active = ["none", *(m for m in fresh if m != "none")]
             if "none" not in pairs.engines:

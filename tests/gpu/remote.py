@@ -113,6 +113,19 @@ class RemoteEngine:
         """What the call that was begun returned."""
         return self._receive(timeout_s)
 
+    def pin(self, front_end: int, core: int, others: set[int]) -> None:
+        """Gives its two busy threads a processor each, and all its other threads these.
+
+        Engines that are measured in turns share both: what slows one of them slows all.
+        """
+        front = self._process.pid
+        hot = {front: {front_end}, **{pid: {core} for pid in processes.children(front)}}
+        for pid, wanted in hot.items():
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    thread = int(task.name)
+                    os.sched_setaffinity(thread, wanted if thread == pid else others)
+
     def close(self) -> None:
         """Ends the process, by force after a while: the memory it holds is needed."""
         with contextlib.suppress(OSError, EOFError, RemoteError, TimeoutError):

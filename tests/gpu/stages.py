@@ -38,12 +38,14 @@ class Tracer:
         self._sidecar = sidecar
         self._read = 0
         self._rows: list[dict[str, float]] = []
+        self._hooks_ms: dict[str, list[float]] = {"sidecar hit": [], "engine hit": []}
         file.unlink(missing_ok=True)
         self.environment = {"FLEXKV_TRACE_FILE": str(file)}
 
     def begin(self) -> None:
         """A new set of loads."""
         self._rows = []
+        self._hooks_ms = {"sidecar hit": [], "engine hit": []}
         self._lines()
 
     def collect(self, timed: Timed) -> None:
@@ -51,8 +53,12 @@ class Tracer:
         limit = time.monotonic() + 1.0
         loads: list[dict[str, float]] = []
         while not loads and time.monotonic() < limit:
-            # A request beside it that was computed has a row too.
-            loads = [row for row in map(json.loads, self._lines()) if "planned" in row]
+            # The engine hit before it has a row too, and what was computed beside it.
+            for row in map(json.loads, self._lines()):
+                spent = sum(row.pop("hooks_ns", {}).values()) / 1e6
+                self._hooks_ms["sidecar hit" if "planned" in row else "engine hit"].append(spent)
+                if "planned" in row:
+                    loads.append(row)
             time.sleep(0.001)
         with contextlib.suppress(FlexKVError, KeyError, IndexError):
             row = loads[-1]
@@ -82,6 +88,10 @@ class Tracer:
                 results.add(f"{what}, stages of {len(spans)} hits: {name}",
                             statistics.median(spans), "ms",
                             limit=link_ms if name == "copies" else None)  # fmt: skip
+        for kind, spent in self._hooks_ms.items():
+            if spent:
+                results.add(f"{what}, inside FlexKV's hooks of the engine: {kind}",
+                            statistics.median(spent), "ms")  # fmt: skip
 
     def _lines(self) -> list[str]:
         try:
