@@ -25,12 +25,9 @@ everything, "engine hit" is vLLM's own prefix cache, "sidecar hit" comes back fr
 that cache was dropped.
 """
 RUNS = {
-    "gpu-acceptance-real-weights": "Earlier: weights that make every answer depend on the whole "
-    "cache, in bf16 as one serves it (there vLLM's own hit differs from its cold run)",
-    "gpu-acceptance": "Earlier: dummy weights (answers depend on the last token alone, so this "
-    "shows that nothing hangs, leaks or fails)",
-    "gpu-acceptance-tight": "Earlier: the same with so little KV memory that requests are "
-    "preempted",
+    "gpu-acceptance": "Equality that proves bytes: batch-invariant vLLM, weights that make every "
+    "answer depend on the whole cache, prompts of 2k to 30k tokens. Answers are compared by tokens "
+    "and by log-probabilities, bit for bit",
     "gpu-death-stops-copies": "The sidecar killed in the middle of loads of 1 GiB, "
     "canaries in the blocks afterwards",
     "gpu-copy-paths": "Copy paths of the CUDA backend, byte for byte, and their rates beside "
@@ -41,8 +38,6 @@ RUNS = {
 }
 #: Why a bar was missed, by the file and the beginning of the record's name.
 REASONS: dict[tuple[str, str], str] = {
-    ("gpu-acceptance-real-weights", ""): "bf16: a chunked and a whole prefill differ by rounding; "
-    "vLLM's own hit differs just as much. Since then compared in batch-invariant mode",
     ("gpu-host-lookup", "lookup_p50_512_keys"): "joining the hashes, Python objects and the copy "
     "of 16 KiB",
 }
