@@ -139,11 +139,15 @@ class Acceptance:
         self.compare("alone, sidecar hit against cold", hit, self.cold, claimed=self.exact)
 
     def from_sidecar(self, label: str) -> list[Served]:
-        """Every prompt after the engine's own cache was dropped."""
-        out = []
-        for prompt in self.prompts:
+        """Every prompt after the engine's own cache was dropped, the last one first.
+
+        So a pool that holds only some of them, the last that were saved, serves those.
+        """
+        hits: list[Served] = []
+        for prompt in reversed(self.prompts):
             self.reset(label)
-            out.append(self.engine.alone(prompt, self.plan.outputs, logprobs=True))
+            hits.append(self.engine.alone(prompt, self.plan.outputs, logprobs=True))
+        out = hits[::-1]
         served = sum(one.cached for one in out)
         self.results.add(f"{label}: prompt tokens served by the sidecar", served, "tokens",
                          limit=sum(self.plan.lengths))  # fmt: skip
