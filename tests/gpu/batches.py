@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from harness import processes
 from harness.records import table
 from harness.sidecar import Sidecar
 
+from flexkv.errors import FlexKVError
 from gpu import connectors, tasks
 from gpu.engine import EngineSettings
 from gpu.link import Link
@@ -130,30 +133,42 @@ class Batches:
         results.add(f"{self.what}: {mode}, slowest of {len(seconds)} rounds", max(seconds), "s")
 
     def while_pinning(self, engine: RemoteEngine, sidecar: Sidecar) -> None:
-        """Token times, and loads of one short prompt, until the pool is pinned; the same after."""
+        """Token times, and loads of one short prompt, while another sidecar pins its pool.
+
+        The engine's first sidecar has long done that when vLLM serves, so it is killed. The same
+        afterwards is what to compare with.
+        """
         engine.call(_CALL_S, tasks.timed, self.short)
-        with contextlib.suppress(TimeoutError):
-            sidecar.wait_quiet(20)
-        for when in ("while the pool is pinned", "afterwards"):
+        processes.send_signal(sidecar.pid, signal.SIGKILL)
+        for when, limit_s in (("while the pool is pinned", 60.0), ("pool pinned", 4.0)):
             loads: list[float] = []
             gaps: list[float] = []
-            limit = time.monotonic() + (60.0 if when != "afterwards" else 4.0)
             begun = time.monotonic()
-            while time.monotonic() < limit:
-                if when != "afterwards" and connectors.pinned(sidecar) and loads:
+            while time.monotonic() - begun < limit_s:
+                if limit_s > 10.0 and self._pinned(sidecar):
                     break
                 for _ in range(3):
                     timed = engine.call(_CALL_S, tasks.timed, self.short, reset=True)
-                    loads.append(timed.ttft_ms)
-                gaps += engine.call(_CALL_S, tasks.gaps_ms, len(gaps), 4, 12 if self.tiny else 100)
+                    if timed.served.cached:
+                        loads.append(timed.ttft_ms)
+                gaps += engine.call(_CALL_S, tasks.gaps_ms, len(gaps), 4, 12 if self.tiny else 50)
             took = time.monotonic() - begun
             self.results.row(part="pinning", when=when, loads_ms=loads, gaps_ms=gaps, seconds=took)
-            add = self.results.add
-            add(f"{when}: it took", took, "s")
-            add(f"{when}: time to first token of {len(self.short)} loaded tokens, median",
-                statistics.median(loads), "ms")  # fmt: skip
-            add(f"{when}: the same, longest of {len(loads)}", max(loads), "ms")
-            add(f"{when}: longest time a token of {len(gaps)}", max(gaps), "ms")
+            self.results.add(f"{when}: looked at for", took, "s")
+            self._longest(f"{when}: time to first token of {len(self.short)} loaded tokens", loads)
+            self._longest(f"{when}: time a token", gaps)
+
+    def _longest(self, name: str, values: list[float]) -> None:
+        if values:
+            self.results.add(f"{name}, median of {len(values)}", statistics.median(values), "ms")
+            self.results.add(f"{name}, longest", max(values), "ms")
+
+    @staticmethod
+    def _pinned(sidecar: Sidecar) -> bool:
+        try:
+            return connectors.pinned(sidecar)
+        except FlexKVError:  # the next one has not begun yet
+            return False
 
     def conclude(self) -> None:
         """What can be said only once all have run."""
