@@ -255,6 +255,7 @@ class Acceptance:
             time.sleep(0.1)
         count = sum(left.values())
         self.claim("left in the sidecar: " + ", ".join(left), count, "", 0, holds=count == 0)
+        self.results.add("blocks that the pool evicted", int(status["evicted_blocks"]), "blocks")
         say(f"cache core: {json.dumps(status)}")
 
 
