@@ -14,7 +14,7 @@ PYTHON ?= python3
 SETUP := $(PYTHON) tests/env
 BIN := .venv/bin
 SECTION = @printf '\n=== %s\n'
-PYTHON_FILES := python-shim/src python-shim/tests python-shim/hatch_build.py tests
+PYTHON_FILES := python-shim/src python-shim/tests python-shim/hatch_build.py tests examples
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,7 +66,7 @@ check-python:
 	@$(BIN)/ruff format --check $(PYTHON_FILES)
 	@$(BIN)/ruff check $(PYTHON_FILES)
 	@$(BIN)/mypy python-shim/src python-shim/hatch_build.py tests/env
-	@$(BIN)/mypy --python-version 3.11 python-shim/tests tests
+	@$(BIN)/mypy --python-version 3.11 python-shim/tests tests examples
 
 shim-tests:
 	@$(SETUP) venv 0.32.0 >/dev/null

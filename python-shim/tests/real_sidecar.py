@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import flexkv
 from flexkv.config import Settings
 from flexkv.errors import LaunchError
 from flexkv.java import JAR_NAME, find_java
@@ -13,11 +14,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def find_built_jar() -> Path | None:
-    """``FLEXKV_JAR``, the jar in the package's source, or Maven's output."""
+    """``FLEXKV_JAR``, the jar in the package's source, Maven's output, or the installed one."""
     named = os.environ.get("FLEXKV_JAR")
     places = [Path(named)] if named else []
     places.append(REPOSITORY / "python-shim" / "src" / "flexkv" / "_jar" / JAR_NAME)
     places.extend(sorted((REPOSITORY / "connector-jvm" / "target").glob("*sidecar*.jar")))
+    places.append(Path(flexkv.__file__).parent / "_jar" / JAR_NAME)
     return next((place for place in places if place.is_file()), None)
 
 

@@ -18,22 +18,21 @@ computes.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flexkv.addresses import manager_ports, publish_register_port, withdraw_register_port
 from flexkv.client import Link
-from flexkv.common.config import CacheConfig, ModelConfig, dtype_name
+from flexkv.common.config import CacheConfig, ModelConfig
 from flexkv.common.request import KVResponse, KVResponseStatus
 from flexkv.config import Settings
 from flexkv.kvtask import Task, TaskStatus, TaskTable, TaskType
 from flexkv.log import setup_logging
 from flexkv.matching import Matcher
+from flexkv.namespaces import namespace_digest
 from flexkv.protocol import ROLE_SCHEDULER, Hello, JobDone, LookupAnswer, ResetAnswer, SaveDone
 from flexkv.session import Session
 from flexkv.slots import MAX_BLOCK_ID, masked_blocks, slot_blocks
@@ -242,7 +241,10 @@ class KVManager:
             task.end(TaskStatus.FAILED if lost else TaskStatus.COMPLETED, 0)
         else:
             asked = tokens[: end * block_tokens]
-            self._matcher.match(task, asked, first, end, namespace, cpu_only=cpu_only)
+            if kind is TaskType.PREFETCH:
+                self._matcher.prefetch(task, asked, end, namespace)
+            else:
+                self._matcher.match(task, asked, first, end, namespace, cpu_only=cpu_only)
         self._tasks.add(task)
         return task
 
@@ -303,12 +305,7 @@ class KVManager:
 
         The tokens that are there in the end are True in its ``return_mask``.
         """
-        task = self._match(TaskType.GET, token_ids, None, namespace)
-        if not task.ended:
-            self._release(task)
-            task.end(TaskStatus.COMPLETED, task.blocks)
-        task.kind = TaskType.PREFETCH
-        self._tasks.settle(task)
+        task = self._match(TaskType.PREFETCH, token_ids, None, namespace)
         return task.task_id
 
     @_locked
@@ -367,7 +364,7 @@ class KVManager:
         return task
 
     def _launch(self, work: list[tuple[Task, list[int]]]) -> None:
-        chosen = [(task, _fitting(task, ids)) for task, ids in work if not task.ended]
+        chosen = [(task, task.fitting(ids)) for task, ids in work if not task.ended]
         present = self._present()
         for task, ids in chosen:
             if task.session is not present or present is None or self._reset_owed:
@@ -473,7 +470,7 @@ class KVManager:
         for session in sessions:
             for record in session.poll():
                 self._dispatch(session, record)
-        for task in self._transfers.advance():
+        for task in (*self._transfers.advance(), *self._matcher.advance()):
             self._tasks.settle(task)
 
     def _dispatch(self, session: Session, record: Any) -> None:
@@ -487,7 +484,7 @@ class KVManager:
             if record.query_id == self._reset_query:
                 self._reset_owed = False
         elif isinstance(record, LookupAnswer):
-            pass  # of a question that was given up, whose request was ended with it
+            self._matcher.answered(record)
         if task is not None:
             self._tasks.settle(task)
 
@@ -505,46 +502,3 @@ class KVManager:
         if key not in self._said:
             self._said.add(key)
             logger.warning("%s", text)
-
-
-def _fitting(task: Task, ids: list[int]) -> list[int]:
-    """The GPU blocks of a task, from those that its slot mapping names."""
-    if task.kind is TaskType.GET and len(ids) >= task.blocks:
-        chosen = ids[: task.blocks]
-    elif len(ids) == task.blocks:
-        chosen = ids
-    elif len(ids) >= task.first + task.blocks:
-        chosen = ids[task.first : task.first + task.blocks]  # a mapping of the whole prefix
-    else:
-        raise ValueError(
-            f"slot_mapping of task {task.task_id} has {len(ids)} full blocks, must have the "
-            f"{task.blocks} that its mask names"
-        )
-    if task.kind is TaskType.GET and len(set(chosen)) != len(chosen):
-        raise ValueError(f"slot_mapping of task {task.task_id} names a GPU block twice")
-    return chosen
-
-
-def namespace_digest(config: ModelConfig, block_tokens: int, weights_version: str) -> str:
-    """What the KV of a token depends on besides the tokens and the ranks' layouts, as hex."""
-    groups: Sequence[Mapping[str, Any]] = [
-        {
-            "layers": [group.num_layers, *group.layer_indices],
-            "heads": group.num_kv_heads,
-            "head_size": group.head_size,
-            "dtype": dtype_name(group.dtype),
-            "ratio": group.compress_ratio,
-        }
-        for group in config.layer_groups or ()
-    ]
-    described = {
-        "kind": "flexkv-kvmanager-1",
-        "model": config.model_name,
-        "weights": weights_version,
-        "shape": [config.num_layers, config.num_kv_heads, config.head_size, config.kv_dim],
-        "dtype": dtype_name(config.dtype),
-        "ranks": [config.tp_size, config.pp_size, config.ranks],
-        "block_tokens": block_tokens,
-        "groups": groups,
-    }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

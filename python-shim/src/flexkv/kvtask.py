@@ -94,6 +94,27 @@ class Task:
         """The task is over, ``done`` blocks of it went well."""
         self.status, self.done = status, done
 
+    def fitting(self, ids: list[int]) -> list[int]:
+        """Its GPU blocks, from those that a slot mapping names; raises ``ValueError``.
+
+        The mapping is of the tokens in its mask, or of the whole prefix; a get takes the first of
+        a longer one.
+        """
+        if self.kind is TaskType.GET and len(ids) >= self.blocks:
+            chosen = ids[: self.blocks]
+        elif len(ids) == self.blocks:
+            chosen = ids
+        elif len(ids) >= self.first + self.blocks:
+            chosen = ids[self.first : self.first + self.blocks]
+        else:
+            raise ValueError(
+                f"slot_mapping of task {self.task_id} has {len(ids)} full blocks, must have the "
+                f"{self.blocks} that its mask names"
+            )
+        if self.kind is TaskType.GET and len(set(chosen)) != len(chosen):
+            raise ValueError(f"slot_mapping of task {self.task_id} names a GPU block twice")
+        return chosen
+
     def response(self) -> KVResponse:
         """The answer for a task that has ended."""
         if not self.parts:

@@ -1,15 +1,20 @@
-"""Asks the sidecar how deep a prefix is cached, for the Python API: one question, one answer.
+"""Asks the sidecar how deep a prefix is cached, for the Python API.
 
 Unlike a scheduler step of vLLM (``lookups.py``), a match is a call that wants its answer: it spins
 for a moment and then polls, at most ``MATCH_WAIT_S``.  What was not answered by then is a match of
 nothing, its request is ended, so that a late answer leaves no lease, and until the sidecar is heard
 again nobody waits longer than the moment.
+
+Where a slower tier has more than the host tier, asking once more makes the sidecar fetch it.  It
+says "ask again" until the first of it is there; a match asks so long (within the same second), and
+then covers all of it.  A prefetch asks on, without keeping its caller, until the host tier has it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flexkv import protocol as p
@@ -23,8 +28,29 @@ if TYPE_CHECKING:
 
 MATCH_WAIT_S = 1.0
 SPIN_US = 300.0
+PREFETCH_S = 60.0
+"""How long a prefetch may take."""
+
 _POLL_S = 50e-6
+_ASK_AGAIN_S = 1e-3
+_PREFETCH_EVERY_S = 2e-3
 _MAX_ENDS = 65_536
+
+
+@dataclass(slots=True)
+class _Prefetch:
+    """A prefetch that runs, and the last answer about it."""
+
+    task: Task
+    deadline: float
+    next_ask: float
+    answer: p.LookupAnswer
+    query: int = 0
+
+
+def _deepest(answer: p.LookupAnswer) -> int:
+    """Blocks that any tier has."""
+    return max(answer.servable, answer.host, answer.ssd, answer.remote)
 
 
 class Matcher:
@@ -37,6 +63,7 @@ class Matcher:
         self._request = 0
         self._silent = False
         self._ends: list[p.EndRequest] = []
+        self._prefetches: dict[int, _Prefetch] = {}
 
     def attach(self, session: Session) -> None:
         """From here on questions go to this session; what an earlier one was owed is void."""
@@ -93,6 +120,8 @@ class Matcher:
         assert session is not None
         keys = self.hasher.keys(tokens, namespace)
         answer = self._ask(session, task, keys, first, end)
+        if answer is not None and task.kind is TaskType.GET and not cpu_only:
+            answer = self._with_slower_tiers(session, task, answer, first, end)
         if answer is None or answer.status != p.LOOKUP_OK:
             lost = task.kind is TaskType.PUT
             task.end(TaskStatus.FAILED if lost else TaskStatus.COMPLETED, 0)
@@ -101,6 +130,7 @@ class Matcher:
         if task.kind is TaskType.PUT:
             first = max(first, min(answer.resident, end))
         else:
+            # In the host tier it is served at once; what else is servable is on its way there.
             depth = min(answer.servable, answer.host) if cpu_only else answer.servable
             end = min(end, depth) if answer.lease_id else first
         task.first, task.blocks = first, max(0, end - first)
@@ -126,6 +156,79 @@ class Matcher:
         if not session.send(*records):
             return None
         return self._await(session, self._query)
+
+    def _with_slower_tiers(
+        self, session: Session, task: Task, answer: p.LookupAnswer, first: int, end: int
+    ) -> p.LookupAnswer | None:
+        """The answer that covers what a slower tier has too, if there is such a thing."""
+        deadline = time.monotonic() + MATCH_WAIT_S
+        last: p.LookupAnswer | None = answer
+        asked = 1
+        while last is not None and time.monotonic() < deadline:
+            if last.status == p.LOOKUP_OK and (asked > 1 or _deepest(last) <= last.servable):
+                return last
+            if last.status not in (p.LOOKUP_OK, p.LOOKUP_PENDING):
+                return last
+            if last.status == p.LOOKUP_PENDING:
+                time.sleep(_ASK_AGAIN_S)
+            asked += 1
+            self._query += 1
+            lookup = p.Lookup(self._query, task.request, end, first, end - first)
+            last = self._await(session, self._query) if session.send(lookup) else None
+        return last
+
+    # ------------------------------------------------------------------ prefetch
+    def prefetch(self, task: Task, tokens: npt.NDArray[np.int64], end: int, names: Any) -> None:
+        """Begins to bring a prefix into the host tier; ``advance`` ends the task."""
+        session = task.session
+        assert session is not None
+        keys = self.hasher.keys(tokens, names)
+        answer = self._ask(session, task, keys, 0, end)
+        if answer is None or answer.status not in (p.LOOKUP_OK, p.LOOKUP_PENDING):
+            task.end(TaskStatus.COMPLETED, 0)
+            self.end_request(session, task.request)
+            return
+        task.status = TaskStatus.RUNNING
+        task.blocks = end
+        now = time.monotonic()
+        self._prefetches[task.task_id] = _Prefetch(task, now + PREFETCH_S, now, answer)
+
+    def advance(self) -> list[Task]:
+        """Asks on for the prefetches that run; those that have ended."""
+        ended: list[Task] = []
+        now = time.monotonic()
+        for prefetch in list(self._prefetches.values()):
+            task = prefetch.task
+            session = task.session
+            assert session is not None
+            seen = prefetch.answer
+            if not session.alive() or now >= prefetch.deadline:
+                task.end(TaskStatus.FAILED, min(seen.host, task.blocks) if session.alive() else 0)
+            elif seen.status == p.LOOKUP_OK and seen.host >= min(_deepest(seen), task.blocks):
+                task.end(TaskStatus.COMPLETED, min(seen.host, task.blocks))
+            else:
+                self._ask_on(session, prefetch, now)
+                continue
+            del self._prefetches[task.task_id]
+            self.end_request(session, task.request)
+            ended.append(task)
+        return ended
+
+    def _ask_on(self, session: Session, prefetch: _Prefetch, now: float) -> None:
+        """One more question of a prefetch, if it is time; its answer comes to ``answered``."""
+        if now < prefetch.next_ask:
+            return
+        prefetch.next_ask = now + _PREFETCH_EVERY_S
+        self._query += 1
+        blocks = prefetch.task.blocks
+        if session.send(p.Lookup(self._query, prefetch.task.request, blocks, 0, blocks)):
+            prefetch.query = self._query
+
+    def answered(self, answer: p.LookupAnswer) -> None:
+        """An answer that no call waited for: a prefetch's, or one that was given up."""
+        for prefetch in self._prefetches.values():
+            if prefetch.query == answer.query_id:
+                prefetch.answer = answer
 
     def _await(self, session: Session, query: int) -> p.LookupAnswer | None:
         answer: Any = session.wait_for(query, 0.0 if self._silent else SPIN_US)
