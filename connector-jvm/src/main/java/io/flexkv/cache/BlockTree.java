@@ -1,22 +1,29 @@
 package io.flexkv.cache;
 
 import static io.flexkv.cache.BlockIndex.NONE;
-import static io.flexkv.cache.EntryLayout.ATTEMPT;
 import static io.flexkv.cache.EntryLayout.ATTEMPT_INDEX;
 import static io.flexkv.cache.EntryLayout.CHILDREN;
 import static io.flexkv.cache.EntryLayout.COMPLETE;
 import static io.flexkv.cache.EntryLayout.FIRST_CHILD;
 import static io.flexkv.cache.EntryLayout.GROUP;
 import static io.flexkv.cache.EntryLayout.HASH;
+import static io.flexkv.cache.EntryLayout.HOST;
+import static io.flexkv.cache.EntryLayout.HOST_CHILDREN;
+import static io.flexkv.cache.EntryLayout.HOST_NONE;
+import static io.flexkv.cache.EntryLayout.HOST_THERE;
 import static io.flexkv.cache.EntryLayout.NAMESPACE;
 import static io.flexkv.cache.EntryLayout.NEXT_SIBLING;
+import static io.flexkv.cache.EntryLayout.OWNER;
 import static io.flexkv.cache.EntryLayout.PARENT;
 import static io.flexkv.cache.EntryLayout.PENDING;
 import static io.flexkv.cache.EntryLayout.PINS;
 import static io.flexkv.cache.EntryLayout.PREVIOUS_SIBLING;
 import static io.flexkv.cache.EntryLayout.READY;
 import static io.flexkv.cache.EntryLayout.SLOT;
+import static io.flexkv.cache.EntryLayout.SSD_HELD;
 import static io.flexkv.cache.EntryLayout.STATE;
+
+import java.util.function.IntConsumer;
 
 /**
  * The blocks as trees: an entry exists only while its parent does, and is servable only while its
@@ -27,8 +34,9 @@ final class BlockTree {
   private final Namespaces namespaces;
   private final AttemptTable attempts;
   private final SlotPool pool;
-  private final CacheEffects effects;
+  private final Copies copies;
   private final Counters counters;
+  private IntConsumer published = entry -> {};
   private int ready;
 
   BlockTree(
@@ -36,21 +44,23 @@ final class BlockTree {
       Namespaces namespaces,
       AttemptTable attempts,
       SlotPool pool,
-      CacheEffects effects,
+      Copies copies,
       Counters counters) {
     this.index = index;
     this.namespaces = namespaces;
     this.attempts = attempts;
     this.pool = pool;
-    this.effects = effects;
+    this.copies = copies;
     this.counters = counters;
   }
 
-  /** Whether an entry may be evicted: a servable leaf that nobody pins. */
-  static boolean evictable(BlockIndex index, int entry) {
-    return index.getInt(entry, STATE) == READY
-        && index.getInt(entry, CHILDREN) == 0
-        && index.getInt(entry, PINS) == 0;
+  Copies copies() {
+    return copies;
+  }
+
+  /** Who is told of each block that a save made servable. */
+  void onPublished(IntConsumer listener) {
+    published = listener;
   }
 
   int find(KeyProbe key) {
@@ -93,12 +103,8 @@ final class BlockTree {
     }
     index.setInt(entry, PINS, pins);
     if (pins == 0) {
-      policy(entry).released(entry);
+      copies.released(entry);
     }
-  }
-
-  void touch(int entry) {
-    policy(entry).touch(entry);
   }
 
   /** Adds a block on its way in, under a parent (or NONE). */
@@ -117,16 +123,31 @@ final class BlockTree {
     index.setInt(entry, NAMESPACE, namespace.handle());
     index.setInt(entry, GROUP, group);
     index.setInt(entry, STATE, PENDING);
-    index.setInt(entry, ATTEMPT, attempt);
+    index.setInt(entry, OWNER, attempt);
     index.setInt(entry, ATTEMPT_INDEX, attemptIndex);
     attach(namespace, entry, parent);
+    index.setInt(entry, HOST, HOST_THERE);
+    copies.addTo(entry, HOST_CHILDREN, 1);
+    return entry;
+  }
+
+  /** Adds a block that was found on the SSD, under a parent that is held there (or NONE). */
+  int addHeld(Namespace namespace, int group, KeyProbe key, long hash, int parent, long ssdSlot) {
+    int entry = index.insert(key.hi(), key.lo());
+    index.setLong(entry, HASH, hash);
+    index.setInt(entry, NAMESPACE, namespace.handle());
+    index.setInt(entry, GROUP, group);
+    attach(namespace, entry, parent);
+    index.setInt(entry, STATE, READY);
+    ready++;
+    copies.adopt(entry, ssdSlot);
     return entry;
   }
 
   /** All parts of a pending block are in: publishes it and what waits for it, if its turn is. */
   void complete(int entry) {
     index.setInt(entry, STATE, COMPLETE);
-    index.setInt(entry, ATTEMPT, NONE);
+    index.setInt(entry, OWNER, NONE);
     int parent = parent(entry);
     if (parent != NONE && !isReady(parent)) {
       return;
@@ -160,40 +181,51 @@ final class BlockTree {
     removeSubtree(entry, reason);
   }
 
-  /** Evicts what the policy has chosen. */
-  void evict(int entry) {
-    if (!evictable(index, entry)) {
+  /** Evicts what a tier's policy has chosen; the block goes if that was its only copy. */
+  void evict(Tier tier, int entry) {
+    boolean may =
+        tier == Tier.HOST ? Copies.hostEvictable(index, entry) : Copies.ssdEvictable(index, entry);
+    if (!may) {
       throw new IllegalStateException("entry " + entry + " is in use");
     }
-    counters.evictedBlocks++;
-    effects.evicted(
-        Tier.HOST,
-        index.getInt(entry, NAMESPACE),
-        index.getInt(entry, GROUP),
-        index.getLong(entry, HASH));
+    if (tier == Tier.HOST) {
+      counters.evictedBlocks++;
+      if (copies.onSsd(entry) == SSD_HELD) {
+        copies.dropHost(entry);
+        return;
+      }
+    } else {
+      counters.ssdEvictedBlocks++;
+      if (copies.inHost(entry) != HOST_NONE) {
+        copies.dropSsd(entry);
+        return;
+      }
+    }
     remove(entry);
+  }
+
+  /**
+   * Removes a servable block and everything below it. Nothing but pending saves may refer to it.
+   */
+  void lose(int entry) {
+    removeSubtree(entry, DropReason.PARENT_LOST);
   }
 
   /** Removes every block of a namespace. No lease, load or save may refer to one. */
   void clear(Namespace namespace) {
+    namespace.clearing(true);
     while (namespace.firstRoot != NONE) {
       removeSubtree(namespace.firstRoot, DropReason.RESET);
     }
+    namespace.clearing(false);
   }
 
   private void publish(int entry) {
     index.setInt(entry, STATE, READY);
     ready++;
     counters.savedBlocks++;
-    policy(entry).add(entry);
-    int parent = parent(entry);
-    effects.stored(
-        Tier.HOST,
-        index.getInt(entry, NAMESPACE),
-        index.getInt(entry, GROUP),
-        index.getLong(entry, HASH),
-        parent == NONE ? 0 : index.getLong(parent, HASH),
-        parent != NONE);
+    copies.inHostNow(entry);
+    published.accept(entry);
   }
 
   /** Removes a subtree, leaves first; the links are the stack. */
@@ -226,25 +258,25 @@ final class BlockTree {
     detach(namespace, entry);
     if (isReady(entry)) {
       ready--;
-      namespace.policy().remove(entry);
-      pool.retire(slot(entry));
+      copies.remove(entry);
     } else {
+      copies.leaveHost(entry);
       giveUpSlot(entry);
+    }
+    int parent = parent(entry);
+    if (parent != NONE && index.getInt(parent, CHILDREN) == 0) {
+      copies.released(parent);
     }
     index.remove(entry);
   }
 
   private void giveUpSlot(int entry) {
-    int reference = index.getInt(entry, ATTEMPT);
+    int reference = index.getInt(entry, OWNER);
     if (reference == NONE || attempts.drop(reference, index.getInt(entry, ATTEMPT_INDEX))) {
       pool.retire(slot(entry));
     } else {
       pool.quarantineWritten();
     }
-  }
-
-  private EvictionPolicy policy(int entry) {
-    return namespaces.require(index.getInt(entry, NAMESPACE)).policy();
   }
 
   private void attach(Namespace namespace, int entry, int parent) {
@@ -279,11 +311,7 @@ final class BlockTree {
       index.setInt(next, PREVIOUS_SIBLING, previous);
     }
     if (parent != NONE) {
-      int children = index.getInt(parent, CHILDREN) - 1;
-      index.setInt(parent, CHILDREN, children);
-      if (children == 0 && isReady(parent)) {
-        namespace.policy().inherit(parent, entry);
-      }
+      index.setInt(parent, CHILDREN, index.getInt(parent, CHILDREN) - 1);
     }
   }
 }

@@ -1,5 +1,6 @@
 package io.flexkv.cache;
 
+import io.flexkv.cache.ChainSearch.Level;
 import java.lang.foreign.MemorySegment;
 import java.util.BitSet;
 import java.util.function.LongSupplier;
@@ -45,8 +46,15 @@ public final class CacheCore {
    * its go comes after all (EndedJobs remembers for a while). A part that runs ends when the mover
    * has reported it, and by nothing else, since until then its copy may touch memory.
    *
-   * (6) Everything is bounded: by the pool (entries), by CacheConfig (chains, jobs, parked gos,
-   * remembered ids) or by these (leases: one a chain and group).
+   * (6) Everything is bounded: by the pools (entries), by CacheConfig (chains, jobs, parked gos,
+   * remembered ids), by SsdConfig (bytes being read, written, queued) or by these (leases: one a
+   * chain and group).
+   *
+   * (7) READY means servable from some tier. Which copies a block has, and what that means for its
+   * neighbours, is kept in Copies; blocks go to the SSD by SsdWrites and come from there by
+   * Promotions. Bytes that come from there are verified before the core is told, so a slot of the
+   * host tier that a load may read holds right bytes whatever tier they came from. A transfer holds
+   * the slots on both sides until it is drained, whatever becomes of its blocks.
    */
 
   private final CacheConfig config;
@@ -65,6 +73,10 @@ public final class CacheCore {
   private final SaveAttempts saves;
   private final Evictor evictor;
   private final LruPolicy.Ticks ticks = new LruPolicy.Ticks();
+  private final SsdTier ssdTier;
+  private final SsdWrites writes;
+  private final Promotions promotions;
+  private final SsdReports ssdReports;
   private final LongMap<Instance> instances = new LongMap<>();
   private final Instance.ChainUse chainUse = new Instance.ChainUse();
   private final ChainSearch search;
@@ -91,12 +103,38 @@ public final class CacheCore {
   /**
    * An empty core.
    *
-   * @param eviction how room is made
+   * @param eviction how room is made in the host tier
    */
   public CacheCore(
       CacheConfig config,
       EvictionSettings eviction,
       SlotAllocator slots,
+      CacheEffects effects,
+      LongSupplier nanoTime,
+      long seed) {
+    this(
+        config,
+        eviction,
+        slots,
+        SlotAllocator.NONE,
+        SsdConfig.forHost(1),
+        effects,
+        nanoTime,
+        seed);
+  }
+
+  /**
+   * An empty core with an SSD tier.
+   *
+   * @param ssdSlots where blocks get room on the SSD; {@link SlotAllocator#NONE} if there is none
+   * @param ssdConfig how it is used
+   */
+  public CacheCore(
+      CacheConfig config,
+      EvictionSettings eviction,
+      SlotAllocator slots,
+      SlotAllocator ssdSlots,
+      SsdConfig ssdConfig,
       CacheEffects effects,
       LongSupplier nanoTime,
       long seed) {
@@ -106,16 +144,39 @@ public final class CacheCore {
     index = new HeapBlockIndex(seed);
     AttemptTable attempts = new AttemptTable();
     pool = new SlotPool(slots);
-    namespaces = new Namespaces(config, newPolicy(eviction));
-    tree = new BlockTree(index, namespaces, attempts, pool, effects, counters);
+    SlotPool ssdPool = new SlotPool(ssdSlots);
+    namespaces = new Namespaces(config, newPolicy(eviction), this::newSsdPolicy);
+    Copies copies = new Copies(index, namespaces, pool, ssdPool, effects, counters);
+    tree = new BlockTree(index, namespaces, attempts, pool, copies, counters);
     search = new ChainSearch(tree);
     leases = new Leases(tree);
     ended = new EndedJobs(config.maxEndedJobs(), effects);
     jobs = new JobTable(config.maxOpenJobs(), ended);
     parked = new ParkedGos(config.maxParkedGos());
-    loads = new LoadJobs(tree, pool, jobs, effects, counters);
-    evictor = new Evictor(namespaces, tree, pool, config.maxForeignEvictionsPerPlan(), eviction);
+    int foreign = config.maxForeignEvictionsPerPlan();
+    evictor = new Evictor(Tier.HOST, namespaces, tree, pool, foreign, eviction);
+    Evictor ssdEvictor =
+        new Evictor(
+            Tier.SSD, namespaces, tree, ssdPool, foreign, EvictionSettings.DEFAULT);
+    ssdTier = new SsdTier(ssdConfig, ssdPool, ssdEvictor, index, namespaces, pool);
+    writes = new SsdWrites(ssdTier, index, namespaces, tree, pool, effects, counters);
+    promotions =
+        new Promotions(ssdTier, index, tree, evictor, leases, effects, counters);
+    loads = new LoadJobs(tree, pool, promotions, jobs, effects, counters);
     saves = new SaveAttempts(tree, pool, evictor, jobs, ended, attempts, effects, counters);
+    Losses losses = new Losses(tree, leases, jobs, loads, saves, counters);
+    ssdReports =
+        new SsdReports(
+            ssdTier, index, namespaces, tree, promotions, writes, loads, losses, counters);
+    leases.onEnd(promotions::left);
+    if (!ssdSlots.equals(SlotAllocator.NONE)) {
+      tree.onPublished(writes::published);
+    }
+  }
+
+  /** What the SSD tier tells this core. */
+  public SsdReports ssd() {
+    return ssdReports;
   }
 
   /**
@@ -131,7 +192,28 @@ public final class CacheCore {
    * @throws IllegalStateException if too many namespaces are open
    */
   public int openNamespace(long digestHi, long digestLo, int parts, long[] partBytes) {
-    return namespaces.open(digestHi, digestLo, parts, partBytes).handle();
+    return openNamespace(digestHi, digestLo, parts, partBytes, 0);
+  }
+
+  /**
+   * As the other.
+   *
+   * @param generation where it begins if it is not known yet: what a tier that outlives this
+   *     process has recorded for it
+   */
+  public int openNamespace(
+      long digestHi, long digestLo, int parts, long[] partBytes, int generation) {
+    return namespaces.open(digestHi, digestLo, parts, partBytes, generation).handle();
+  }
+
+  /** Upper half of a namespace's digest. */
+  public long digestHi(int namespace) {
+    return namespaces.require(namespace).digestHi();
+  }
+
+  /** Lower half of a namespace's digest. */
+  public long digestLo(int namespace) {
+    return namespaces.require(namespace).digestLo();
   }
 
   /** The present generation of a namespace. */
@@ -239,20 +321,33 @@ public final class CacheCore {
     chain.generation = namespace.generation();
     KeySalt salt = namespace.salt(groupId);
     int limit = (int) Math.min(chain.blocks(), (long) firstBlock + maxBlocks);
-    int servable = search.depth(chain, salt, 0, limit, true);
-    int resident = search.depth(chain, salt, servable, chain.blocks(), false);
+    long now = nanoTime.getAsLong();
+    int hot = search.depth(chain, salt, 0, limit, Level.HOT);
+    int deep = search.depth(chain, salt, hot, limit, Level.SERVABLE);
+    int resident = search.depth(chain, salt, deep, chain.blocks(), Level.PRESENT);
+    int servable = hot;
+    if (deep > Math.max(hot, firstBlock)) {
+      int deepest = search.find(chain, salt, deep - 1);
+      servable = promotions.ask(chain, namespace, groupId, firstBlock, hot, deep, deepest, now);
+      if (servable < 0) {
+        return result
+            .set(chain.blocks(), hot, resident, 0, namespace.generation())
+            .withTiers(hot, deep, true);
+      }
+    }
     long leaseId = 0;
     if (servable > 0) {
       int deepest = search.find(chain, salt, servable - 1);
-      tree.touch(deepest);
+      tree.copies().touch(deepest);
+      writes.hit(deepest);
       if (servable > firstBlock) {
         counters.hits++;
         counters.hitBlocks += servable - firstBlock;
-        leaseId =
-            leases.take(chain, namespace, groupId, deepest, servable, nanoTime.getAsLong()).id;
+        leaseId = leases.take(chain, namespace, groupId, deepest, servable, now).id;
       }
     }
-    return result.set(chain.blocks(), servable, resident, leaseId, namespace.generation());
+    result.set(chain.blocks(), servable, resident, leaseId, namespace.generation());
+    return result.withTiers(hot, deep, false);
   }
 
   /**
@@ -365,6 +460,7 @@ public final class CacheCore {
     if (attempt != null) {
       startParked(attempt, gone);
     }
+    writes.freeAhead(namespace);
   }
 
   /**
@@ -433,6 +529,7 @@ public final class CacheCore {
     if (jobs.get(jobId) instanceof SaveAttempt save && save.runs(part)) {
       saves.done(save, part, blockOk);
       saves.settleEmptied();
+      writes.pump();
     } else {
       counters.ignoredCalls++;
     }
@@ -456,7 +553,7 @@ public final class CacheCore {
   public int resetNamespace(int namespace) {
     Namespace cleared = namespaces.require(namespace);
     cleared.raiseGeneration();
-    leases.endAll(cleared);
+    leases.endWhere(lease -> lease.namespace == cleared);
     for (Job job : jobs.where(job -> job.namespace == cleared)) {
       switch (job) {
         case LoadJob load -> loads.reset(load);
@@ -501,6 +598,8 @@ public final class CacheCore {
     }
     saves.settleEmptied();
     evictor.workOff();
+    promotions.readAhead(now);
+    writes.pump();
   }
 
   /**
@@ -515,7 +614,12 @@ public final class CacheCore {
 
   private Supplier<EvictionPolicy> newPolicy(EvictionSettings eviction) {
     return () ->
-        eviction.create(index, entry -> BlockTree.evictable(index, entry), ticks, nanoTime);
+        eviction.create(index, entry -> Copies.hostEvictable(index, entry), ticks, nanoTime);
+  }
+
+  private EvictionPolicy newSsdPolicy() {
+    return new LruPolicy(
+        index, entry -> Copies.ssdEvictable(index, entry), ticks, LruPolicy.Fields.SSD);
   }
 
   /** What happened, and what is there. */
@@ -531,9 +635,16 @@ public final class CacheCore {
         parked.size(),
         tree.readyBlocks(),
         tree.pendingBlocks(),
-        pool.quarantined(),
+        pool.quarantined() + ssdTier.slots.quarantined(),
         pool.capacityBytes(),
-        pool.usedBytes());
+        pool.usedBytes(),
+        new Counters.SsdUse(
+            promotions.reads(),
+            writes.writes(),
+            ssdTier.undrained(),
+            writes.queuedBytes(),
+            ssdTier.slots.capacityBytes(),
+            ssdTier.slots.usedBytes()));
   }
 
   /** For tests that look at the links. */

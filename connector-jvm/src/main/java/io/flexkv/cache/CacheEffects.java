@@ -20,8 +20,9 @@ public interface CacheEffects {
    * @param part the rank's part: which bytes of each slot are its own
    * @param gpuBlocks the engine's block ids, in chain order
    * @param slots the slot of each block
+   * @param available how many leading slots may be read; more come while it runs, or it is cut
    */
-  void startLoad(long jobId, int part, int[] gpuBlocks, long[] slots);
+  void startLoad(long jobId, int part, int[] gpuBlocks, long[] slots, AvailableBlocks available);
 
   /**
    * Copy a rank's part of blocks from the engine to their slots, then compare the engine's block
@@ -47,6 +48,20 @@ public interface CacheEffects {
    * @param dropped planned blocks that were not cached
    */
   default void saveDone(long jobId, int committed, int skipped, int dropped) {}
+
+  /**
+   * Read blocks from the SSD into their host slots, in order, and verify each; report {@link
+   * SsdReports#readProgress} as they come and {@link SsdReports#readEnded} at the end.
+   *
+   * @param live whether a request waits for it; if not, everything else goes first
+   */
+  default void startRead(SsdTransfer read, boolean live) {}
+
+  /** Write blocks from their host slots to the SSD, then report {@link SsdReports#written}. */
+  default void startWrite(SsdTransfer write) {}
+
+  /** A read is not wanted any more; its end is reported nevertheless. */
+  default void cancelTransfer(long transferId) {}
 
   /**
    * A block became servable from a tier, that is, it has a copy there now.

@@ -15,7 +15,7 @@ import java.util.Map;
  * @param savesPlanned saves that found something to save
  * @param savedBlocks blocks that became servable
  * @param dropped blocks that were planned and not cached, by reason
- * @param evictedBlocks servable blocks that were evicted
+ * @param evictedBlocks servable blocks that were evicted from the host tier
  * @param ignoredCalls duplicate, late or senseless gos and completions
  * @param namespaces namespaces known
  * @param instances instances open
@@ -30,6 +30,8 @@ import java.util.Map;
  * @param quarantinedSlots slots that belong to no block and that a copy may still touch
  * @param capacityBytes what the pool may hold
  * @param usedBytes what is taken of it
+ * @param hostBlocks servable blocks with a copy in the host tier
+ * @param ssd the SSD tier
  */
 public record CacheStats(
     long lookups,
@@ -56,4 +58,54 @@ public record CacheStats(
     int pendingBlocks,
     int quarantinedSlots,
     long capacityBytes,
-    long usedBytes) {}
+    long usedBytes,
+    int hostBlocks,
+    Ssd ssd) {
+
+  /**
+   * The SSD tier; all 0 where there is none.
+   *
+   * @param blocks servable blocks with a copy there
+   * @param hits lookups that were answered with blocks of it
+   * @param loads loads that began while blocks were still being read
+   * @param loadsCut those of them whose rest did not come
+   * @param promotedBlocks blocks read into the host tier
+   * @param promotionFailedBlocks blocks whose read failed or was taken back
+   * @param promotionsDeclined requests that waited for too long or whose read failed
+   * @param promotionsCancelled reads that nobody wanted any more
+   * @param writtenBlocks blocks written
+   * @param writesSkipped blocks that the policy chose and that found no room in the queue or the
+   *     tier
+   * @param writesFailed blocks whose write failed
+   * @param evictedBlocks copies that were evicted for others
+   * @param lostBlocks copies that did not verify, or lay in a directory that was lost
+   * @param adoptedBlocks blocks that a recovery found
+   * @param reads transfers that read now
+   * @param writes transfers that write now
+   * @param undrained transfers that may still touch their slots, ended or not
+   * @param queuedBytes what waits to be written
+   * @param capacityBytes what the tier may hold
+   * @param usedBytes what is taken of it
+   */
+  public record Ssd(
+      int blocks,
+      long hits,
+      long loads,
+      long loadsCut,
+      long promotedBlocks,
+      long promotionFailedBlocks,
+      long promotionsDeclined,
+      long promotionsCancelled,
+      long writtenBlocks,
+      long writesSkipped,
+      long writesFailed,
+      long evictedBlocks,
+      long lostBlocks,
+      long adoptedBlocks,
+      int reads,
+      int writes,
+      int undrained,
+      long queuedBytes,
+      long capacityBytes,
+      long usedBytes) {}
+}

@@ -17,6 +17,25 @@ final class Counters {
   long savedBlocks;
   long evictedBlocks;
   long ignoredCalls;
+
+  /** Blocks with a copy in the host tier, and on the SSD; they go down as well. */
+  int hostBlocks;
+
+  int ssdBlocks;
+
+  long ssdHits;
+  long ssdLoads;
+  long loadsCut;
+  long ssdWrittenBlocks;
+  long ssdWritesSkipped;
+  long ssdWritesFailed;
+  long ssdEvictedBlocks;
+  long ssdLostBlocks;
+  long adoptedBlocks;
+  long promotedBlocks;
+  long promotionsFailedBlocks;
+  long promotionsDeclined;
+  long promotionsCancelled;
   private final Map<DropReason, Long> dropped = new EnumMap<>(DropReason.class);
 
   Counters() {
@@ -43,7 +62,8 @@ final class Counters {
       int pendingBlocks,
       int quarantinedSlots,
       long capacityBytes,
-      long usedBytes) {
+      long usedBytes,
+      SsdUse ssdUse) {
     return new CacheStats(
         lookups,
         hits,
@@ -69,6 +89,36 @@ final class Counters {
         pendingBlocks,
         quarantinedSlots,
         capacityBytes,
-        usedBytes);
+        usedBytes,
+        hostBlocks,
+        ssd(ssdUse));
+  }
+
+  /** What is there now of the SSD tier. */
+  record SsdUse(
+      int reads, int writes, int undrained, long queuedBytes, long capacityBytes, long usedBytes) {}
+
+  private CacheStats.Ssd ssd(SsdUse use) {
+    return new CacheStats.Ssd(
+        ssdBlocks,
+        ssdHits,
+        ssdLoads,
+        loadsCut,
+        promotedBlocks,
+        promotionsFailedBlocks,
+        promotionsDeclined,
+        promotionsCancelled,
+        ssdWrittenBlocks,
+        ssdWritesSkipped,
+        ssdWritesFailed,
+        ssdEvictedBlocks,
+        ssdLostBlocks,
+        adoptedBlocks,
+        use.reads,
+        use.writes,
+        use.undrained,
+        use.queuedBytes,
+        use.capacityBytes,
+        use.usedBytes);
   }
 }

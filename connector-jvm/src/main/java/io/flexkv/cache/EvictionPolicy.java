@@ -4,10 +4,10 @@ package io.flexkv.cache;
  * Chooses which block goes next. There is one for each slot size, so that a victim makes room for
  * what is needed.
  *
- * <p>Only servable leaves that nobody pins may be chosen ({@link BlockTree#evictable}). Blocks
- * change in that respect all the time; a policy need not follow each change but must offer each
- * block again that became evictable, and is told so by {@link #inherit} (the last child has gone)
- * and {@link #released} (the last pin has gone).
+ * <p>Only servable leaves that nobody pins may be chosen ({@link Copies}). Blocks change in that
+ * respect all the time; a policy need not follow each change but must offer each block again that
+ * became evictable, and is told so by {@link #inherit} (the last child has gone) and {@link
+ * #released} (the last pin has gone).
  */
 interface EvictionPolicy {
   /** An entry became servable. */

@@ -64,7 +64,7 @@ public record EvictionSettings(
           case FILO -> new EvictionOrder.ByCreation(index, ticks, true);
         };
     return policy == Policy.LRU && hitRewardNanos == 0
-        ? new LruPolicy(index, evictable, ticks)
+        ? new LruPolicy(index, evictable, ticks, LruPolicy.Fields.HOST)
         : new HeapPolicy(index, evictable, order);
   }
 }

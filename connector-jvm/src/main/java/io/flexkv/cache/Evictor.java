@@ -5,7 +5,7 @@ import static io.flexkv.cache.BlockIndex.NONE;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Finds a slot for a block, at the cost of older ones if it must.
+ * Finds a slot for a block in a tier, at the cost of older ones if it must.
  *
  * <p>As in the original, a plan may have to evict more than it needs: down to {@code
  * evict_start_threshold}, and {@code evict_ratio} of the tier at least. Unlike there, it is done in
@@ -20,6 +20,7 @@ final class Evictor {
   /** Own victims for one block; a second one is needed only if the pool keeps a slot back. */
   private static final int OWN_VICTIMS_MAX = 4;
 
+  private final Tier tier;
   private final Namespaces namespaces;
   private final BlockTree tree;
   private final SlotPool pool;
@@ -37,11 +38,13 @@ final class Evictor {
   private @Nullable Namespace debtor;
 
   Evictor(
+      Tier tier,
       Namespaces namespaces,
       BlockTree tree,
       SlotPool pool,
       int foreignVictimsMax,
       EvictionSettings settings) {
+    this.tier = tier;
     this.namespaces = namespaces;
     this.tree = tree;
     this.pool = pool;
@@ -54,6 +57,11 @@ final class Evictor {
     settings = changed;
     owedBytes = 0;
     debtor = null;
+  }
+
+  /** Slots are wanted for something else than a plan: evicts no more than what is needed. */
+  void begin() {
+    foreignVictims = 0;
   }
 
   /**
@@ -81,12 +89,12 @@ final class Evictor {
   void workOff() {
     Namespace owing = debtor;
     for (int i = 0; owing != null && owedBytes > 0 && i < AHEAD_MAX; i++) {
-      int victim = owing.policy().victim();
+      int victim = owing.policy(tier).victim();
       if (victim == NONE) {
         owedBytes = 0;
         break;
       }
-      tree.evict(victim);
+      tree.evict(tier, victim);
       owedBytes -= owing.slotBytes();
     }
   }
@@ -96,19 +104,19 @@ final class Evictor {
     long bytes = namespace.slotBytes();
     long slot = pool.allocate(bytes);
     for (int i = 0; slot == SlotAllocator.FULL && i < OWN_VICTIMS_MAX; i++) {
-      int victim = namespace.policy().victim();
+      int victim = namespace.policy(tier).victim();
       if (victim == NONE) {
         break;
       }
-      tree.evict(victim);
+      tree.evict(tier, victim);
       slot = pool.allocate(bytes);
     }
     while (slot == SlotAllocator.FULL && foreignVictims < foreignVictimsMax) {
-      EvictionPolicy other = namespaces.largestOther(bytes);
+      EvictionPolicy other = namespaces.largestOther(tier, bytes);
       if (other == null) {
         break;
       }
-      tree.evict(other.victim());
+      tree.evict(tier, other.victim());
       foreignVictims++;
       slot = pool.allocate(bytes);
     }

@@ -143,9 +143,11 @@ final class HeapBlockIndex implements BlockIndex {
     setInt(entry, EntryLayout.FIRST_CHILD, NONE);
     setInt(entry, EntryLayout.NEXT_SIBLING, NONE);
     setInt(entry, EntryLayout.PREVIOUS_SIBLING, NONE);
-    setInt(entry, EntryLayout.ATTEMPT, NONE);
+    setInt(entry, EntryLayout.OWNER, NONE);
     setInt(entry, EntryLayout.OLDER, NONE);
     setInt(entry, EntryLayout.NEWER, NONE);
+    setInt(entry, EntryLayout.SSD_OLDER, NONE);
+    setInt(entry, EntryLayout.SSD_NEWER, NONE);
   }
 
   /** Moves later entries of the probe chain back, so that no lookup stops too early. */

@@ -18,6 +18,19 @@ final class KeyProbe {
     return this;
   }
 
+  /** The inverse of {@link #set}: makes this the last 16 bytes of the hash that has this key. */
+  KeyProbe hashOf(KeySalt salt, long keyHi, long keyLo) {
+    long l = keyHi;
+    long r = keyLo;
+    l ^= KeySalt.mix(r ^ salt.k3());
+    r ^= KeySalt.mix(l ^ salt.k2());
+    l ^= KeySalt.mix(r ^ salt.k1());
+    r ^= KeySalt.mix(l ^ salt.k0());
+    hi = l;
+    lo = r;
+    return this;
+  }
+
   long hi() {
     return hi;
   }

@@ -1,5 +1,9 @@
 package io.flexkv.cache;
 
+import java.util.ArrayList;
+import java.util.List;
+import java.util.function.Consumer;
+import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -7,6 +11,7 @@ import org.jspecify.annotations.Nullable;
  */
 final class Leases {
   private final BlockTree tree;
+  private Consumer<Lease> onEnd = lease -> {};
   private @Nullable Lease first;
   private @Nullable Lease last;
   private int size;
@@ -14,6 +19,11 @@ final class Leases {
 
   Leases(BlockTree tree) {
     this.tree = tree;
+  }
+
+  /** Who is told of each lease that ends. */
+  void onEnd(Consumer<Lease> listener) {
+    onEnd = listener;
   }
 
   int size() {
@@ -44,7 +54,33 @@ final class Leases {
     return lease;
   }
 
+  void refresh(Lease lease, long now) {
+    unlink(lease);
+    lease.refreshedAt = now;
+    linkLast(lease);
+  }
+
+  /** Pins another block of the chain, deeper or not. */
+  void moveTo(Lease lease, int entry, int depth) {
+    tree.pin(entry);
+    tree.unpin(lease.entry);
+    lease.entry = entry;
+    lease.depth = depth;
+  }
+
+  /** Leases on SSD blocks that were taken so long ago and have not been asked for again. */
+  List<Lease> announcedBefore(long time) {
+    List<Lease> result = new ArrayList<>();
+    for (Lease lease = first; lease != null && lease.refreshedAt - time < 0; lease = lease.later) {
+      if (lease.announced && !lease.asked) {
+        result.add(lease);
+      }
+    }
+    return result;
+  }
+
   void end(Lease lease) {
+    onEnd.accept(lease);
     unlink(lease);
     tree.unpin(lease.entry);
     lease.chain.setLease(lease.group, null);
@@ -65,10 +101,10 @@ final class Leases {
     }
   }
 
-  void endAll(Namespace namespace) {
+  void endWhere(Predicate<Lease> condition) {
     for (Lease lease = first; lease != null; ) {
       Lease next = lease.later;
-      if (lease.namespace == namespace) {
+      if (condition.test(lease)) {
         end(lease);
       }
       lease = next;

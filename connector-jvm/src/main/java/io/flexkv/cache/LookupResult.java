@@ -10,10 +10,16 @@ public final class LookupResult {
   private int residentBlocks;
   private long leaseId;
   private int generation;
+  private int hostBlocks;
+  private int ssdBlocks;
+  private boolean pending;
 
   LookupResult() {}
 
   LookupResult set(int chain, int servable, int resident, long lease, int nowGeneration) {
+    hostBlocks = servable;
+    ssdBlocks = servable;
+    pending = false;
     chainBlocks = chain;
     servableBlocks = servable;
     residentBlocks = resident;
@@ -48,5 +54,27 @@ public final class LookupResult {
   /** The namespace's generation that this answer holds for. */
   public int generation() {
     return generation;
+  }
+
+  LookupResult withTiers(int host, int ssd, boolean askAgain) {
+    hostBlocks = host;
+    ssdBlocks = ssd;
+    pending = askAgain;
+    return this;
+  }
+
+  /** Blocks from the start of the chain that are in the host tier. */
+  public int hostBlocks() {
+    return hostBlocks;
+  }
+
+  /** Blocks from the start of the chain that are in the host tier or on the SSD. */
+  public int ssdBlocks() {
+    return ssdBlocks;
+  }
+
+  /** Whether blocks are being brought from the SSD and none is there yet: ask again. */
+  public boolean pending() {
+    return pending;
   }
 }

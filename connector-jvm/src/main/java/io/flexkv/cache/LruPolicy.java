@@ -1,10 +1,6 @@
 package io.flexkv.cache;
 
 import static io.flexkv.cache.BlockIndex.NONE;
-import static io.flexkv.cache.EntryLayout.LISTED;
-import static io.flexkv.cache.EntryLayout.NEWER;
-import static io.flexkv.cache.EntryLayout.OLDER;
-import static io.flexkv.cache.EntryLayout.RECENCY;
 
 import java.util.function.IntPredicate;
 
@@ -27,15 +23,35 @@ final class LruPolicy implements EvictionPolicy {
     }
   }
 
+  /** Where an entry keeps its place in the list of one tier. */
+  record Fields(int recency, int older, int newer, int listed) {
+    static final Fields HOST =
+        new Fields(EntryLayout.RECENCY, EntryLayout.OLDER, EntryLayout.NEWER, EntryLayout.LISTED);
+    static final Fields SSD =
+        new Fields(
+            EntryLayout.SSD_RECENCY,
+            EntryLayout.SSD_OLDER,
+            EntryLayout.SSD_NEWER,
+            EntryLayout.SSD_LISTED);
+  }
+
   private final BlockIndex index;
+  private final int recencyField;
+  private final int olderField;
+  private final int newerField;
+  private final int listedField;
   private final IntPredicate evictable;
   private final Ticks ticks;
   private int oldest = NONE;
   private int newest = NONE;
   private int size;
 
-  LruPolicy(BlockIndex index, IntPredicate evictable, Ticks ticks) {
+  LruPolicy(BlockIndex index, IntPredicate evictable, Ticks ticks, Fields fields) {
     this.index = index;
+    recencyField = fields.recency();
+    olderField = fields.older();
+    newerField = fields.newer();
+    listedField = fields.listed();
     this.evictable = evictable;
     this.ticks = ticks;
   }
@@ -49,19 +65,19 @@ final class LruPolicy implements EvictionPolicy {
   @Override
   public void touch(int entry) {
     unlink(entry);
-    index.setLong(entry, RECENCY, ticks.next());
+    index.setLong(entry, recencyField, ticks.next());
     linkAfter(newest, entry);
   }
 
   @Override
   public void inherit(int entry, int child) {
-    long own = index.getLong(entry, RECENCY);
-    long inherited = index.getLong(child, RECENCY);
+    long own = index.getLong(entry, recencyField);
+    long inherited = index.getLong(child, recencyField);
     if (inherited > own) {
       unlink(entry);
-      index.setLong(entry, RECENCY, inherited);
-      if (index.getInt(child, LISTED) != 0) {
-        linkAfter(index.getInt(child, OLDER), entry);
+      index.setLong(entry, recencyField, inherited);
+      if (index.getInt(child, listedField) != 0) {
+        linkAfter(index.getInt(child, olderField), entry);
         return;
       }
     }
@@ -93,52 +109,52 @@ final class LruPolicy implements EvictionPolicy {
   }
 
   private void linkInOrder(int entry) {
-    if (index.getInt(entry, LISTED) != 0) {
+    if (index.getInt(entry, listedField) != 0) {
       return;
     }
-    long recency = index.getLong(entry, RECENCY);
+    long recency = index.getLong(entry, recencyField);
     int before = NONE;
     int after = oldest;
-    while (after != NONE && index.getLong(after, RECENCY) < recency) {
+    while (after != NONE && index.getLong(after, recencyField) < recency) {
       before = after;
-      after = index.getInt(after, NEWER);
+      after = index.getInt(after, newerField);
     }
     linkAfter(before, entry);
   }
 
   private void linkAfter(int before, int entry) {
-    int after = before == NONE ? oldest : index.getInt(before, NEWER);
-    index.setInt(entry, OLDER, before);
-    index.setInt(entry, NEWER, after);
-    index.setInt(entry, LISTED, 1);
+    int after = before == NONE ? oldest : index.getInt(before, newerField);
+    index.setInt(entry, olderField, before);
+    index.setInt(entry, newerField, after);
+    index.setInt(entry, listedField, 1);
     if (before == NONE) {
       oldest = entry;
     } else {
-      index.setInt(before, NEWER, entry);
+      index.setInt(before, newerField, entry);
     }
     if (after == NONE) {
       newest = entry;
     } else {
-      index.setInt(after, OLDER, entry);
+      index.setInt(after, olderField, entry);
     }
   }
 
   private void unlink(int entry) {
-    if (index.getInt(entry, LISTED) == 0) {
+    if (index.getInt(entry, listedField) == 0) {
       return;
     }
-    int before = index.getInt(entry, OLDER);
-    int after = index.getInt(entry, NEWER);
+    int before = index.getInt(entry, olderField);
+    int after = index.getInt(entry, newerField);
     if (before == NONE) {
       oldest = after;
     } else {
-      index.setInt(before, NEWER, after);
+      index.setInt(before, newerField, after);
     }
     if (after == NONE) {
       newest = before;
     } else {
-      index.setInt(after, OLDER, before);
+      index.setInt(after, olderField, before);
     }
-    index.setInt(entry, LISTED, 0);
+    index.setInt(entry, listedField, 0);
   }
 }

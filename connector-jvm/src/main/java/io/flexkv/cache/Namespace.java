@@ -10,11 +10,15 @@ final class Namespace {
   private final int handle;
   private final long digestHi;
   private final long digestLo;
-  private final long[] partBytes;
   private final long slotBytes;
   private EvictionPolicy policy;
+  private final EvictionPolicy ssdPolicy;
   private final @Nullable KeySalt[] salts;
   private int generation;
+  private boolean clearing;
+
+  /** Size of each part; empty while no client has said, because its blocks were found on an SSD. */
+  private long[] partBytes;
 
   /** Head of the sibling list of entries without a parent. */
   int firstRoot = NONE;
@@ -23,15 +27,19 @@ final class Namespace {
       int handle,
       long digestHi,
       long digestLo,
-      long[] partBytes,
+      long slotBytes,
+      int generation,
       EvictionPolicy policy,
+      EvictionPolicy ssdPolicy,
       int maxGroups) {
     this.handle = handle;
     this.digestHi = digestHi;
     this.digestLo = digestLo;
-    this.partBytes = partBytes;
-    this.slotBytes = sum(partBytes);
+    this.partBytes = new long[0];
+    this.slotBytes = slotBytes;
+    this.generation = generation;
     this.policy = policy;
+    this.ssdPolicy = ssdPolicy;
     this.salts = new @Nullable KeySalt[maxGroups];
   }
 
@@ -47,6 +55,19 @@ final class Namespace {
     return partBytes;
   }
 
+  /** A client says how a block is made up; it knows its sum to be the size of a slot. */
+  void setPartBytes(long[] bytes) {
+    partBytes = bytes;
+  }
+
+  long digestHi() {
+    return digestHi;
+  }
+
+  long digestLo() {
+    return digestLo;
+  }
+
   /** Bytes of a block: all its parts one after another. */
   long slotBytes() {
     return slotBytes;
@@ -58,6 +79,23 @@ final class Namespace {
 
   void usePolicy(EvictionPolicy changed) {
     policy = changed;
+  }
+
+  EvictionPolicy policy(Tier tier) {
+    return tier == Tier.HOST ? policy : ssdPolicy;
+  }
+
+  EvictionPolicy ssdPolicy() {
+    return ssdPolicy;
+  }
+
+  /** While it is: one notice says that all is gone, instead of one a block. */
+  boolean clearing() {
+    return clearing;
+  }
+
+  void clearing(boolean now) {
+    clearing = now;
   }
 
   int generation() {

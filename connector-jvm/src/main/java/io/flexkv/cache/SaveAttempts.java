@@ -220,7 +220,8 @@ final class SaveAttempts {
     }
   }
 
-  private void letGo(SaveAttempt attempt) {
+  /** Its servable parent need not stay for it any more. */
+  void letGo(SaveAttempt attempt) {
     if (attempt.held != NONE) {
       tree.unpin(attempt.held);
       attempt.held = NONE;

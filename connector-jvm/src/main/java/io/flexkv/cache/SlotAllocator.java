@@ -10,6 +10,30 @@ public interface SlotAllocator {
   /** What {@link #allocate} answers when there is no room. */
   long FULL = -1;
 
+  /** A tier that is not there. */
+  SlotAllocator NONE =
+      new SlotAllocator() {
+        @Override
+        public long allocate(long slotBytes) {
+          return FULL;
+        }
+
+        @Override
+        public void free(long slot) {
+          throw new IllegalArgumentException("slot " + slot + " of a tier that is not there");
+        }
+
+        @Override
+        public long capacityBytes() {
+          return 0;
+        }
+
+        @Override
+        public long usedBytes() {
+          return 0;
+        }
+      };
+
   /**
    * Takes a slot.
    *

@@ -1,5 +1,6 @@
 package io.flexkv.session;
 
+import io.flexkv.cache.AvailableBlocks;
 import io.flexkv.cache.CacheCore;
 import io.flexkv.cache.CacheEffects;
 import io.flexkv.cache.JobStatus;
@@ -236,7 +237,8 @@ final class JobRouter implements CacheEffects {
   // ------------------------------------------------------------------ effects of the core
 
   @Override
-  public void startLoad(long jobId, int part, int[] gpuBlocks, long[] jobSlots) {
+  public void startLoad(
+      long jobId, int part, int[] gpuBlocks, long[] jobSlots, AvailableBlocks available) {
     effects.add(() -> start(jobId, part, gpuBlocks, jobSlots, null));
   }
 

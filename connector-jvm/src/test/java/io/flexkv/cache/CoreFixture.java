@@ -13,6 +13,7 @@ final class CoreFixture {
 
   final RecordedEffects effects = new RecordedEffects();
   final FakeSlots slots;
+  final FakeSlots ssdSlots;
   final CacheCore core;
   final int parts;
   final int namespace;
@@ -31,9 +32,29 @@ final class CoreFixture {
   CoreFixture(int capacityBlocks, int parts, CacheConfig config, EvictionSettings eviction) {
     this.parts = parts;
     slots = new FakeSlots((long) capacityBlocks * parts * 10);
+    ssdSlots = new FakeSlots(0);
     core = new CacheCore(config, eviction, slots, effects, () -> now, 42);
     namespace = core.openNamespace(7, 7, parts, sizes(parts, 10));
     core.openInstance(ENGINE, namespace);
+  }
+
+  /** A core with an SSD tier of so many blocks; transfers go as far as the test says. */
+  CoreFixture(int capacityBlocks, int ssdBlocks, SsdConfig ssd) {
+    parts = 1;
+    slots = new FakeSlots(capacityBlocks * 10L);
+    ssdSlots = new FakeSlots(ssdBlocks * 10L);
+    core = new CacheCore(
+            CacheConfig.defaults(), EvictionSettings.DEFAULT, slots, ssdSlots, ssd, effects, () -> now, 42);
+    namespace = core.openNamespace(7, 7, 1, sizes(1, 10));
+    core.openInstance(ENGINE, namespace);
+  }
+
+  /** Ends the writes that were started, as stored. */
+  void writeAll() {
+    while (!effects.writes.isEmpty()) {
+      SsdTransfer write = effects.writes.removeFirst();
+      core.ssd().written(write.id(), ok(write.blocks().size()), true);
+    }
   }
 
   static long[] sizes(int parts, long bytes) {

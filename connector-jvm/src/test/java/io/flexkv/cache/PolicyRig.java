@@ -2,6 +2,8 @@ package io.flexkv.cache;
 
 import static io.flexkv.cache.BlockIndex.NONE;
 import static io.flexkv.cache.EntryLayout.CHILDREN;
+import static io.flexkv.cache.EntryLayout.HOST;
+import static io.flexkv.cache.EntryLayout.HOST_THERE;
 import static io.flexkv.cache.EntryLayout.PARENT;
 import static io.flexkv.cache.EntryLayout.PINS;
 import static io.flexkv.cache.EntryLayout.READY;
@@ -17,7 +19,7 @@ final class PolicyRig {
   PolicyRig(EvictionSettings settings) {
     policy =
         settings.create(
-            index, entry -> BlockTree.evictable(index, entry), new LruPolicy.Ticks(), () -> now);
+            index, entry -> Copies.hostEvictable(index, entry), new LruPolicy.Ticks(), () -> now);
   }
 
   /** A new servable block under a parent, or NONE. */
@@ -25,6 +27,7 @@ final class PolicyRig {
     int entry = index.insert(nextKey, nextKey++);
     index.setInt(entry, PARENT, parent);
     index.setInt(entry, STATE, READY);
+    index.setInt(entry, HOST, HOST_THERE);
     if (parent != NONE) {
       index.setInt(parent, CHILDREN, index.getInt(parent, CHILDREN) + 1);
     }

@@ -41,8 +41,10 @@ final class RecordedEffects implements CacheEffects {
   final List<Integer> cleared = new ArrayList<>();
 
   @Override
-  public void startLoad(long jobId, int part, int[] gpuBlocks, long[] slots) {
+  public void startLoad(
+      long jobId, int part, int[] gpuBlocks, long[] slots, AvailableBlocks available) {
     starts.add(new Start(false, jobId, part, gpuBlocks, slots, new long[0]));
+    this.available.add(available);
   }
 
   @Override
@@ -74,6 +76,26 @@ final class RecordedEffects implements CacheEffects {
   @Override
   public void cleared(int namespace, int generation) {
     cleared.add(generation);
+  }
+
+  final List<SsdTransfer> reads = new ArrayList<>();
+  final List<SsdTransfer> writes = new ArrayList<>();
+  final List<Long> cancelled = new ArrayList<>();
+  final List<AvailableBlocks> available = new ArrayList<>();
+
+  @Override
+  public void startRead(SsdTransfer read, boolean live) {
+    reads.add(read);
+  }
+
+  @Override
+  public void startWrite(SsdTransfer write) {
+    writes.add(write);
+  }
+
+  @Override
+  public void cancelTransfer(long transferId) {
+    cancelled.add(transferId);
   }
 
   Start lastStart() {

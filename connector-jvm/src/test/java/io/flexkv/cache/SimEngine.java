@@ -40,6 +40,7 @@ final class SimEngine {
     final long[] hashes;
     final List<Integer> blocks = new ArrayList<>();
     boolean waitsForLoad;
+    boolean waitsForAnswer;
     boolean over;
 
     SimRequest(long id, long[] hashes) {
@@ -78,7 +79,7 @@ final class SimEngine {
       case 2 -> abort(request);
       default -> {
         // After a failed load some blocks hold nothing: the request only waits for its end.
-        if (!request.waitsForLoad && !request.over) {
+        if (!request.waitsForLoad && !request.waitsForAnswer && !request.over) {
           computeAndSave(request);
         }
       }
@@ -103,8 +104,24 @@ final class SimEngine {
     }
     int local = random.nextInt(3) == 0 ? random.nextInt(3) : 0;
     compute(request, local);
+    ask(request);
+  }
+
+  /** Asks what can be loaded beyond its own blocks, again later if the answer is "ask again". */
+  private void ask(SimRequest request) {
     int first = request.blocks.size();
     LookupResult found = world.lookup(this, request, first);
+    request.waitsForAnswer = found.pending();
+    if (found.pending()) {
+      world.counts.merge("ask again", 1, Integer::sum);
+      long version = space.version;
+      world.later(() -> {
+        if (request.waitsForAnswer && requests.contains(request) && world.engines.contains(this)) {
+          askAgain(request, version);
+        }
+      });
+      return;
+    }
     int n = Math.min(found.servableBlocks() - first, gpu.free());
     if (found.leaseId() == 0 || n <= 0) {
       return;
@@ -112,6 +129,14 @@ final class SimEngine {
     int[] blocks = new int[n];
     Arrays.setAll(blocks, i -> gpu.take(random));
     plan(request, first, blocks);
+  }
+
+  private void askAgain(SimRequest request, long version) {
+    if (version == space.version) {
+      ask(request);
+    } else {
+      preempt(request); // what it has itself was computed before the reset
+    }
   }
 
   private void plan(SimRequest request, int first, int[] blocks) {
@@ -252,6 +277,7 @@ final class SimEngine {
     if (request.waitsForLoad || request.over) {
       return;
     }
+    request.waitsForAnswer = false;
     request.blocks.forEach(gpu::release);
     request.blocks.clear();
     admit(request);

@@ -23,6 +23,7 @@ final class SimMover {
     final int[] blocks;
     final long[] slots;
     final long[] generations;
+    final AvailableBlocks available;
     int next;
     boolean failed;
     boolean told;
@@ -36,7 +37,8 @@ final class SimMover {
         int slotPart,
         int[] blocks,
         long[] slots,
-        long[] generations) {
+        long[] generations,
+        AvailableBlocks available) {
       this.job = job;
       this.part = rank;
       this.save = save;
@@ -46,6 +48,13 @@ final class SimMover {
       this.blocks = blocks;
       this.slots = slots;
       this.generations = generations;
+      this.available = available;
+    }
+
+    boolean touches(long slot) {
+      return !told
+          && Arrays.stream(slots, 0, Math.min(slots.length, available.count()))
+              .anyMatch(s -> s == slot);
     }
   }
 
@@ -59,7 +68,7 @@ final class SimMover {
   boolean touches(long slot) {
     return Stream.of(running, reports, lost)
         .flatMap(List::stream)
-        .anyMatch(copy -> !copy.told && Arrays.stream(copy.slots).anyMatch(s -> s == slot));
+        .anyMatch(copy -> copy.touches(slot));
   }
 
   /** Copies one more block of some copy; ends it after the last, or earlier as failed. */
@@ -70,6 +79,13 @@ final class SimMover {
     Copy copy = running.get(random.nextInt(running.size()));
     if (copy.failed && random.nextInt(3) == 0) {
       end(copy);
+      return;
+    }
+    if (copy.next >= copy.available.count()) {
+      if (copy.available.isCut()) {
+        copy.failed = true;
+        end(copy);
+      }
       return;
     }
     int block = copy.blocks[copy.next];

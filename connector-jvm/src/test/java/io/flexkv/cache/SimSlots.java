@@ -45,6 +45,14 @@ final class SimSlots implements SlotAllocator {
     return tags.get(slot).getOrDefault(part, GARBAGE);
   }
 
+  Map<Integer, Long> copy(long slot) {
+    return new HashMap<>(tags.get(slot));
+  }
+
+  void paste(long slot, Map<Integer, Long> bytes) {
+    tags.put(slot, new HashMap<>(bytes));
+  }
+
   int taken() {
     return slots.taken();
   }

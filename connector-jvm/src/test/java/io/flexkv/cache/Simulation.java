@@ -27,6 +27,7 @@ final class Simulation implements CacheEffects {
   long blocksChecked;
   private final SimMover mover = new SimMover();
   private final SimSlots slots;
+  private final SimDisk disk;
   private final List<SimSpace> spaces = new ArrayList<>();
   private final List<Runnable> agenda = new ArrayList<>();
   private final Set<Long> answered = new HashSet<>();
@@ -38,8 +39,22 @@ final class Simulation implements CacheEffects {
     this.counts = counts;
     boolean extents = random.nextBoolean();
     long capacity = extents ? 48L * (3 + random.nextInt(4)) : 60L + random.nextInt(200);
-    slots = new SimSlots(new FakeSlots(capacity, extents ? 48 : 0), mover::touches);
-    core = new CacheCore(CONFIG, anyEviction(), slots, this, () -> now, seed);
+    long ssdCapacity = 40L + random.nextInt(400);
+    disk = new SimDisk(ssdCapacity, counts);
+    slots =
+        new SimSlots(
+            new FakeSlots(capacity, extents ? 48 : 0),
+            slot -> mover.touches(slot) || disk.touches(slot, true));
+    WritePolicy policy = WritePolicy.values()[random.nextInt(3)];
+    SsdConfig ssd =
+        new SsdConfig(
+            policy,
+            20 + random.nextInt(100),
+            10 + random.nextInt(60),
+            20 + random.nextInt(80),
+            6 + random.nextInt(40),
+            SECOND);
+    core = new CacheCore(CONFIG, anyEviction(), slots, disk, ssd, this, () -> now, seed);
     int parts = 1 + random.nextInt(4);
     spaces.add(space(parts, parts, 4));
     spaces.add(space(2, 1, 6));
@@ -81,10 +96,14 @@ final class Simulation implements CacheEffects {
     int draw = random.nextInt(1000);
     if (draw < 180) {
       engines.get(random.nextInt(engines.size())).act();
-    } else if (draw < 640) {
+    } else if (draw < 540) {
       mover.advance(random, slots);
-    } else if (draw < 780) {
+    } else if (draw < 640) {
+      disk.advance(random, slots);
+    } else if (draw < 730) {
       mover.report(random, core);
+    } else if (draw < 780) {
+      disk.report(random, core.ssd());
     } else if (draw < 970) {
       if (!agenda.isEmpty()) {
         agenda.remove(random.nextInt(Math.min(agenda.size(), 4))).run();
@@ -102,6 +121,8 @@ final class Simulation implements CacheEffects {
       engineDies(random.nextInt(engines.size()));
     } else if (draw < 993) {
       reset(spaces.get(random.nextInt(spaces.size())));
+    } else if (draw < 994 && random.nextInt(4) == 0) {
+      disk.lose(slot -> slot % 3 == 0, core.ssd());
     }
   }
 
@@ -111,25 +132,51 @@ final class Simulation implements CacheEffects {
 
   /** A lookup, compared with the linear search that it stands for. */
   LookupResult lookup(SimEngine engine, SimEngine.SimRequest request, int first) {
-    int servable = linear(engine, request, true);
-    int resident = linear(engine, request, false);
+    int host = linear(engine, request, ChainSearch.Level.HOT);
+    int ssd = linear(engine, request, ChainSearch.Level.SERVABLE);
     LookupResult found = core.lookup(engine.id, request.id, 0, first, request.hashes.length);
-    if (found.servableBlocks() != servable || found.residentBlocks() != resident) {
+    int resident = linear(engine, request, ChainSearch.Level.PRESENT);
+    int servable = found.servableBlocks();
+    if (found.hostBlocks() != host
+        || found.ssdBlocks() != ssd
+        || found.residentBlocks() < resident
+        || servable < host
+        || servable > ssd
+        || (found.pending() && (servable != host || found.leaseId() != 0))) {
       throw new AssertionError(
-          "lookup says %d, %d; linear search says %d, %d"
-              .formatted(found.servableBlocks(), found.residentBlocks(), servable, resident));
+          "lookup says %d of %d, %d, %d; linear search says %d, %d, %d"
+              .formatted(
+                  servable,
+                  found.hostBlocks(),
+                  found.ssdBlocks(),
+                  found.residentBlocks(),
+                  host,
+                  ssd,
+                  resident));
     }
-    counts.merge(found.leaseId() > 0 ? "hit" : "miss", 1, Integer::sum);
+    counts.merge(
+        servable > Math.max(host, first) ? "hit on SSD" : found.leaseId() > 0 ? "hit" : "miss",
+        1,
+        Integer::sum);
     return found;
   }
 
-  private int linear(SimEngine engine, SimEngine.SimRequest request, boolean servable) {
+  private int linear(SimEngine engine, SimEngine.SimRequest request, ChainSearch.Level level) {
+    BlockIndex index = core.index();
     int depth = 0;
     while (depth < request.hashes.length) {
       long hash = request.hashes[depth];
       int entry = TreeChecker.find(core, engine.space.handle, 0, ~hash, hash);
-      if (entry == BlockIndex.NONE
-          || (servable && core.index().getInt(entry, EntryLayout.STATE) != EntryLayout.READY)) {
+      boolean is =
+          entry != BlockIndex.NONE
+              && switch (level) {
+                case HOT ->
+                    index.getInt(entry, EntryLayout.STATE) == EntryLayout.READY
+                        && index.getInt(entry, EntryLayout.HOST) == EntryLayout.HOST_THERE;
+                case SERVABLE -> index.getInt(entry, EntryLayout.STATE) == EntryLayout.READY;
+                case PRESENT -> true;
+              };
+      if (!is) {
         break;
       }
       depth++;
@@ -206,18 +253,28 @@ final class Simulation implements CacheEffects {
   }
 
   @Override
-  public void startLoad(long jobId, int part, int[] gpuBlocks, long[] slotHandles) {
-    start(jobId, false, part, gpuBlocks, slotHandles, new long[0]);
+  public void startLoad(
+      long jobId, int part, int[] gpuBlocks, long[] slotHandles, AvailableBlocks available) {
+    if (available.count() < gpuBlocks.length) {
+      counts.merge("load began early", 1, Integer::sum);
+    }
+    start(jobId, false, part, gpuBlocks, slotHandles, new long[0], available);
   }
 
   @Override
   public void startSave(
       long jobId, int part, int[] gpuBlocks, long[] slotHandles, long[] generations) {
-    start(jobId, true, part, gpuBlocks, slotHandles, generations);
+    start(jobId, true, part, gpuBlocks, slotHandles, generations, AvailableBlocks.ALL);
   }
 
   private void start(
-      long job, boolean save, int part, int[] blocks, long[] slotHandles, long[] generations) {
+      long job,
+      boolean save,
+      int part,
+      int[] blocks,
+      long[] slotHandles,
+      long[] generations,
+      AvailableBlocks available) {
     SimEngine engine = engines.stream().filter(e -> e.jobs.contains(job)).findFirst().orElseThrow();
     if (blocks.length == 0 || blocks.length != slotHandles.length) {
       throw new AssertionError("job " + job + " copies " + blocks.length + " blocks");
@@ -231,7 +288,8 @@ final class Simulation implements CacheEffects {
             engine.space.slotPart(part),
             blocks,
             slotHandles,
-            generations));
+            generations,
+            available));
   }
 
   @Override
@@ -253,6 +311,21 @@ final class Simulation implements CacheEffects {
   }
 
   @Override
+  public void startRead(SsdTransfer read, boolean live) {
+    disk.start(read, false);
+  }
+
+  @Override
+  public void startWrite(SsdTransfer write) {
+    disk.start(write, true);
+  }
+
+  @Override
+  public void cancelTransfer(long transferId) {
+    disk.cancel(transferId);
+  }
+
+  @Override
   public void saveDone(long jobId, int committed, int skipped, int dropped) {
     counts.merge("saved", committed, Integer::sum);
     counts.merge("not saved", dropped, Integer::sum);
@@ -260,7 +333,7 @@ final class Simulation implements CacheEffects {
 
   @Override
   public void evicted(Tier tier, int namespace, int group, long hash) {
-    counts.merge("evicted", 1, Integer::sum);
+    counts.merge(tier == Tier.HOST ? "evicted" : "evicted from SSD", 1, Integer::sum);
   }
 
   /** Lets everything come to its end: nothing may be left over, and what is there must be right. */
@@ -268,10 +341,16 @@ final class Simulation implements CacheEffects {
     for (int round = 0; round < 4; round++) {
       while (!agenda.isEmpty()) {
         agenda.removeFirst().run();
+        now += SECOND / 20; // who asks again gives up at last
       }
-      while (!mover.running.isEmpty() || !mover.reports.isEmpty() || !mover.lost.isEmpty()) {
+      while (!mover.running.isEmpty()
+          || !mover.reports.isEmpty()
+          || !mover.lost.isEmpty()
+          || !disk.idle()) {
         mover.advance(random, slots);
         mover.report(random, core);
+        disk.advance(random, slots);
+        disk.report(random, core.ssd());
       }
       engines.forEach(SimEngine::endAll);
       check("leases of requests that ended", core.stats().leases());
@@ -285,7 +364,9 @@ final class Simulation implements CacheEffects {
     check("parked gos", stats.parkedGos());
     check("pending blocks", stats.pendingBlocks());
     check("slots in quarantine", stats.quarantinedSlots());
-    check("slots without a block", slots.taken() - stats.readyBlocks());
+    check("transfers", stats.ssd().reads() + stats.ssd().writes() + stats.ssd().undrained());
+    check("slots without a block", slots.taken() - stats.hostBlocks());
+    check("SSD slots without a block", disk.taken() - stats.ssd().blocks());
     check("entries", TreeChecker.check(core) - stats.readyBlocks());
     counts.merge("copied", (int) mover.blocksCopied, Integer::sum);
     counts.merge("reported twice", (int) mover.duplicates, Integer::sum);
@@ -308,11 +389,27 @@ final class Simulation implements CacheEffects {
             int entry = TreeChecker.find(core, space.handle, 0, ~hash, hash);
             if (entry != BlockIndex.NONE) {
               check("pins", core.index().getInt(entry, EntryLayout.PINS));
-              checkSlot(space, hash, core.index().getLong(entry, EntryLayout.SLOT));
+              checkCopies(space, hash, entry);
             }
           }
         }
       }
+    }
+  }
+
+  private void checkCopies(SimSpace space, long hash, int entry) {
+    BlockIndex index = core.index();
+    if (index.getInt(entry, EntryLayout.HOST) == EntryLayout.HOST_THERE) {
+      checkSlot(space, hash, index.getLong(entry, EntryLayout.SLOT));
+    }
+    if (index.getInt(entry, EntryLayout.SSD) == EntryLayout.SSD_HELD) {
+      for (int part = 0; part < space.saveParts; part++) {
+        long tag = disk.tag(index.getLong(entry, EntryLayout.SSD_SLOT), part);
+        if (tag != space.tag(hash, space.version, part)) {
+          throw new AssertionError("wrong bytes of block " + hash + " on the SSD");
+        }
+      }
+      counts.merge("left on SSD and right", 1, Integer::sum);
     }
   }
 

@@ -33,7 +33,25 @@ class SimulationTest {
     assertThat(counts)
         .as("the runs must have met each of these")
         .containsKeys(
-            "checked", "evicted", "engine died", "rank died", "reset", "revoked", "reported twice");
+            "checked",
+            "evicted",
+            "engine died",
+            "rank died",
+            "reset",
+            "revoked",
+            "reported twice",
+            "hit on SSD",
+            "ask again",
+            "load began early",
+            "read cancelled",
+            "rotten block",
+            "read failed",
+            "block not written",
+            "transfer stalled",
+            "transfer told twice",
+            "directory lost",
+            "evicted from SSD",
+            "left on SSD and right");
     System.out.printf("simulation: %d runs of %d steps: %s%n", RUNS, STEPS, counts);
   }
 }

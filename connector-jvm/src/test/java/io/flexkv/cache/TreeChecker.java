@@ -35,6 +35,8 @@ final class TreeChecker {
 
   private int siblings(int parent, int first, int namespace) {
     int count = 0;
+    int inHost = 0;
+    int onSsd = 0;
     int previous = NONE;
     for (int entry = first; entry != NONE; entry = get(entry, EntryLayout.NEXT_SIBLING)) {
       assertThat(seen.add(entry)).as("entry %s is reached once", entry).isTrue();
@@ -46,6 +48,9 @@ final class TreeChecker {
                   index.getLong(entry, EntryLayout.KEY_HI),
                   index.getLong(entry, EntryLayout.KEY_LO)))
           .isEqualTo(entry);
+      copies(parent, entry);
+      inHost += get(entry, EntryLayout.HOST) != EntryLayout.HOST_NONE ? 1 : 0;
+      onSsd += get(entry, EntryLayout.SSD) >= EntryLayout.SSD_WRITING ? 1 : 0;
       if (parent != NONE && get(entry, EntryLayout.STATE) == EntryLayout.READY) {
         assertThat(get(parent, EntryLayout.STATE))
             .as("the parent of a servable block")
@@ -57,7 +62,43 @@ final class TreeChecker {
       previous = entry;
       count++;
     }
+    if (parent != NONE) {
+      assertThat(get(parent, EntryLayout.HOST_CHILDREN)).as("host children").isEqualTo(inHost);
+      assertThat(get(parent, EntryLayout.SSD_CHILDREN)).as("SSD children").isEqualTo(onSsd);
+    }
     return count;
+  }
+
+  /** In which tiers it is, and that this goes with where its parent is. */
+  private void copies(int parent, int entry) {
+    boolean ready = get(entry, EntryLayout.STATE) == EntryLayout.READY;
+    int host = get(entry, EntryLayout.HOST);
+    int ssd = get(entry, EntryLayout.SSD);
+    if (!ready) {
+      assertThat(host).isEqualTo(EntryLayout.HOST_THERE);
+      assertThat(ssd).isEqualTo(EntryLayout.SSD_NONE);
+      return;
+    }
+    boolean held = ssd == EntryLayout.SSD_HELD;
+    assertThat(host == EntryLayout.HOST_THERE || held).as("a servable block is somewhere").isTrue();
+    if (held && parent != NONE) {
+      assertThat(get(parent, EntryLayout.SSD)).as("SSD closed").isEqualTo(EntryLayout.SSD_HELD);
+    }
+    boolean hot =
+        host == EntryLayout.HOST_THERE
+            && (parent == NONE || get(parent, EntryLayout.HOT) != 0);
+    assertThat(get(entry, EntryLayout.HOT) != 0).as("hot").isEqualTo(hot);
+    // Whatever may go must be known to its policy as such: else it would stay for ever.
+    if (Copies.hostEvictable(index, entry)) {
+      boolean heap =
+          namespaces.require(get(entry, EntryLayout.NAMESPACE)).policy() instanceof HeapPolicy;
+      assertThat(heap ? get(entry, EntryLayout.HEAP_PLACE) >= 0 : get(entry, EntryLayout.LISTED) > 0)
+          .as("offered for eviction from the host tier")
+          .isTrue();
+    }
+    if (Copies.ssdEvictable(index, entry)) {
+      assertThat(get(entry, EntryLayout.SSD_LISTED)).as("offered from the SSD").isOne();
+    }
   }
 
   private int get(int entry, int field) {

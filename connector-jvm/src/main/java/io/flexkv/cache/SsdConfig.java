@@ -1,0 +1,62 @@
+package io.flexkv.cache;
+
+import java.util.concurrent.TimeUnit;
+
+/**
+ * How the core uses the SSD tier.
+ *
+ * @param writePolicy when blocks are written
+ * @param maxQueuedBytes blocks that wait to be written; beyond it they are not written
+ * @param maxWriteBytes blocks being written at the same time: their host slots cannot be evicted
+ * @param maxReadBytes blocks being read at the same time
+ * @param transferBytes most bytes of one transfer
+ * @param waitNanos how long lookups say "ask again" for a read that has brought nothing yet
+ */
+public record SsdConfig(
+    WritePolicy writePolicy,
+    long maxQueuedBytes,
+    long maxWriteBytes,
+    long maxReadBytes,
+    long transferBytes,
+    long waitNanos) {
+
+  /** Checks that every limit is positive. */
+  public SsdConfig {
+    if (maxQueuedBytes <= 0
+        || maxWriteBytes <= 0
+        || maxReadBytes <= 0
+        || transferBytes <= 0
+        || waitNanos <= 0) {
+      throw new IllegalArgumentException(
+          "queued=%d write=%d read=%d transfer=%d bytes, wait=%d ns: expected positive numbers"
+              .formatted(maxQueuedBytes, maxWriteBytes, maxReadBytes, transferBytes, waitNanos));
+    }
+  }
+
+  /**
+   * What suits a host tier of this size: an eighth of it may wait to be written, an eighth be
+   * written, a quarter be read, at most 1 GiB each.
+   */
+  public static SsdConfig forHost(long hostBytes) {
+    long eighth = Math.max(1, Math.min(1L << 30, hostBytes / 8));
+    return new SsdConfig(
+        WritePolicy.THROUGH,
+        eighth,
+        eighth,
+        Math.max(1, Math.min(1L << 30, hostBytes / 4)),
+        32L << 20,
+        TimeUnit.MILLISECONDS.toNanos(500));
+  }
+
+  /** This with another write policy. */
+  public SsdConfig withWritePolicy(WritePolicy policy) {
+    return new SsdConfig(
+        policy, maxQueuedBytes, maxWriteBytes, maxReadBytes, transferBytes, waitNanos);
+  }
+
+  /** This with another patience of lookups, in nanoseconds. */
+  public SsdConfig withWait(long nanos) {
+    return new SsdConfig(
+        writePolicy, maxQueuedBytes, maxWriteBytes, maxReadBytes, transferBytes, nanos);
+  }
+}

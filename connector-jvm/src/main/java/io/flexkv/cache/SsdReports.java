@@ -1,0 +1,186 @@
+package io.flexkv.cache;
+
+import static io.flexkv.cache.BlockIndex.NONE;
+import static io.flexkv.cache.EntryLayout.SSD_HELD;
+import static io.flexkv.cache.EntryLayout.SSD_QUEUED;
+import static io.flexkv.cache.EntryLayout.SSD_SLOT;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.function.LongPredicate;
+
+/**
+ * What the SSD tier tells the cache core: how transfers went, what it lost, and what it found after
+ * a restart. Part of {@link CacheCore}, and for its thread; reports may come late, twice, or for
+ * transfers that are not known (any more).
+ */
+public final class SsdReports {
+  private final SsdTier tier;
+  private final BlockIndex index;
+  private final Namespaces namespaces;
+  private final BlockTree tree;
+  private final Promotions promotions;
+  private final SsdWrites writes;
+  private final LoadJobs loads;
+  private final Losses losses;
+  private final Counters counters;
+  private final KeyProbe probe = new KeyProbe();
+
+  SsdReports(
+      SsdTier tier,
+      BlockIndex index,
+      Namespaces namespaces,
+      BlockTree tree,
+      Promotions promotions,
+      SsdWrites writes,
+      LoadJobs loads,
+      Losses losses,
+      Counters counters) {
+    this.tier = tier;
+    this.index = index;
+    this.namespaces = namespaces;
+    this.tree = tree;
+    this.promotions = promotions;
+    this.writes = writes;
+    this.loads = loads;
+    this.losses = losses;
+    this.counters = counters;
+  }
+
+  /**
+   * Leading blocks of a read are in their host slots, verified.
+   *
+   * @param ready how many; never goes back
+   */
+  public void readProgress(long id, int ready) {
+    Promotion read = promotions.progress(id, ready);
+    if (read == null) {
+      counters.ignoredCalls++;
+      return;
+    }
+    loads.readMoved(read, false);
+  }
+
+  /**
+   * A read has ended.
+   *
+   * @param ready leading blocks that are in their host slots, verified
+   * @param badSlot the SSD slot whose bytes did not verify, or {@link SlotAllocator#FULL}
+   * @param drained whether no access of it can touch its slots any more; if not, {@link #drained}
+   *     follows
+   */
+  public void readEnded(long id, int ready, long badSlot, boolean drained) {
+    Promotion read = promotions.ended(id, ready);
+    if (read == null) {
+      counters.ignoredCalls++;
+      return;
+    }
+    loads.readMoved(read, true);
+    if (badSlot != SlotAllocator.FULL) {
+      for (int entry : read.entries) {
+        if (holds(entry, badSlot)) {
+          losses.lose(entry);
+          break;
+        }
+      }
+    }
+    if (drained) {
+      tier.drained(id);
+    }
+  }
+
+  /**
+   * A write has ended.
+   *
+   * @param stored for each of its blocks whether a read would find it; what is missing is not
+   * @param drained as for {@link #readEnded}
+   */
+  public void written(long id, boolean[] stored, boolean drained) {
+    if (!writes.done(id, stored)) {
+      counters.ignoredCalls++;
+      return;
+    }
+    if (drained) {
+      tier.drained(id);
+    }
+    writes.pump();
+  }
+
+  /** No access of a transfer that has ended can touch its slots any more. */
+  public void drained(long id) {
+    if (promotions.isOpen(id) || writes.isOpen(id) || !tier.drained(id)) {
+      counters.ignoredCalls++;
+    }
+  }
+
+  /** SSD slots are lost, for example those of a directory: what lies in them is not there. */
+  public void lost(LongPredicate slots) {
+    List<Integer> entries = new ArrayList<>();
+    for (int handle = 0; handle < namespaces.size(); handle++) {
+      for (int root = namespaces.require(handle).firstRoot;
+          root != NONE;
+          root = index.getInt(root, EntryLayout.NEXT_SIBLING)) {
+        note(root, slots, entries);
+        tree.copies()
+            .below(
+                root,
+                entry -> {
+                  note(entry, slots, entries);
+                  return true;
+                });
+      }
+    }
+    for (int entry : entries) {
+      // A lost parent may have taken it along.
+      if (tree.copies().onSsd(entry) == SSD_HELD && slots.test(index.getLong(entry, SSD_SLOT))) {
+        losses.lose(entry);
+      }
+    }
+  }
+
+  private void note(int entry, LongPredicate slots, List<Integer> entries) {
+    if (tree.copies().onSsd(entry) == SSD_HELD && slots.test(index.getLong(entry, SSD_SLOT))) {
+      entries.add(entry);
+    }
+  }
+
+  private boolean holds(int entry, long ssdSlot) {
+    return tree.copies().onSsd(entry) == SSD_HELD && index.getLong(entry, SSD_SLOT) == ssdSlot;
+  }
+
+  /**
+   * A block was found on the SSD after a restart. Parents come first.
+   *
+   * @return whether it is the core's now; if not (its parent is not there, its namespace was reset,
+   *     it is there already, or a limit is met) the slot stays the caller's
+   */
+  public boolean adopt(BlockIdentity block, long ssdSlot) {
+    Namespace namespace =
+        namespaces.ofSurvivors(
+            block.digestHi(), block.digestLo(), block.slotBytes(), block.generation());
+    if (namespace == null || !namespace.hasGroup(block.group())) {
+      return false;
+    }
+    Copies copies = tree.copies();
+    KeySalt salt = namespace.salt(block.group());
+    int parent = NONE;
+    if (block.hasParent()) {
+      parent = tree.find(probe.set(salt, block.parentHi(), block.parentLo()));
+      if (parent == NONE || copies.onSsd(parent) != SSD_HELD) {
+        return false;
+      }
+    }
+    int entry = tree.find(probe.set(salt, block.hashHi(), block.hashLo()));
+    if (entry == NONE) {
+      tree.addHeld(namespace, block.group(), probe, block.hashLo(), parent, ssdSlot);
+    } else if (tree.isReady(entry)
+        && tree.parent(entry) == parent
+        && copies.onSsd(entry) <= SSD_QUEUED) {
+      copies.adopt(entry, ssdSlot);
+    } else {
+      return false;
+    }
+    counters.adoptedBlocks++;
+    return true;
+  }
+}

@@ -1,0 +1,304 @@
+package io.flexkv.cache;
+
+import static io.flexkv.cache.CoreFixture.ENGINE;
+import static io.flexkv.cache.CoreFixture.SECOND;
+import static io.flexkv.cache.CoreFixture.hash;
+import static io.flexkv.cache.CoreFixture.ok;
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.flexkv.cache.RecordedEffects.Done;
+import io.flexkv.cache.RecordedEffects.Evicted;
+import io.flexkv.cache.RecordedEffects.Stored;
+import java.util.List;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Test;
+
+class SsdTierTest {
+  private static final SsdConfig CONFIG =
+      new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, 1000, SECOND / 2);
+
+  private CoreFixture f = new CoreFixture(8, 100, CONFIG);
+
+  @AfterEach
+  void links() {
+    TreeChecker.check(f.core);
+  }
+
+  private LookupResult look(long request, int first, int blocks) {
+    return f.core.lookup(ENGINE, request, 0, first, blocks);
+  }
+
+  /** Chain 1 of four blocks is on the SSD alone: another of eight has taken the host tier. */
+  private void onSsdAlone() {
+    f.cached(1, 4);
+    f.writeAll();
+    f.cached(2, 8);
+    f.writeAll();
+    f.effects.stored.clear();
+    f.effects.evicted.clear();
+  }
+
+  /** A request for chain 1 whose reads have been started. */
+  private SsdTransfer reading(long request) {
+    f.extend(request, 1, 4);
+    assertThat(look(request, 0, 9).pending()).isTrue();
+    assertThat(look(request, 0, 9).pending()).isTrue();
+    return f.effects.reads.getLast();
+  }
+
+  @Test
+  void published_writeThrough_isWrittenAndAnnounced() {
+    f.cached(1, 3);
+    SsdTransfer write = f.effects.writes.getFirst();
+    assertThat(write.blocks())
+        .extracting(BlockIdentity::hashLo, BlockIdentity::hasParent, BlockIdentity::parentLo)
+        .containsExactly(
+            org.assertj.core.groups.Tuple.tuple(hash(1, 0), false, 0L),
+            org.assertj.core.groups.Tuple.tuple(hash(1, 1), true, hash(1, 0)),
+            org.assertj.core.groups.Tuple.tuple(hash(1, 2), true, hash(1, 1)));
+    f.effects.stored.clear();
+    f.core.ssd().written(write.id(), new boolean[] {true, true, false}, true);
+    assertThat(f.effects.stored)
+        .containsExactly(
+            new Stored(Tier.SSD, f.namespace, 0, hash(1, 0), 0, false),
+            new Stored(Tier.SSD, f.namespace, 0, hash(1, 1), hash(1, 0), true));
+    assertThat(f.ssdSlots.taken()).as("the slot of the third is free again").isEqualTo(2);
+  }
+
+  @Test
+  void eviction_blockIsOnSsd_keepsTheEntry() {
+    onSsdAlone();
+    f.extend(1, 1, 4);
+    LookupResult found = look(1, 0, 9);
+    assertThat(found.hostBlocks()).isZero();
+    assertThat(found.ssdBlocks()).isEqualTo(4);
+    assertThat(found.residentBlocks()).isEqualTo(4);
+    assertThat(f.core.stats().readyBlocks()).isEqualTo(12);
+    assertThat(f.core.stats().hostBlocks()).isEqualTo(8);
+  }
+
+  @Test
+  void lookup_onSsd_startsNothingBeforeItIsAskedAgain() {
+    onSsdAlone();
+    f.extend(1, 1, 4);
+    assertThat(look(1, 0, 9).pending()).isTrue();
+    assertThat(f.effects.reads).as("the engine may have them itself").isEmpty();
+    assertThat(look(1, 2, 9).pending()).isTrue();
+    assertThat(f.effects.reads.getFirst().blocks())
+        .extracting(BlockIdentity::hashLo)
+        .containsExactly(hash(1, 2), hash(1, 3));
+  }
+
+  @Test
+  void lookup_firstBlockRead_promisesAllAndTheLoadFollowsTheRead() {
+    onSsdAlone();
+    SsdTransfer read = reading(1);
+    f.core.ssd().readProgress(read.id(), 1);
+    LookupResult found = look(1, 0, 9);
+    assertThat(found.pending()).isFalse();
+    assertThat(found.servableBlocks()).isEqualTo(4);
+    assertThat(found.leaseId()).isPositive();
+    long job = f.planLoad(1, 0, 4);
+    f.core.go(job, 0);
+    AvailableBlocks available = f.effects.available.getLast();
+    assertThat(available.count()).isEqualTo(1);
+    f.core.ssd().readProgress(read.id(), 3);
+    assertThat(available.count()).isEqualTo(3);
+    f.core.ssd().readEnded(read.id(), 4, SlotAllocator.FULL, true);
+    assertThat(available.count()).isEqualTo(4);
+    assertThat(available.isCut()).isFalse();
+    f.core.loadPartDone(job, 0, true);
+    assertThat(f.effects.done).endsWith(new Done(job, 0, JobStatus.OK));
+    assertThat(f.servable(1, 4)).as("and it is in the host tier now").isEqualTo(4);
+  }
+
+  @Test
+  void readEnded_early_cutsTheLoadAndFreesTheRest() {
+    onSsdAlone();
+    SsdTransfer read = reading(1);
+    f.core.ssd().readProgress(read.id(), 1);
+    look(1, 0, 9);
+    long job = f.planLoad(1, 0, 4);
+    f.core.go(job, 0);
+    f.core.ssd().readEnded(read.id(), 2, SlotAllocator.FULL, true);
+    AvailableBlocks available = f.effects.available.getLast();
+    assertThat(available.count()).isEqualTo(2);
+    assertThat(available.isCut()).isTrue();
+    f.cached(3, 8);
+    assertThat(f.slots.taken()).isEqualTo(8);
+    assertThat(f.servable(1, 2)).as("what the load may copy stays").isEqualTo(2);
+    f.core.loadPartDone(job, 0, false);
+    assertThat(f.effects.done).endsWith(new Done(job, 0, JobStatus.FAILED));
+    assertThat(f.core.stats().quarantinedSlots()).isZero();
+  }
+
+  @Test
+  void readEnded_rottenBlock_isGoneWithAllBelowIt() {
+    onSsdAlone();
+    SsdTransfer read = reading(1);
+    f.core.ssd().readEnded(read.id(), 2, read.ssdSlots()[2], true);
+    f.extend(9, 1, 4);
+    LookupResult found = look(9, 0, 9);
+    assertThat(found.residentBlocks()).isEqualTo(2);
+    assertThat(found.servableBlocks()).isEqualTo(2);
+    assertThat(f.effects.evicted)
+        .contains(
+            new Evicted(Tier.SSD, f.namespace, 0, hash(1, 2)),
+            new Evicted(Tier.SSD, f.namespace, 0, hash(1, 3)));
+    assertThat(f.core.stats().ssd().lostBlocks()).isPositive();
+  }
+
+  @Test
+  void lookup_nothingReadInTime_getsWhatTheHostTierHas() {
+    onSsdAlone();
+    SsdTransfer read = reading(1);
+    f.now += SECOND;
+    LookupResult found = look(1, 0, 9);
+    assertThat(found.pending()).isFalse();
+    assertThat(found.servableBlocks()).isZero();
+    assertThat(f.effects.cancelled).containsExactly(read.id());
+    assertThat(look(1, 0, 9).pending()).as("and is not kept waiting again").isFalse();
+    f.core.ssd().readEnded(read.id(), 0, SlotAllocator.FULL, true);
+  }
+
+  @Test
+  void endRequest_reading_takesTheReadBack() {
+    onSsdAlone();
+    SsdTransfer read = reading(1);
+    f.core.endRequest(ENGINE, 1);
+    assertThat(f.effects.cancelled).containsExactly(read.id());
+    f.core.ssd().readEnded(read.id(), 1, SlotAllocator.FULL, true);
+    assertThat(f.core.stats().ssd().reads()).isZero();
+    assertThat(f.servable(1, 1)).as("what was read is kept").isEqualTo(1);
+  }
+
+  @Test
+  void lookup_twoRequestsOfOneChain_shareOneRead() {
+    onSsdAlone();
+    SsdTransfer read = reading(1);
+    f.extend(5, 1, 4);
+    look(5, 0, 9);
+    assertThat(look(5, 0, 9).pending()).isTrue();
+    assertThat(f.effects.reads).hasSize(1);
+    f.core.endRequest(ENGINE, 1);
+    assertThat(f.effects.cancelled).as("the other waits still").isEmpty();
+    f.core.ssd().readEnded(read.id(), 4, SlotAllocator.FULL, true);
+    assertThat(look(5, 0, 9).servableBlocks()).isEqualTo(4);
+  }
+
+  @Test
+  void readEnded_notDrained_keepsBothSlotsUntilItIs() {
+    onSsdAlone();
+    SsdTransfer read = reading(1);
+    f.core.ssd().readEnded(read.id(), 0, SlotAllocator.FULL, false);
+    assertThat(f.core.stats().quarantinedSlots()).isEqualTo(4);
+    f.core.resetNamespace(f.namespace);
+    assertThat(f.slots.taken()).isEqualTo(4);
+    assertThat(f.ssdSlots.taken()).isEqualTo(4);
+    f.core.ssd().drained(read.id());
+    assertThat(f.slots.taken()).isZero();
+    assertThat(f.ssdSlots.taken()).isZero();
+  }
+
+  @Test
+  void resetNamespace_writesUnderWay_freesTheirSlotsWhenTheyEnd() {
+    f.cached(1, 4);
+    SsdTransfer write = f.effects.writes.getFirst();
+    f.core.resetNamespace(f.namespace);
+    assertThat(f.slots.taken()).isEqualTo(4);
+    assertThat(f.ssdSlots.taken()).isEqualTo(4);
+    f.core.ssd().written(write.id(), ok(4), true);
+    assertThat(f.slots.taken()).isZero();
+    assertThat(f.ssdSlots.taken()).isZero();
+    assertThat(f.core.stats().ssd().blocks()).isZero();
+  }
+
+  @Test
+  void ssdFull_evictsItsOldestChainFromTheTail() {
+    f = new CoreFixture(20, 6, CONFIG);
+    f.cached(1, 4);
+    f.writeAll();
+    f.cached(2, 4);
+    f.writeAll();
+    assertThat(f.effects.evicted)
+        .containsExactly(
+            new Evicted(Tier.SSD, f.namespace, 0, hash(1, 3)),
+            new Evicted(Tier.SSD, f.namespace, 0, hash(1, 2)));
+    assertThat(f.servable(1, 4)).as("the host tier has them").isEqualTo(4);
+  }
+
+  @Test
+  void writePolicy_secondHit_writesWhatALookupFound() {
+    f = new CoreFixture(20, 100, CONFIG.withWritePolicy(WritePolicy.SECOND_HIT));
+    f.cached(1, 4);
+    assertThat(f.effects.writes).isEmpty();
+    f.servable(1, 3);
+    f.core.tick();
+    assertThat(f.effects.writes.getFirst().blocks())
+        .extracting(BlockIdentity::hashLo)
+        .containsExactly(hash(1, 0), hash(1, 1), hash(1, 2));
+  }
+
+  @Test
+  void writePolicy_back_writesWhatIsNextToGo() {
+    f = new CoreFixture(16, 100, CONFIG.withWritePolicy(WritePolicy.BACK));
+    f.cached(1, 8);
+    assertThat(f.effects.writes).as("there is room").isEmpty();
+    f.cached(2, 8);
+    assertThat(f.effects.writes).isNotEmpty();
+    assertThat(f.effects.writes.getFirst().blocks().getFirst().hashLo()).isEqualTo(hash(1, 0));
+    f.writeAll();
+    f.cached(3, 3);
+    f.writeAll();
+    f.extend(7, 1, 8);
+    assertThat(look(7, 0, 9).ssdBlocks()).as("nothing of it is lost").isEqualTo(8);
+  }
+
+  @Test
+  void adopt_survivors_areFoundByTheEngineThatComesLater() {
+    CoreFixture before = new CoreFixture(8, 100, CONFIG);
+    before.cached(1, 4);
+    List<BlockIdentity> blocks = before.effects.writes.getFirst().blocks();
+    RecordedEffects effects = new RecordedEffects();
+    FakeSlots ssd = new FakeSlots(1000);
+    CacheCore core =
+        new CacheCore(
+            CacheConfig.defaults(),
+            EvictionSettings.DEFAULT,
+            new FakeSlots(80),
+            ssd,
+            CONFIG,
+            effects,
+            () -> f.now,
+            9);
+    long[] slots = {ssd.allocate(10), ssd.allocate(10), ssd.allocate(10), ssd.allocate(10)};
+    assertThat(core.ssd().adopt(blocks.get(1), slots[1])).as("no parent yet").isFalse();
+    assertThat(core.ssd().adopt(blocks.get(0), slots[0])).isTrue();
+    assertThat(core.ssd().adopt(blocks.get(0), slots[3])).as("it is there").isFalse();
+    assertThat(core.ssd().adopt(blocks.get(1), slots[1])).isTrue();
+    assertThat(core.ssd().adopt(blocks.get(2), slots[2])).isTrue();
+    core.openInstance(ENGINE, core.openNamespace(7, 7, 1, new long[] {10}));
+    core.extendChain(ENGINE, 1, 0, CoreFixture.hashes(1, 0, 4), CoreFixture.HASH_BYTES, 4);
+    assertThat(core.lookup(ENGINE, 1, 0, 0, 9).ssdBlocks()).isEqualTo(3);
+    int other = core.openNamespace(8, 8, 1, new long[] {10});
+    core.openInstance(2, other);
+    core.extendChain(2, 1, 0, CoreFixture.hashes(1, 0, 4), CoreFixture.HASH_BYTES, 4);
+    assertThat(core.lookup(2, 1, 0, 0, 9).ssdBlocks()).as("another model").isZero();
+    core.resetNamespace(core.openNamespace(7, 7, 1, new long[] {10}));
+    assertThat(core.ssd().adopt(blocks.get(0), slots[3])).as("from before the reset").isFalse();
+  }
+
+  @Test
+  void lost_directory_takesItsBlocksAndWhatHangsOnThem() {
+    f.cached(1, 4);
+    long second = f.effects.writes.getFirst().ssdSlots()[1];
+    f.writeAll();
+    f.core.ssd().lost(slot -> slot == second);
+    assertThat(f.servable(1, 4)).as("the host tier has all").isEqualTo(4);
+    assertThat(f.core.stats().ssd().blocks()).isEqualTo(1);
+    assertThat(f.ssdSlots.taken()).isEqualTo(1);
+    f.cached(2, 8);
+    f.extend(1, 1, 4);
+    assertThat(look(1, 0, 9).ssdBlocks()).isEqualTo(1);
+  }
+}
