@@ -113,14 +113,7 @@ public final class CacheCore {
       LongSupplier nanoTime,
       long seed) {
     this(
-        config,
-        eviction,
-        slots,
-        SlotAllocator.NONE,
-        SsdConfig.forHost(1),
-        effects,
-        nanoTime,
-        seed);
+        config, eviction, slots, SlotAllocator.NONE, SsdConfig.forHost(1), effects, nanoTime, seed);
   }
 
   /**
@@ -156,12 +149,10 @@ public final class CacheCore {
     int foreign = config.maxForeignEvictionsPerPlan();
     evictor = new Evictor(Tier.HOST, namespaces, tree, pool, foreign, eviction);
     Evictor ssdEvictor =
-        new Evictor(
-            Tier.SSD, namespaces, tree, ssdPool, foreign, EvictionSettings.DEFAULT);
+        new Evictor(Tier.SSD, namespaces, tree, ssdPool, foreign, EvictionSettings.DEFAULT);
     ssdTier = new SsdTier(ssdConfig, ssdPool, ssdEvictor, index, namespaces, pool);
     writes = new SsdWrites(ssdTier, index, namespaces, tree, pool, effects, counters);
-    promotions =
-        new Promotions(ssdTier, index, tree, evictor, leases, effects, counters);
+    promotions = new Promotions(ssdTier, index, tree, evictor, leases, effects, counters);
     loads = new LoadJobs(tree, pool, promotions, jobs, effects, counters);
     saves = new SaveAttempts(tree, pool, evictor, jobs, ended, attempts, effects, counters);
     Losses losses = new Losses(tree, leases, jobs, loads, saves, counters);

@@ -114,7 +114,10 @@ final class Namespaces {
     return policies(tier).computeIfAbsent(slotBytes, bytes -> made.get());
   }
 
-  /** Gives every slot size a new policy in the host tier and tells it of the blocks, the least recent first. */
+  /**
+   * Gives every slot size a new policy in the host tier and tells it of the blocks, the least
+   * recent first.
+   */
   void replacePolicies(BlockIndex index, Supplier<EvictionPolicy> changed) {
     newHostPolicy = changed;
     hostPolicies.clear();

@@ -4,10 +4,13 @@ import io.flexkv.cache.CacheConfig;
 import io.flexkv.cache.CacheCore;
 import io.flexkv.cache.CacheStats;
 import io.flexkv.cache.EvictionSettings;
+import io.flexkv.cache.SlotAllocator;
+import io.flexkv.cache.SsdConfig;
 import io.flexkv.ffm.EventFd;
 import io.flexkv.ffm.PollSet;
 import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.ProtocolException;
+import io.flexkv.tier.ssd.SsdStore;
 import io.flexkv.transfer.Completion;
 import io.flexkv.transfer.CompletionQueue;
 import java.io.IOException;
@@ -44,6 +47,7 @@ public final class CacheAgent implements Runnable {
   private final Directory directory = new Directory();
   private final Outbox outbox;
   private final JobRouter jobs;
+  private final SsdRouter ssd;
   private final CacheCore core;
   private final RecordHandler records;
   private final Readiness readiness;
@@ -54,21 +58,52 @@ public final class CacheAgent implements Runnable {
   private long lastTickNanos;
 
   /**
+   * Without an SSD tier.
+   *
    * @param slots the host tier
    * @param limits of the cache core
    * @param spinNanos how long to spin after the last work
    */
   public CacheAgent(BootIdentity identity, HostSlots slots, CacheConfig limits, long spinNanos)
       throws IOException {
+    this(identity, slots, null, SsdConfig.forHost(slots.capacityBytes()), limits, spinNanos);
+  }
+
+  /**
+   * @param slots the host tier
+   * @param store the SSD tier, null if there is none; stays the caller's to close, after this
+   * @param ssdConfig how it is used
+   * @param limits of the cache core
+   * @param spinNanos how long to spin after the last work
+   */
+  public CacheAgent(
+      BootIdentity identity,
+      HostSlots slots,
+      @Nullable SsdStore store,
+      SsdConfig ssdConfig,
+      CacheConfig limits,
+      long spinNanos)
+      throws IOException {
     this.spinPolicy = new SpinPolicy(spinNanos);
     this.wake = EventFd.create();
     this.inbox = new AgentInbox(wake);
     this.outbox = new Outbox(identity.bootEpoch());
-    this.jobs = new JobRouter(directory, outbox, slots, System::nanoTime);
-    this.core = new CacheCore(limits, slots, jobs, System::nanoTime, identity.bootEpoch());
+    this.ssd = new SsdRouter(store, slots, identity.bootEpoch(), System::nanoTime);
+    this.jobs = new JobRouter(directory, outbox, slots, ssd, System::nanoTime);
+    this.core =
+        new CacheCore(
+            limits,
+            EvictionSettings.DEFAULT,
+            slots,
+            store == null ? SlotAllocator.NONE : ssd,
+            ssdConfig,
+            jobs,
+            System::nanoTime,
+            identity.bootEpoch());
     jobs.bind(core);
-    this.records = new RecordHandler(core, jobs, outbox);
-    this.readiness = new Readiness(core, jobs);
+    ssd.bind(core);
+    this.records = new RecordHandler(core, jobs, ssd, outbox);
+    this.readiness = new Readiness(core, jobs, ssd);
     this.completions = new CompletionQueue(MAX_COMPLETIONS, inbox::signal);
     this.lastTickNanos = System.nanoTime();
   }
@@ -89,6 +124,11 @@ public final class CacheAgent implements Runnable {
 
   void connect(RendezvousServer server) {
     rendezvous = server;
+  }
+
+  /** Wakes the cache thread: the SSD store has news. */
+  public void ssdMoved() {
+    inbox.signal();
   }
 
   /** Asks the thread to end all sessions and itself. */
@@ -116,6 +156,10 @@ public final class CacheAgent implements Runnable {
     return core.stats();
   }
 
+  SsdRouter ssd() {
+    return ssd;
+  }
+
   int openParts() {
     return jobs.openParts();
   }
@@ -123,6 +167,7 @@ public final class CacheAgent implements Runnable {
   @Override
   public void run() {
     try {
+      ssd.recover(inbox);
       while (running) {
         if (doWork() > 0) {
           spin();
@@ -148,6 +193,7 @@ public final class CacheAgent implements Runnable {
     work += takeChanges();
     work += inbox.runCalls();
     work += takeCompletions();
+    work += ssd.poll();
     work += readRings();
     work += tick();
     work += jobs.run();

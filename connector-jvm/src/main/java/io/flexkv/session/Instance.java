@@ -4,6 +4,8 @@ import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
+import java.util.ArrayList;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -13,6 +15,8 @@ import org.jspecify.annotations.Nullable;
  * the cache core while a rank is away, so that leases and chains survive that, but answers nothing.
  */
 final class Instance {
+  private static final int MAX_RESET_ANSWERS = 16;
+
   /** The key of the cache core for it; never used again. */
   final int id;
 
@@ -29,12 +33,27 @@ final class Instance {
   /** A reset came while the namespace was not known: it is done before anything is served. */
   boolean resetPending;
 
+  /** Who waits for that reset. */
+  private final List<SsdRouter.Answer> resetAnswers = new ArrayList<>();
+
   /** Where each rank's part begins in a slot. */
   long[] partOffsets = new long[0];
 
   Instance(int id, String name) {
     this.id = id;
     this.name = name;
+  }
+
+  /** Keeps who is to be told of the pending reset; false if too many wait already. */
+  boolean resetWaits(SsdRouter.Answer answer) {
+    return resetAnswers.size() < MAX_RESET_ANSWERS && resetAnswers.add(answer);
+  }
+
+  /** Takes those who wait for the pending reset, which is being done now. */
+  List<SsdRouter.Answer> takeResetAnswers() {
+    List<SsdRouter.Answer> taken = List.copyOf(resetAnswers);
+    resetAnswers.clear();
+    return taken;
   }
 
   boolean isEmpty() {

@@ -4,6 +4,7 @@ import io.flexkv.cache.AvailableBlocks;
 import io.flexkv.cache.CacheCore;
 import io.flexkv.cache.CacheEffects;
 import io.flexkv.cache.JobStatus;
+import io.flexkv.cache.SsdTransfer;
 import io.flexkv.device.Direction;
 import io.flexkv.protocol.GoRecord;
 import io.flexkv.protocol.Protocol;
@@ -41,16 +42,19 @@ final class JobRouter implements CacheEffects {
   private final Directory directory;
   private final Outbox outbox;
   private final HostSlots slots;
+  private final SsdRouter ssd;
   private final LongSupplier nanoTime;
   private final ArrayDeque<Runnable> effects = new ArrayDeque<>();
   private final Map<PartJob.Key, PartJob> parts = new HashMap<>();
   private final EndedParts ended = new EndedParts(MAX_PARTS);
   private @Nullable CacheCore core;
 
-  JobRouter(Directory directory, Outbox outbox, HostSlots slots, LongSupplier nanoTime) {
+  JobRouter(
+      Directory directory, Outbox outbox, HostSlots slots, SsdRouter ssd, LongSupplier nanoTime) {
     this.directory = directory;
     this.outbox = outbox;
     this.slots = slots;
+    this.ssd = ssd;
     this.nanoTime = nanoTime;
   }
 
@@ -239,13 +243,13 @@ final class JobRouter implements CacheEffects {
   @Override
   public void startLoad(
       long jobId, int part, int[] gpuBlocks, long[] jobSlots, AvailableBlocks available) {
-    effects.add(() -> start(jobId, part, gpuBlocks, jobSlots, null));
+    effects.add(() -> start(jobId, part, gpuBlocks, jobSlots, null, available));
   }
 
   @Override
   public void startSave(
       long jobId, int part, int[] gpuBlocks, long[] jobSlots, long[] generations) {
-    effects.add(() -> start(jobId, part, gpuBlocks, jobSlots, generations));
+    effects.add(() -> start(jobId, part, gpuBlocks, jobSlots, generations, AvailableBlocks.ALL));
   }
 
   @Override
@@ -271,11 +275,33 @@ final class JobRouter implements CacheEffects {
     });
   }
 
+  @Override
+  public void startRead(SsdTransfer read, boolean live) {
+    effects.add(() -> ssd.startRead(read, live));
+  }
+
+  @Override
+  public void startWrite(SsdTransfer write) {
+    effects.add(() -> ssd.startWrite(write));
+  }
+
+  @Override
+  public void cancelTransfer(long transferId) {
+    effects.add(() -> ssd.cancel(transferId));
+  }
+
   private void start(
-      long jobId, int part, int[] gpuBlocks, long[] jobSlots, long @Nullable [] generations) {
+      long jobId,
+      int part,
+      int[] gpuBlocks,
+      long[] jobSlots,
+      long @Nullable [] generations,
+      AvailableBlocks available) {
     PartJob job = parts.get(new PartJob.Key(jobId, part));
     TransferJob transfer =
-        job == null ? null : transfer(job, jobId, part, gpuBlocks, jobSlots, generations);
+        job == null
+            ? null
+            : transfer(job, jobId, part, gpuBlocks, jobSlots, generations, available);
     Instance instance = job == null ? null : job.session.instance;
     Registration rank = instance == null ? null : instance.ranks[part];
     if (job != null && transfer != null && rank != null && rank.mover.submit(transfer)) {
@@ -298,7 +324,8 @@ final class JobRouter implements CacheEffects {
       int part,
       int[] gpuBlocks,
       long[] jobSlots,
-      long @Nullable [] generations) {
+      long @Nullable [] generations,
+      AvailableBlocks available) {
     Instance instance = job.session.instance;
     boolean save = generations != null;
     if (job.session.ended
@@ -340,7 +367,8 @@ final class JobRouter implements CacheEffects {
             ? new RevokeWord(words.file(), words.geometry().revokeOffset() + 8 * job.revokeIndex)
             : RevokeWord.NONE,
         job.deadlineNanos,
-        check);
+        check,
+        available);
   }
 
   private int generationOf(@Nullable Instance instance) {

@@ -58,10 +58,11 @@ public final class LookupWarmup {
     HostSlots slots =
         new HostSlots(HostPool.create("flexkv-warmup", POOL_BYTES, POOL_BYTES, arena), 0);
     Outbox outbox = new Outbox(1);
-    JobRouter jobs = new JobRouter(new Directory(), outbox, slots, System::nanoTime);
+    SsdRouter ssd = new SsdRouter(null, slots, 1, System::nanoTime);
+    JobRouter jobs = new JobRouter(new Directory(), outbox, slots, ssd, System::nanoTime);
     core = new CacheCore(CacheConfig.defaults(), slots, jobs, System::nanoTime, 1);
     jobs.bind(core);
-    handler = new RecordHandler(core, jobs, outbox);
+    handler = new RecordHandler(core, jobs, ssd, outbox);
     session = new Session(1, hello, hello.pid(), memory);
     SessionFileDescriptor.Geometry g = memory.geometry();
     toServer =

@@ -48,6 +48,8 @@ final class Outbox {
       int generation,
       int servable,
       int resident,
+      int host,
+      int ssd,
       int status,
       int group) {
     send(
@@ -60,9 +62,9 @@ final class Outbox {
             generation,
             servable,
             resident,
-            servable,
-            servable,
-            servable,
+            host,
+            ssd,
+            ssd,
             status,
             group));
   }

@@ -2,6 +2,7 @@ package io.flexkv.session;
 
 import io.flexkv.cache.CacheCore;
 import java.util.HexFormat;
+import java.util.List;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
@@ -16,10 +17,12 @@ final class Readiness {
 
   private final CacheCore core;
   private final JobRouter jobs;
+  private final SsdRouter ssd;
 
-  Readiness(CacheCore core, JobRouter jobs) {
+  Readiness(CacheCore core, JobRouter jobs, SsdRouter ssd) {
     this.core = core;
     this.jobs = jobs;
+    this.ssd = ssd;
   }
 
   /** Looks again whether an instance is ready; does nothing for tools. */
@@ -45,7 +48,13 @@ final class Readiness {
     long[] partBytes = instance.partBytes();
     int namespace;
     try {
-      namespace = core.openNamespace(digest[0], digest[1], partBytes.length, partBytes);
+      namespace =
+          core.openNamespace(
+              digest[0],
+              digest[1],
+              partBytes.length,
+              partBytes,
+              ssd.recordedGeneration(digest[0], digest[1]));
       if (instance.namespace != namespace) {
         close(instance);
       }
@@ -57,9 +66,16 @@ final class Readiness {
     instance.namespace = namespace;
     instance.partOffsets = offsets(partBytes);
     instance.ready = true;
+    Session scheduler = Objects.requireNonNull(instance.scheduler, "ready without a scheduler");
+    ssd.opened(digest[0], digest[1], scheduler.hello.blockTokens());
     if (instance.resetPending) {
-      core.resetNamespace(namespace);
       instance.resetPending = false;
+      List<SsdRouter.Answer> waiting = instance.takeResetAnswers();
+      ssd.reset(
+          digest[0],
+          digest[1],
+          core.resetNamespace(namespace),
+          (generation, durable) -> waiting.forEach(answer -> answer.reset(generation, durable)));
     }
     jobs.run();
     LOG.info(

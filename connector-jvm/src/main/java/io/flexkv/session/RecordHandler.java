@@ -23,6 +23,7 @@ import java.lang.foreign.MemorySegment;
 final class RecordHandler {
   private final CacheCore core;
   private final JobRouter jobs;
+  private final SsdRouter ssd;
   private final Outbox outbox;
   private final ExtendRecord extend = new ExtendRecord();
   private final LookupRecord lookup = new LookupRecord();
@@ -34,9 +35,10 @@ final class RecordHandler {
   private final GoRecord go = new GoRecord();
   private final RevokeRecord revoke = new RevokeRecord();
 
-  RecordHandler(CacheCore core, JobRouter jobs, Outbox outbox) {
+  RecordHandler(CacheCore core, JobRouter jobs, SsdRouter ssd, Outbox outbox) {
     this.core = core;
     this.jobs = jobs;
+    this.ssd = ssd;
     this.outbox = outbox;
   }
 
@@ -139,33 +141,40 @@ final class RecordHandler {
     long chain = lookup.chainBlocks();
     int most = (int) Math.min(lookup.maxBlocks(), Integer.MAX_VALUE);
     if (!instance.ready) {
-      answer(session, 0, 0, 0, 0, Protocol.LOOKUP_NOT_READY);
+      nothing(session, 0, Protocol.LOOKUP_NOT_READY);
       return;
     }
     LookupResult found = core.lookup(instance.id, lookup.requestId(), lookup.group(), first, most);
+    jobs.run(); // it may have begun to bring blocks from the SSD
     if (found.chainBlocks() < chain) {
-      answer(session, 0, found.generation(), 0, 0, Protocol.LOOKUP_UNKNOWN);
-    } else {
-      answer(
-          session,
-          found.leaseId(),
-          found.generation(),
-          found.servableBlocks(),
-          found.residentBlocks(),
-          Protocol.LOOKUP_OK);
+      nothing(session, found.generation(), Protocol.LOOKUP_UNKNOWN);
+      return;
     }
-  }
-
-  private void answer(
-      Session session, long lease, int generation, int servable, int resident, int status) {
     outbox.lookupAnswer(
         session,
         lookup.queryId(),
         lookup.requestId(),
-        lease,
+        found.leaseId(),
+        found.generation(),
+        found.servableBlocks(),
+        found.residentBlocks(),
+        found.hostBlocks(),
+        found.ssdBlocks(),
+        found.pending() ? Protocol.LOOKUP_PENDING : Protocol.LOOKUP_OK,
+        lookup.group());
+  }
+
+  private void nothing(Session session, int generation, int status) {
+    outbox.lookupAnswer(
+        session,
+        lookup.queryId(),
+        lookup.requestId(),
+        0,
         generation,
-        servable,
-        resident,
+        0,
+        0,
+        0,
+        0,
         status,
         lookup.group());
   }
@@ -215,14 +224,28 @@ final class RecordHandler {
     jobs.run();
   }
 
+  /** Answered once nothing of before can be served again, be it after a restart. */
   private void onReset(Session session, Instance instance) {
-    int generation = 0;
+    long queryId = reset.queryId();
+    SsdRouter.Answer answer =
+        (generation, durable) ->
+            outbox.resetAnswer(
+                session,
+                queryId,
+                generation,
+                durable ? Protocol.STATUS_OK : Protocol.STATUS_FAILED);
     if (instance.namespace >= 0) {
-      generation = core.resetNamespace(instance.namespace);
+      int namespace = instance.namespace;
+      int generation = core.resetNamespace(namespace);
       jobs.run();
-    } else {
-      instance.resetPending = true;
+      ssd.reset(core.digestHi(namespace), core.digestLo(namespace), generation, answer);
+      return;
     }
-    outbox.resetAnswer(session, reset.queryId(), generation, Protocol.STATUS_OK);
+    instance.resetPending = true;
+    if (!ssd.present()) {
+      answer.reset(0, true);
+    } else if (!instance.resetWaits(answer)) {
+      answer.reset(0, false);
+    }
   }
 }

@@ -47,6 +47,7 @@ final class StatusView {
       }
     }
     counters(json.putObject("cache"), agent.stats());
+    SsdView.put(json.putObject("ssd"), agent.stats().ssd(), agent.ssd().store());
     json.put("open_parts", agent.openParts());
     return json;
   }
@@ -93,6 +94,7 @@ final class StatusView {
     json.put("save_jobs", s.saveJobs());
     json.put("parked_gos", s.parkedGos());
     json.put("ready_blocks", s.readyBlocks());
+    json.put("host_blocks", s.hostBlocks());
     json.put("pending_blocks", s.pendingBlocks());
     json.put("quarantined_slots", s.quarantinedSlots());
     json.put("capacity_bytes", s.capacityBytes());

@@ -253,6 +253,8 @@ final class CopyAgent implements Agent {
       state.endAs(Completion.Status.REVOKED, "revoked");
     } else if (clock.getAsLong() - state.job.deadlineNanos() > 0) {
       state.endAs(Completion.Status.FAILED, "its deadline has passed");
+    } else if (state.isCut()) {
+      state.endAs(Completion.Status.FAILED, "the rest of its blocks could not be read");
     }
   }
 
@@ -321,7 +323,7 @@ final class CopyAgent implements Agent {
     for (JobState state : ready) {
       if (!state.allSubmitted()) {
         checkEarlyEnd(state);
-        if (state.end == null) {
+        if (state.end == null && state.canSubmit()) {
           return state;
         }
       }

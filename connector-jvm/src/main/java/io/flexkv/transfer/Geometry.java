@@ -114,9 +114,10 @@ final class Geometry {
 
   /** Puts as much of the job as fits into the slice and moves the job's cursor. */
   void fill(CopySlice slice, JobState state, SliceLimits limits) {
-    while (!state.allSubmitted() && slice.bytes() < limits.bytes()) {
+    int until = state.limit();
+    while (state.block < until && slice.bytes() < limits.bytes()) {
       if (state.run == 0) {
-        state.run = runFrom(state.job, state.block, limits);
+        state.run = runFrom(state.job, state.block, until, limits);
       }
       boolean added = state.run > 1 ? addRun(slice, state, limits) : addBlock(slice, state, limits);
       if (!added) {
@@ -190,13 +191,13 @@ final class Geometry {
    * How many blocks from {@code from} on to move region by region: 1 if that gains nothing. Both
    * numbers and places of a run go up, or both go down; its rows fit one slice.
    */
-  private int runFrom(TransferJob job, int from, SliceLimits limits) {
+  private int runFrom(TransferJob job, int from, int until, SliceLimits limits) {
     int[] gpuBlocks = job.gpuBlocks();
     long[] hosts = job.hostAddresses();
     int longest =
         widest > limits.stridedWidth()
             ? 1
-            : (int) Math.min(Math.min(MAX_RUN, gpuBlocks.length - from), limits.bytes() / widest);
+            : (int) Math.min(Math.min(MAX_RUN, until - from), limits.bytes() / widest);
     if (longest < 2) {
       return 1;
     }

@@ -72,6 +72,22 @@ final class JobState {
     return block == job.gpuBlocks().length;
   }
 
+  /** Blocks that may be submitted now; never goes back. */
+  int limit() {
+    return Math.min(job.gpuBlocks().length, job.available().count());
+  }
+
+  /** Whether a slice can be made: not all is submitted, and the next block is in its slot. */
+  boolean canSubmit() {
+    return block < limit();
+  }
+
+  /** Whether the blocks that it waits for will not come. */
+  boolean isCut() {
+    // In this order: once cut, the count is final.
+    return job.available().isCut() && !canSubmit() && !allSubmitted();
+  }
+
   /** Ends the job early; the first reason stays. */
   void endAs(Completion.Status status, String reason) {
     if (end == null) {

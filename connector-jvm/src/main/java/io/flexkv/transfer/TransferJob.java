@@ -1,5 +1,6 @@
 package io.flexkv.transfer;
 
+import io.flexkv.cache.AvailableBlocks;
 import io.flexkv.device.Direction;
 import org.jspecify.annotations.Nullable;
 
@@ -15,6 +16,7 @@ import org.jspecify.annotations.Nullable;
  * @param revoke read between slices
  * @param deadlineNanos on the mover's clock ({@link System#nanoTime}); later it ends as FAILED
  * @param generations what to compare after the copies; null for loads
+ * @param available how many leading blocks may be copied; a load's may grow while it runs
  */
 @SuppressWarnings("ArrayRecordComponent") // made for this job and never changed
 public record TransferJob(
@@ -26,7 +28,8 @@ public record TransferJob(
     @Nullable FencePoint fence,
     RevokeWord revoke,
     long deadlineNanos,
-    @Nullable GenerationCheck generations) {
+    @Nullable GenerationCheck generations,
+    AvailableBlocks available) {
   /** Blocks that one job may have. */
   public static final int MAX_BLOCKS = 1 << 20;
 
@@ -41,5 +44,29 @@ public record TransferJob(
           "job %x: %d blocks, %d generations"
               .formatted(jobId, gpuBlocks.length, generations.expected().length));
     }
+  }
+
+  /** A job whose blocks may all be copied from the start. */
+  public TransferJob(
+      long jobId,
+      int part,
+      Direction direction,
+      int[] gpuBlocks,
+      long[] hostAddresses,
+      @Nullable FencePoint fence,
+      RevokeWord revoke,
+      long deadlineNanos,
+      @Nullable GenerationCheck generations) {
+    this(
+        jobId,
+        part,
+        direction,
+        gpuBlocks,
+        hostAddresses,
+        fence,
+        revoke,
+        deadlineNanos,
+        generations,
+        AvailableBlocks.ALL);
   }
 }

@@ -43,8 +43,16 @@ final class CoreFixture {
     parts = 1;
     slots = new FakeSlots(capacityBlocks * 10L);
     ssdSlots = new FakeSlots(ssdBlocks * 10L);
-    core = new CacheCore(
-            CacheConfig.defaults(), EvictionSettings.DEFAULT, slots, ssdSlots, ssd, effects, () -> now, 42);
+    core =
+        new CacheCore(
+            CacheConfig.defaults(),
+            EvictionSettings.DEFAULT,
+            slots,
+            ssdSlots,
+            ssd,
+            effects,
+            () -> now,
+            42);
     namespace = core.openNamespace(7, 7, 1, sizes(1, 10));
     core.openInstance(ENGINE, namespace);
   }

@@ -45,7 +45,8 @@ final class Simulation implements CacheEffects {
         new SimSlots(
             new FakeSlots(capacity, extents ? 48 : 0),
             slot -> mover.touches(slot) || disk.touches(slot, true));
-    WritePolicy policy = WritePolicy.values()[random.nextInt(3)];
+    List<WritePolicy> policies = List.of(WritePolicy.values());
+    WritePolicy policy = policies.get(random.nextInt(policies.size()));
     SsdConfig ssd =
         new SsdConfig(
             policy,

@@ -85,14 +85,14 @@ final class TreeChecker {
       assertThat(get(parent, EntryLayout.SSD)).as("SSD closed").isEqualTo(EntryLayout.SSD_HELD);
     }
     boolean hot =
-        host == EntryLayout.HOST_THERE
-            && (parent == NONE || get(parent, EntryLayout.HOT) != 0);
+        host == EntryLayout.HOST_THERE && (parent == NONE || get(parent, EntryLayout.HOT) != 0);
     assertThat(get(entry, EntryLayout.HOT) != 0).as("hot").isEqualTo(hot);
     // Whatever may go must be known to its policy as such: else it would stay for ever.
     if (Copies.hostEvictable(index, entry)) {
       boolean heap =
           namespaces.require(get(entry, EntryLayout.NAMESPACE)).policy() instanceof HeapPolicy;
-      assertThat(heap ? get(entry, EntryLayout.HEAP_PLACE) >= 0 : get(entry, EntryLayout.LISTED) > 0)
+      assertThat(
+              heap ? get(entry, EntryLayout.HEAP_PLACE) >= 0 : get(entry, EntryLayout.LISTED) > 0)
           .as("offered for eviction from the host tier")
           .isTrue();
     }

@@ -1,0 +1,342 @@
+package io.flexkv.session;
+
+import io.flexkv.cache.BlockIdentity;
+import io.flexkv.cache.CacheCore;
+import io.flexkv.cache.SlotAllocator;
+import io.flexkv.cache.SsdTransfer;
+import io.flexkv.protocol.RequestException;
+import io.flexkv.tier.ssd.RecoverySink;
+import io.flexkv.tier.ssd.SlotHeader;
+import io.flexkv.tier.ssd.SlotIdentity;
+import io.flexkv.tier.ssd.SsdEvent;
+import io.flexkv.tier.ssd.SsdJob;
+import io.flexkv.tier.ssd.SsdStore;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.BitSet;
+import java.util.HashMap;
+import java.util.Iterator;
+import java.util.List;
+import java.util.Map;
+import java.util.function.LongSupplier;
+import org.jspecify.annotations.Nullable;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * Between the cache core and the SSD store: what the core wants read and written becomes jobs of
+ * the store, what became of them goes back, survivors of the last life are offered to the core, and
+ * a reset is answered when it is durable. Without a store everything here is a no-op.
+ *
+ * <p>Cache thread only, except where a method says otherwise.
+ */
+final class SsdRouter implements SlotAllocator {
+  /** How long one call of the cache thread may take the recovery; then it tries again. */
+  private static final long CALL_MILLIS = 5_000;
+
+  /** Survivors that the cache thread takes at a time: some 50 us. */
+  private static final int SURVIVORS_A_CALL = 128;
+
+  private static final int EVENTS_A_TURN = 256;
+  private static final long READ_NANOS = 5_000_000_000L;
+  private static final Logger LOG = LoggerFactory.getLogger(SsdRouter.class);
+
+  private record Digest(long hi, long lo) {}
+
+  /** Somebody who waits for a reset of this namespace to this generation, or a later one. */
+  private record Waiting(Digest namespace, int generation, Answer answer) {}
+
+  /** Told once, to which generation a namespace was reset and whether that survives a restart. */
+  @FunctionalInterface
+  interface Answer {
+    void reset(int generation, boolean durable);
+  }
+
+  private final @Nullable SsdStore store;
+  private final HostSlots host;
+  private final long bootEpoch;
+  private final LongSupplier nanoTime;
+  private final Map<Digest, Integer> blockTokens = new HashMap<>();
+  private final ArrayDeque<Waiting> resets = new ArrayDeque<>();
+  private @Nullable CacheCore core;
+
+  /**
+   * @param store null: there is no SSD tier
+   */
+  SsdRouter(@Nullable SsdStore store, HostSlots host, long bootEpoch, LongSupplier nanoTime) {
+    this.store = store;
+    this.host = host;
+    this.bootEpoch = bootEpoch;
+    this.nanoTime = nanoTime;
+  }
+
+  /** Once, before anything else: the core needs its slots and effects first. */
+  void bind(CacheCore theCore) {
+    core = theCore;
+  }
+
+  boolean present() {
+    return store != null;
+  }
+
+  @Nullable SsdStore store() {
+    return store;
+  }
+
+  // ------------------------------------------------------------------ slots
+
+  @Override
+  public long allocate(long slotBytes) {
+    return store == null ? FULL : store.allocate(slotBytes);
+  }
+
+  @Override
+  public void free(long slot) {
+    there().free(slot);
+  }
+
+  @Override
+  public long capacityBytes() {
+    return store == null ? 0 : store.capacityBytes();
+  }
+
+  @Override
+  public long usedBytes() {
+    return store == null ? 0 : store.usedBytes();
+  }
+
+  // ------------------------------------------------------------------ namespaces
+
+  /** The generation at which a namespace begins that the core does not know. */
+  int recordedGeneration(long digestHi, long digestLo) {
+    return store == null ? 0 : store.generation(digestHi, digestLo);
+  }
+
+  /** An engine says how many tokens a block of its namespace has. */
+  void opened(long digestHi, long digestLo, int tokens) {
+    blockTokens.put(new Digest(digestHi, digestLo), tokens);
+  }
+
+  /** A namespace was reset: makes that survive a restart, then answers. */
+  void reset(long digestHi, long digestLo, int generation, Answer answer) {
+    if (store == null) {
+      answer.reset(generation, true);
+      return;
+    }
+    resets.add(new Waiting(new Digest(digestHi, digestLo), generation, answer));
+    store.resetNamespace(digestHi, digestLo, generation);
+  }
+
+  // ------------------------------------------------------------------ what the core wants
+
+  void startRead(SsdTransfer read, boolean live) {
+    List<SlotIdentity> identities = read.blocks().stream().map(SsdRouter::identity).toList();
+    SsdJob job =
+        SsdJob.read(
+            read.id(),
+            live ? SsdJob.Priority.READ_LIVE : SsdJob.Priority.READ_SPECULATIVE,
+            read.ssdSlots(),
+            addresses(read),
+            identities,
+            nanoTime.getAsLong() + READ_NANOS);
+    if (!there().submit(job)) {
+      core().ssd().readEnded(read.id(), 0, FULL, true);
+    }
+  }
+
+  void startWrite(SsdTransfer write) {
+    List<SlotHeader> headers = new ArrayList<>(write.blocks().size());
+    for (BlockIdentity block : write.blocks()) {
+      headers.add(
+          new SlotHeader(
+              identity(block),
+              block.hasParent(),
+              block.parentHi(),
+              block.parentLo(),
+              blockTokens.getOrDefault(new Digest(block.digestHi(), block.digestLo()), 1),
+              bootEpoch,
+              new byte[0]));
+    }
+    if (!there().submit(SsdJob.write(write.id(), write.ssdSlots(), addresses(write), headers))) {
+      core().ssd().written(write.id(), new boolean[0], true);
+    }
+  }
+
+  void cancel(long transferId) {
+    there().cancel(transferId);
+  }
+
+  private long[] addresses(SsdTransfer transfer) {
+    long[] addresses = new long[transfer.hostSlots().length];
+    for (int i = 0; i < addresses.length; i++) {
+      addresses[i] = host.address(transfer.hostSlots()[i]);
+    }
+    return addresses;
+  }
+
+  private static SlotIdentity identity(BlockIdentity block) {
+    // The namespace's digest covers the layout of every rank; a store wants it by itself too.
+    return new SlotIdentity(
+        block.digestHi(),
+        block.digestLo(),
+        block.generation(),
+        block.group(),
+        block.hashHi(),
+        block.hashLo(),
+        block.digestLo(),
+        block.slotBytes());
+  }
+
+  // ------------------------------------------------------------------ what became of it
+
+  /** Takes the store's news; returns how many. */
+  int poll() {
+    if (store == null) {
+      return 0;
+    }
+    int count = 0;
+    for (SsdEvent event; count < EVENTS_A_TURN && (event = store.poll()) != null; count++) {
+      take(event);
+    }
+    return count;
+  }
+
+  private void take(SsdEvent event) {
+    switch (event) {
+      case SsdEvent.Progress progress ->
+          core().ssd().readProgress(progress.job().id(), progress.ready());
+      case SsdEvent.Ended ended -> ended(ended);
+      case SsdEvent.Drained drained -> core().ssd().drained(drained.job().id());
+      case SsdEvent.ResetDone done -> resetDone(done);
+      case SsdEvent.DirectoryLost lost -> {
+        LOG.error(
+            "SSD directory {} is taken out: {}. The other tiers go on; what lay in it is gone",
+            lost.path(),
+            lost.cause());
+        core().ssd().lost(slot -> there().directoryOf(slot) == lost.directory());
+      }
+    }
+  }
+
+  private void ended(SsdEvent.Ended ended) {
+    SsdJob job = ended.job();
+    if (ended.outcome() == SsdEvent.Outcome.FAILED) {
+      LOG.warn(
+          "{} {} of {} blocks ended after {}: {}",
+          job.isWrite() ? "SSD write" : "SSD read",
+          job.id(),
+          job.blocks(),
+          ended.ready(),
+          ended.cause());
+    }
+    if (job.isWrite()) {
+      BitSet stored = job.stored();
+      boolean[] ok = new boolean[job.blocks()];
+      stored.stream().forEach(i -> ok[i] = true);
+      core().ssd().written(job.id(), ok, ended.drained());
+    } else {
+      core().ssd().readEnded(job.id(), ended.ready(), ended.badSlot(), ended.drained());
+    }
+  }
+
+  private void resetDone(SsdEvent.ResetDone done) {
+    if (!done.durable()) {
+      LOG.error(
+          "a reset to generation {} did not reach any SSD directory ({}): it is not confirmed, and"
+              + " whoever asked for it is served nothing",
+          done.generation(),
+          done.cause());
+    }
+    Digest namespace = new Digest(done.digestHi(), done.digestLo());
+    for (Iterator<Waiting> all = resets.iterator(); all.hasNext(); ) {
+      Waiting waiting = all.next();
+      if (waiting.namespace.equals(namespace) && waiting.generation <= done.generation()) {
+        all.remove();
+        waiting.answer.reset(waiting.generation, done.durable());
+      }
+    }
+  }
+
+  // ------------------------------------------------------------------ recovery
+
+  /** Lets the store offer what survived, on a thread of its own; the cache thread takes it. */
+  void recover(AgentInbox inbox) {
+    if (store != null) {
+      store.recover(new Survivors(inbox));
+    }
+  }
+
+  /** Runs on the store's thread; what it wants of the core is done by the cache thread. */
+  private final class Survivors implements RecoverySink {
+    private final AgentInbox inbox;
+
+    Survivors(AgentInbox inbox) {
+      this.inbox = inbox;
+    }
+
+    @Override
+    public BitSet offer(List<Survivor> batch) throws InterruptedException {
+      BitSet taken = new BitSet(batch.size());
+      for (int from = 0; from < batch.size(); from += SURVIVORS_A_CALL) {
+        int first = from;
+        int until = Math.min(batch.size(), from + SURVIVORS_A_CALL);
+        try {
+          taken.or(inbox.call(() -> adopt(batch, first, until), CALL_MILLIS));
+        } catch (RequestException e) {
+          if (Thread.currentThread().isInterrupted()) {
+            throw new InterruptedException(e.getMessage());
+          }
+          LOG.warn("{} blocks on the SSD are left: {}", until - first, e.getMessage());
+        }
+      }
+      return taken;
+    }
+
+    @Override
+    public void finished(Report report) {
+      LOG.info(
+          "SSD: {} of {} blocks found are served again, {} were left behind; {} ms",
+          report.taken(),
+          report.offered(),
+          report.dropped(),
+          report.nanos() / 1_000_000);
+    }
+  }
+
+  private BitSet adopt(List<RecoverySink.Survivor> batch, int first, int until) {
+    BitSet taken = new BitSet(batch.size());
+    for (int i = first; i < until; i++) {
+      RecoverySink.Survivor survivor = batch.get(i);
+      SlotHeader header = survivor.header();
+      SlotIdentity is = header.identity();
+      BlockIdentity block =
+          new BlockIdentity(
+              is.digestHi(),
+              is.digestLo(),
+              is.generation(),
+              is.group(),
+              is.keyHi(),
+              is.keyLo(),
+              header.hasParent(),
+              header.parentHi(),
+              header.parentLo(),
+              is.payloadBytes());
+      taken.set(i, core().ssd().adopt(block, survivor.slot()));
+    }
+    return taken;
+  }
+
+  private SsdStore there() {
+    if (store == null) {
+      throw new IllegalStateException("there is no SSD tier");
+    }
+    return store;
+  }
+
+  private CacheCore core() {
+    if (core == null) {
+      throw new IllegalStateException("bind() was not called");
+    }
+    return core;
+  }
+}
