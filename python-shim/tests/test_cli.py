@@ -270,3 +270,46 @@ def test_usage_error_is_two() -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["nonsense"])
     assert caught.value.code == 2
+
+
+def check(capsys: Any, path: Path) -> tuple[int, str, str]:
+    code = cli.main(["config", "check", str(path)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_config_check_says_what_a_file_would_do(address: str, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "cpu_cache_gb: 100000\nssd_cache_gb: 900000\n"
+        f"ssd_cache_dir: {tmp_path}/a;{tmp_path}/b\nredis_password: hunter2\nevict_ratoi: 0.1\n"
+    )
+    code, said, _ = check(capsys, path)
+    assert code == 0
+    assert "Host memory: 100000 GB, taken at the start; of " in said
+    assert "GB too much for this machine now." in said
+    assert f"  {tmp_path}/a: " in said and "GB free for 450000 GB" in said
+    assert f"warning: {tmp_path}/b has not enough room." in said
+    assert f"cpu_cache_gb = 100000.0  ({path} cpu_cache_gb)" in said
+    assert "warning: " in said and "did you mean 'evict_ratio'?" in said
+    assert "hunter2" not in said
+
+
+def test_config_check_of_the_printed_worker(address: str, capsys: Any) -> None:
+    path = Path(__file__).with_name("original_configs") / "dynamo-worker.json"
+    code, said, _ = check(capsys, path)
+    assert code == 0
+    assert "Host memory: what 10240 of the engine's blocks take" in said
+    assert "SSD: none." in said
+
+
+def test_config_check_of_a_file_that_cannot_be_used(
+    address: str, tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("lease_ttl_s: 0\n")  # an option of the sidecar
+    code, _, error = check(capsys, path)
+    assert code == 1
+    assert f"{path} lease_ttl_s is 0, must be a number from 1 to 3600" in error
+    with pytest.raises(SystemExit):
+        cli.main(["config", "check"])

@@ -54,6 +54,18 @@ def refused(kv_cache_config: Any = None, **more: Any) -> str:
     ).refused
 
 
+def test_parts_that_differ_are_counted() -> None:
+    def parts(**more: Any) -> int:
+        facts = read_facts(
+            config(parallel_config__world_size=8, parallel_config__tensor_parallel_size=4, **more),
+            scheduler=True, kv_cache_config=caches(FullAttentionSpec()), facade=False,
+        )  # fmt: skip
+        return facts.distinct_parts
+
+    assert parts() == 8
+    assert parts(model_config__use_mla=True) == 2
+
+
 def test_facts_of_both_roles() -> None:
     worker = read_facts(
         config(), scheduler=False, kv_cache_config=caches(FullAttentionSpec()), facade=False

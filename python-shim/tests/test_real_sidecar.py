@@ -22,6 +22,7 @@ from flexkv.session import Session, open_session
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
+CONFIGS = Path(__file__).with_name("original_configs")
 TOOL = p.Hello(role=p.ROLE_TOOL, pid=0)
 
 
@@ -131,6 +132,26 @@ def test_status_counts_sessions(real: Settings) -> None:
     session = start(real)
     assert session.control("ping", {}, 2) == {}
     assert session.control("status", {}, 2)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.iterdir()), ids=lambda path: path.stem)
+def test_printed_file_of_the_original_starts_a_sidecar(
+    socket_path: str, tmp_path: Path, path: Path
+) -> None:
+    """As it is, but for where this test may put things and how much memory it may take."""
+    found = settings(
+        socket_path, tmp_path / "run", config_path=str(path), cpu_cache_gb=0.1,
+        ssd_cache_gb=0.2, ssd_cache_dir=str(tmp_path / "ssd"),
+    )  # fmt: skip
+    session = start(found)
+    try:
+        assert session.control("status", {}, 2)
+        log = Path(session.welcome.log_file).read_text()
+        remote = log.count("the remote tier is not built yet; the local tiers run")
+        assert remote == (1 if "distributed" in path.stem else 0)
+        assert "the GPU's copy engines" in log or "dynamo" in path.stem
+    finally:
+        os.kill(session.server_pid, signal.SIGKILL)
 
 
 def test_set_changes_policy_and_log_level_of_the_running_sidecar(

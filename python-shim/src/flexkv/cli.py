@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from flexkv import doctor, launcher
+from flexkv import config_check, doctor, launcher
 from flexkv import protocol as p
 from flexkv.config import Settings
 from flexkv.config_file import CONFIG_PATH_ENV
@@ -32,7 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(arguments.rest)}")
     if arguments.config:
         os.environ[CONFIG_PATH_ENV] = arguments.config
+    if arguments.command == "config" and bool(arguments.action) != bool(arguments.file):
+        parser.error("config check needs a FILE")
     try:
+        if getattr(arguments, "file", None):
+            for line in config_check.explain(arguments.file, os.environ):
+                sys.stdout.write(line + "\n")
+            return 0
         settings = Settings.load()
         if arguments.address:
             settings = Settings.load({"server_recv_port": arguments.address})
@@ -66,7 +72,10 @@ def _parser() -> argparse.ArgumentParser:
                  "eviction_policy and its thresholds")  # fmt: skip
     change.add_argument("changes", nargs="+", metavar="NAME=VALUE")
     add("doctor", run_doctor, "check this machine and say what to do")
-    add("config", config, "the effective settings and where each comes from")
+    shown = add("config", config, "the effective settings and where each comes from; "
+                "`config check FILE` explains what a file would do")  # fmt: skip
+    shown.add_argument("action", nargs="?", choices=["check"])
+    shown.add_argument("file", nargs="?")
     return parser
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -51,6 +51,7 @@ class Settings:
     instance_id: int = 0
     log_level: str = "INFO"
     logging_prefix: str = ""
+    num_log_interval_requests: int = 200
     lookup_spin_us: int = 50
     step_spin_us: int = 1000
     load_deadline_ms: int = 10_000
@@ -142,6 +143,7 @@ class _Loading:
     def settings(self) -> Settings:
         values: dict[str, Value] = {}
         sources: dict[str, str] = {}
+        answers: dict[tuple[bool, str], list[str]] = {}
         for option in OPTIONS:
             if option.quiet:
                 continue
@@ -149,7 +151,10 @@ class _Loading:
             sources[option.name] = source
             values[option.name] = _parsed(source, option, value)
             if source != "default" and option.status != "works" and option.asks(value):
-                self._notes.append(Note(option.status == "absent", f"{source}: {option.says}"))
+                answers.setdefault((option.status == "absent", option.says), []).append(source)
+        self._notes += [
+            Note(warning, f"{joined(found)}: {says}") for (warning, says), found in answers.items()
+        ]
         self._unknown(strict=bool(values["strict"]))
         self._notes += [Note(False, text) for text in self._file.remarks]
         _check_instance(values)
@@ -186,6 +191,16 @@ class _Loading:
         if strict and found:
             raise ConfigError("; ".join(found) + " (strict is on)")
         self._notes += [Note(True, text) for text in found]
+
+
+def joined(sources: Sequence[str]) -> str:
+    """Sources in one text; where one comes out of the same place as the last, its name alone."""
+    text, place = "", ""
+    for source in sources:
+        where, _, name = source.rpartition(" ")
+        text += f"{', ' if text else ''}{name if where and where == place else source}"
+        place = where
+    return text
 
 
 def unknown_variables(env: Mapping[str, str]) -> Iterator[str]:

@@ -20,6 +20,7 @@ SERVED_SPECS = ("FullAttentionSpec", "MLAAttentionSpec")
 class EngineFacts:
     """One engine, as one of its processes sees it.
 
+    ``distinct_parts`` counts the ranks that hold different bytes of a block.
     ``refused`` is empty or one sentence: why this engine is served nothing.
     """
 
@@ -27,6 +28,7 @@ class EngineFacts:
     instance: str
     rank: int
     world_size: int
+    distinct_parts: int
     block_tokens: int
     num_blocks: int
     kv_groups: int
@@ -59,6 +61,7 @@ def read_facts(
         instance=f"{transfer.engine_id}/{data_rank}",
         rank=0 if scheduler else int(getattr(parallel, "rank", 0) or 0) % world_size,
         world_size=world_size,
+        distinct_parts=_distinct_parts(vllm_config, world_size),
         block_tokens=int(cache.block_size or 0),
         num_blocks=int(num_blocks or 0),
         kv_groups=groups,
@@ -67,6 +70,14 @@ def read_facts(
         refused=_why_refused(vllm_config, kv_cache_config, groups, int(num_blocks or 0)),
         notes=tuple(notes),
     )
+
+
+def _distinct_parts(vllm_config: Any, world_size: int) -> int:
+    """With latent attention all ranks of a tensor-parallel group hold the same."""
+    if not getattr(vllm_config.model_config, "use_mla", False):
+        return world_size
+    tensor = int(getattr(vllm_config.parallel_config, "tensor_parallel_size", 1) or 1)
+    return max(1, world_size // tensor)
 
 
 def _why_refused(vllm_config: Any, kv_cache_config: Any, groups: int, num_blocks: int) -> str:

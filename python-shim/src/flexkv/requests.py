@@ -43,6 +43,7 @@ class RequestState:
     ``verified`` of them hold bytes that we saw written, ``saved`` is where the next save plan
     starts, ``sent`` hashes are with the sidecar, which has at least ``resident`` blocks.
     ``ended_with`` are the counters of its blocks when its last save had to be put off.
+    ``loaded`` counts the blocks that loads brought in.
     ``tainted``: its blocks were computed before a reset, what builds on them must not be saved.
     """
 
@@ -69,6 +70,7 @@ class RequestState:
     asks_since: float = 0.0
     load: OpenLoad | None = None
     load_failed: bool = False
+    loaded: int = 0
     tainted: bool = False
     no_save: bool = False
     no_load: bool = False

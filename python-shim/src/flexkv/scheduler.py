@@ -36,6 +36,7 @@ from flexkv.protocol import (
     SaveDone,
     job_id,
 )
+from flexkv.pulse import Pulse
 from flexkv.requests import Offer, OpenLoad, RequestState
 from flexkv.saves import SavePlanner
 from flexkv.session_api import SchedulerLink, Session
@@ -64,6 +65,7 @@ class SchedulerSide:
         link: SchedulerLink,
         limits: LookupLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        log_interval_requests: int = 200,
     ) -> None:
         self._facts = facts
         self._link = link
@@ -83,6 +85,7 @@ class SchedulerSide:
         self._reset_query = 0
         self.loads = self.loads_failed = self.blocks_loaded = 0
         self.blocks_committed = self.blocks_dropped = 0
+        self._pulse = Pulse(log_interval_requests, facts.block_tokens)
 
     # ------------------------------------------------------------------ hooks, in vLLM's order
     def on_new_request(self, request: Any) -> None:
@@ -225,6 +228,7 @@ class SchedulerSide:
         if state is None:
             return
         self.lookups.forget(state)
+        self._pulse.finished(self, state)
         self._finished.append((state, request.num_computed_tokens))
 
     def reset_cache(self) -> bool:
@@ -394,6 +398,7 @@ class SchedulerSide:
         if not state.tainted:
             self._table.filled(load.blocks[:good])
         self.blocks_loaded += good
+        state.loaded += good
         if load.failed is not None:
             # Offered again it could fail again, and so on for ever.
             state.load_failed = True

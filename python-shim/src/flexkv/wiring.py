@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from flexkv.capacity import in_bytes
 from flexkv.client import FENCE_WORDS, REVOKE_WORDS, Link
 from flexkv.config import Settings
 from flexkv.engine import EngineFacts, adopt_failure_policy, page_sizes, read_facts
@@ -78,6 +79,7 @@ def _build_scheduler(
     no_loads = adopt_failure_policy(vllm_config, settings.load_failure_policy)
     if no_loads:
         logger.warning("FlexKV: %s", no_loads)
+    settings = in_bytes(settings, facts, kv_cache_config)
     namespace = prepare_scheduler(vllm_config, settings)  # before vLLM reads its hash seed
     link = Link(settings, lambda: hello_of(facts, namespace), generation_entries=facts.num_blocks)
     side = SchedulerSide(
@@ -89,6 +91,7 @@ def _build_scheduler(
         ),
         link,
         LookupLimits(lookup_spin_us=settings.lookup_spin_us, step_spin_us=settings.step_spin_us),
+        log_interval_requests=settings.num_log_interval_requests,
     )
     link.start()
     return side
@@ -117,6 +120,7 @@ class _Rank:
         )
         if not settings.enabled or facts.refused:
             return  # the scheduler's process says so
+        settings = in_bytes(settings, facts, self._kv_cache_config)
         namespace = prepare_worker(self._vllm_config, settings)
         self._settings, self._facts = settings, facts
         self._link = Link(

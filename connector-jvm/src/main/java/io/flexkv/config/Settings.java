@@ -63,6 +63,7 @@ public final class Settings {
     Settings settings() throws ConfigException {
       Map<String, String> values = new LinkedHashMap<>();
       Map<String, String> sources = new LinkedHashMap<>();
+      Map<Note, List<String>> answers = new LinkedHashMap<>();
       for (Option option : Options.ALL) {
         Found found = find(option);
         String source = found == null ? "default" : found.source();
@@ -73,13 +74,29 @@ public final class Settings {
             && option.ours()
             && option.status() != Option.Status.WORKS
             && option.asks(raw)) {
-          notes.add(
-              new Note(option.status() == Option.Status.ABSENT, source + ": " + option.says()));
+          Note answer = new Note(option.status() == Option.Status.ABSENT, option.says());
+          answers.computeIfAbsent(answer, a -> new ArrayList<>()).add(source);
         }
       }
+      answers.forEach((answer, found) ->
+          notes.add(new Note(answer.warning(), joined(found) + ": " + answer.text())));
       unknown("1".equals(values.get(Options.STRICT.name())));
       file.remarks().forEach(remark -> notes.add(new Note(false, remark)));
       return new Settings(values, sources, notes);
+    }
+
+    /** In one text; where a source is of the same place as the last, its name alone. */
+    private static String joined(List<String> sources) {
+      StringBuilder text = new StringBuilder();
+      String place = "";
+      for (String source : sources) {
+        int space = source.lastIndexOf(' ');
+        String where = space < 0 ? "" : source.substring(0, space);
+        text.append(text.isEmpty() ? "" : ", ");
+        text.append(!where.isEmpty() && where.equals(place) ? source.substring(space + 1) : source);
+        place = where;
+      }
+      return text.toString();
     }
 
     private record Found(String source, String value) {}

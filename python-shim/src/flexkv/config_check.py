@@ -1,0 +1,102 @@
+"""``flexkv config check FILE``: what would happen with a file, before anything is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flexkv.config import Settings
+from flexkv.config_file import CONFIG_PATH_ENV
+from flexkv.options import OPTIONS
+
+GB = 1e9
+
+
+def explain(path: str, env: Mapping[str, str]) -> Iterator[str]:
+    """Lines for people; raises ``ConfigError`` if the file cannot be used."""
+    settings = Settings.load(env={**env, CONFIG_PATH_ENV: path})
+    yield f"{path} can be used."
+    yield from _meeting(settings)
+    yield from _host_tier(settings)
+    yield from _ssd_tier(settings)
+    for option in OPTIONS:
+        source = settings.sources.get(option.name, "default")
+        if source != "default" and option.status == "works":
+            yield f"{option.name} = {option.shown(settings.values[option.name])}  ({source})"
+    for warning, text in settings.notes:
+        yield f"{'warning' if warning else 'note'}: {text}"
+
+
+def _meeting(settings: Settings) -> Iterator[str]:
+    if not settings.enabled:
+        yield "FlexKV is off: enable_flexkv is false."
+    elif settings.launch:
+        yield f"The first engine starts a sidecar at {settings.server_recv_port}, others join it."
+    else:
+        yield f"Engines wait for `flexkv serve` at {settings.server_recv_port}."
+
+
+def _host_tier(settings: Settings) -> Iterator[str]:
+    values, sources = settings.values, settings.sources
+    blocks = _number(values["num_cpu_blocks"])
+    if blocks and sources["cpu_cache_gb"] == "default":
+        yield (
+            f"Host memory: what {blocks:.0f} of the engine's blocks take; `flexkv serve`, which "
+            f"knows no engine, takes {_number(values['cpu_cache_gb']):g} GB."
+        )
+        return
+    wanted = _number(values["cpu_cache_gb"]) * GB
+    cap = f", at most {blocks:.0f} blocks" if blocks else ""
+    total, available = memory()
+    yield (
+        f"Host memory: {wanted / GB:g} GB{cap}, taken at the start; of {total / GB:.1f} GB here "
+        f"{available / GB:.1f} GB are available."
+    )
+    if wanted > available:
+        yield f"warning: that is {(wanted - available) / GB:.1f} GB too much for this machine now."
+
+
+def _ssd_tier(settings: Settings) -> Iterator[str]:
+    values = settings.values
+    wanted = _number(values["ssd_cache_gb"]) * GB
+    blocks = _number(values["num_ssd_blocks"])
+    if values["enable_ssd"] in ("0", "false") or not (wanted or blocks):
+        yield "SSD: none."
+        return
+    folders: Any = values["ssd_cache_dir"]
+    size = f"{wanted / GB:g} GB" if wanted else f"what {blocks:.0f} of the engine's blocks take"
+    yield f"SSD: {size} over {len(folders)} folder(s)."
+    for folder in folders:
+        free = free_bytes(Path(folder))
+        share = f" for {wanted / len(folders) / GB:g} GB" if wanted else ""
+        yield f"  {folder}: {free / GB:.1f} GB free{share}"
+        if wanted / len(folders) > free:
+            yield f"warning: {folder} has not enough room."
+
+
+def _number(value: Any) -> float:
+    return float(value)
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of this machine's memory, all and available; less where a cgroup allows less."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    total, available = kilobytes["MemTotal"] * 1024, kilobytes["MemAvailable"] * 1024
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return total, available
+    return min(total, limit), max(0, min(available, limit - used))
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes where a folder is or would be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free if os.access(place, os.R_OK) else 0
