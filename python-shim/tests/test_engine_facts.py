@@ -66,6 +66,48 @@ def test_parts_that_differ_are_counted() -> None:
     assert parts(model_config__use_mla=True) == 2
 
 
+class MLAAttentionSpec(FullAttentionSpec):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("specs", "tensor", "world", "same"),
+    [
+        ([MLAAttentionSpec()], 4, 4, True),
+        ([MLAAttentionSpec()], 1, 1, False),  # nobody to share with
+        ([MLAAttentionSpec()], 2, 4, False),  # pipeline ranks have layers of their own
+        ([FullAttentionSpec()], 4, 4, False),  # be its heads fewer than its ranks
+        (
+            [UniformTypeKVCacheSpecs(a=MLAAttentionSpec(), b=FullAttentionSpec())],
+            4,
+            4,
+            False,
+        ),
+    ],
+)
+def test_same_on_all_ranks_latent_attention_with_tensor_parallelism_alone(
+    specs: list[Any], tensor: int, world: int, same: bool
+) -> None:
+    facts = read_facts(
+        config(parallel_config__world_size=world, parallel_config__tensor_parallel_size=tensor),
+        scheduler=False,
+        kv_cache_config=caches(*specs),
+        facade=False,
+    )
+    assert facts.same_on_all_ranks is same
+
+
+@pytest.mark.parametrize("mla", [True, False])
+def test_same_on_all_ranks_without_specifications_is_the_models_word(mla: bool) -> None:
+    facts = read_facts(
+        config(parallel_config__tensor_parallel_size=2, model_config__use_mla=mla),
+        scheduler=False,
+        kv_cache_config=None,
+        facade=True,
+    )
+    assert facts.same_on_all_ranks is mla
+
+
 def test_facts_of_both_roles() -> None:
     worker = read_facts(
         config(), scheduler=False, kv_cache_config=caches(FullAttentionSpec()), facade=False

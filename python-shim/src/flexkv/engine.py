@@ -22,6 +22,7 @@ class EngineFacts:
 
     ``distinct_parts`` counts the ranks that hold different bytes of a block.
     ``refused`` is empty or one sentence: why this engine is served nothing.
+    ``same_on_all_ranks``: every rank holds the same bytes, so one copy serves all.
     """
 
     role: int
@@ -36,6 +37,7 @@ class EngineFacts:
     can_save: bool
     refused: str
     notes: tuple[str, ...] = ()
+    same_on_all_ranks: bool = False
 
 
 def read_facts(
@@ -69,6 +71,7 @@ def read_facts(
         can_save=bool(transfer.is_kv_producer),
         refused=_why_refused(vllm_config, kv_cache_config, groups, int(num_blocks or 0)),
         notes=tuple(notes),
+        same_on_all_ranks=_same_on_all_ranks(vllm_config, kv_cache_config, world_size),
     )
 
 
@@ -78,6 +81,21 @@ def _distinct_parts(vllm_config: Any, world_size: int) -> int:
         return world_size
     tensor = int(getattr(vllm_config.parallel_config, "tensor_parallel_size", 1) or 1)
     return max(1, world_size // tensor)
+
+
+def _same_on_all_ranks(vllm_config: Any, kv_cache_config: Any, world_size: int) -> bool:
+    """Whether tensor parallelism leaves the whole KV on every rank: latent attention (MLA).
+
+    Pipeline ranks have layers of their own.  Fewer KV heads than ranks is another matter: then
+    some ranks are equal, and each still has its part.
+    """
+    parallel = vllm_config.parallel_config
+    if world_size == 1 or int(getattr(parallel, "tensor_parallel_size", 1) or 1) != world_size:
+        return False
+    if kv_cache_config is None:
+        return bool(getattr(vllm_config.model_config, "use_mla", False))
+    specs = _layer_specs(kv_cache_config.kv_cache_groups[0].kv_cache_spec)
+    return {type(spec).__name__ for spec in specs} == {"MLAAttentionSpec"}
 
 
 def _why_refused(vllm_config: Any, kv_cache_config: Any, groups: int, num_blocks: int) -> str:

@@ -39,7 +39,15 @@ class Registration:
         self._registered: Session | None = None
         self.proved = False
 
-    def first(self, layout: KvLayout, fences: Fences, link: WorkerLink, timeout_s: float) -> bool:
+    def first(
+        self,
+        layout: KvLayout,
+        fences: Fences,
+        link: WorkerLink,
+        timeout_s: float,
+        *,
+        same_on_all_ranks: bool = False,
+    ) -> bool:
         """Describes the memory, waits for a sidecar and proves the layout.
 
         Engine thread, before any block is live; waits at most about ``timeout_s`` seconds for a
@@ -52,6 +60,7 @@ class Registration:
             "fingerprint": layout.fingerprint,
             "allocations": allocation_handles(layout.storages),
             "regions": [region.as_list() for region in layout.regions],
+            "same_on_all_ranks": same_on_all_ranks,
         }
         self._fences = fences.handles()
         deadline = time.monotonic() + timeout_s

@@ -144,7 +144,13 @@ class _Rank:
         )
         on_cuda = layout.storages[0].tensor.device.type == "cuda"
         fences: Fences = cuda_fences() if on_cuda else NoFences()
-        if not self._registration.first(layout, fences, link, settings.start_timeout_s):
+        if not self._registration.first(
+            layout,
+            fences,
+            link,
+            settings.start_timeout_s,
+            same_on_all_ranks=facts.same_on_all_ranks,
+        ):
             link.close()
             return None
         return WorkerSide(

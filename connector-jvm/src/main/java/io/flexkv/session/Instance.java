@@ -39,6 +39,11 @@ final class Instance {
   /** Where each rank's part begins in a slot. */
   long[] partOffsets = new long[0];
 
+  /**
+   * All ranks hold the same bytes: a block has one part, rank 0 saves it and every rank loads it.
+   */
+  boolean storedOnce;
+
   Instance(int id, String name) {
     this.id = id;
     this.name = name;
@@ -109,8 +114,32 @@ final class Instance {
     return null;
   }
 
+  /** Whether every rank says that all hold the same bytes, and their layouts agree. */
+  boolean sameOnAllRanks() {
+    Registration first = ranks[0];
+    if (first == null || worldSize() == 1) {
+      return false;
+    }
+    for (int rank = 0; rank < worldSize(); rank++) {
+      Registration other = ranks[rank];
+      if (other == null
+          || !other.sameOnAllRanks
+          || other.partBytes() != first.partBytes()
+          || !other.fingerprint().equals(first.fingerprint())) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  /** Whether a rank takes part in saves. */
+  boolean saves(int rank) {
+    return rank == 0 || !storedOnce;
+  }
+
+  /** Bytes of each part of a block; one part if it is stored once. */
   long[] partBytes() {
-    long[] bytes = new long[worldSize()];
+    long[] bytes = new long[sameOnAllRanks() ? 1 : worldSize()];
     for (int rank = 0; rank < bytes.length; rank++) {
       Registration registration = ranks[rank];
       bytes[rank] = registration == null ? 0 : registration.partBytes();
@@ -133,11 +162,12 @@ final class Instance {
     if (present == null) {
       throw new IllegalStateException(name + " has no scheduler");
     }
-    text(sha, "flexkv-namespace-1");
+    text(sha, "flexkv-namespace-2");
     text(sha, present.hello.namespace());
     number(sha, present.hello.blockTokens());
     number(sha, present.hello.kvGroups());
     number(sha, worldSize());
+    text(sha, sameOnAllRanks() ? "stored once" : "a part a rank");
     for (int rank = 0; rank < worldSize(); rank++) {
       Registration registration = ranks[rank];
       text(sha, registration == null ? "" : registration.fingerprint());

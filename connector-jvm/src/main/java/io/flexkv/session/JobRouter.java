@@ -100,6 +100,10 @@ final class JobRouter implements CacheEffects {
       answer(worker, go.jobId(), go.kind(), Protocol.STATUS_VOID);
       return;
     }
+    if (go.kind() == Protocol.KIND_SAVE && !instance.saves(key.part())) {
+      answer(worker, go.jobId(), go.kind(), Protocol.STATUS_OK);
+      return;
+    }
     PartJob known = parts.get(key);
     if (known != null) {
       goAgain(worker, go, known);
@@ -130,6 +134,8 @@ final class JobRouter implements CacheEffects {
       Integer status = ended.take(key);
       if (status != null) {
         answer(scheduler, go.jobId(), go.kind(), status);
+      } else if (go.kind() == Protocol.KIND_SAVE && !instance.saves(rank)) {
+        answer(scheduler, go.jobId(), go.kind(), Protocol.STATUS_OK);
       } else if (worker == null || parts.size() >= MAX_PARTS) {
         answer(scheduler, go.jobId(), go.kind(), Protocol.STATUS_FAILED);
       } else if (!parts.containsKey(key)) {

@@ -1,6 +1,7 @@
 package io.flexkv.session;
 
 import io.flexkv.cache.CacheCore;
+import java.util.Arrays;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.Objects;
@@ -64,7 +65,9 @@ final class Readiness {
       return;
     }
     instance.namespace = namespace;
-    instance.partOffsets = offsets(partBytes);
+    instance.storedOnce = instance.sameOnAllRanks();
+    instance.partOffsets =
+        instance.storedOnce ? new long[instance.worldSize()] : offsets(partBytes);
     instance.ready = true;
     Session scheduler = Objects.requireNonNull(instance.scheduler, "ready without a scheduler");
     ssd.opened(digest[0], digest[1], scheduler.hello.blockTokens());
@@ -79,10 +82,11 @@ final class Readiness {
     }
     jobs.run();
     LOG.info(
-        "instance {} is ready: {} ranks, {} bytes a block, namespace {}",
+        "instance {} is ready: {} ranks{}, {} bytes a block, namespace {}",
         instance.name,
-        partBytes.length,
-        instance.partOffsets[partBytes.length - 1] + partBytes[partBytes.length - 1],
+        instance.worldSize(),
+        instance.storedOnce ? " with the same bytes, stored once" : "",
+        Arrays.stream(partBytes).sum(),
         HexFormat.of().toHexDigits(digest[0]));
   }
 

@@ -20,6 +20,9 @@ final class Registration {
   final FenceRing fences;
   final Mover mover;
 
+  /** Every rank of its instance holds the same bytes (latent attention). */
+  final boolean sameOnAllRanks;
+
   /** The pattern was read and was right; the pattern was written. Control thread. */
   boolean provedRead;
 
@@ -31,11 +34,17 @@ final class Registration {
   private final AtomicBoolean closing = new AtomicBoolean();
 
   Registration(
-      String name, DeviceMemory memory, FenceRing fences, Mover mover, boolean provedBefore) {
+      String name,
+      DeviceMemory memory,
+      FenceRing fences,
+      Mover mover,
+      boolean sameOnAllRanks,
+      boolean provedBefore) {
     this.name = name;
     this.memory = memory;
     this.fences = fences;
     this.mover = mover;
+    this.sameOnAllRanks = sameOnAllRanks;
     this.provedRead = provedBefore;
     this.provedWrite = provedBefore;
   }

@@ -56,10 +56,11 @@ public final class SessionControl {
       }
     }
     boolean proved = args.path("proved").asBoolean(false);
+    boolean same = args.path("layout").path("same_on_all_ranks").asBoolean(false);
     String name = session.hello.instance() + "-" + session.hello.rank();
     Registration registration;
     try {
-      registration = open(session, layout, handles, proved, name);
+      registration = open(session, layout, handles, same, proved, name);
     } catch (DeviceException e) {
       throw new RequestException("refused", e.getMessage());
     }
@@ -94,7 +95,12 @@ public final class SessionControl {
   }
 
   private Registration open(
-      Session session, RankLayout layout, List<byte[]> handles, boolean proved, String name)
+      Session session,
+      RankLayout layout,
+      List<byte[]> handles,
+      boolean same,
+      boolean proved,
+      String name)
       throws DeviceException {
     DeviceMemory memory = devices.open(layout);
     FenceRing fences = null;
@@ -111,7 +117,7 @@ public final class SessionControl {
                 }
               });
       Mover mover = Mover.start(name, memory, fences, agent.completions());
-      return new Registration(name, memory, fences, mover, proved);
+      return new Registration(name, memory, fences, mover, same, proved);
     } catch (DeviceException | RuntimeException e) {
       if (fences != null) {
         fences.close();
