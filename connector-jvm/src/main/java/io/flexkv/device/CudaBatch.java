@@ -40,6 +40,7 @@ final class CudaBatch {
   private final CudaRows rows;
   private int count;
   private boolean pinned;
+  private int lastSegment = -1;
 
   CudaBatch(
       CudaDriver driver, CudaCopyPath path, Direction direction, PinnedRanges pool, int capacity) {
@@ -89,16 +90,41 @@ final class CudaBatch {
    * @return a {@code CUresult}; if it is not 0, some copies may be on their way
    */
   int submit(CopySlice slice, long stream) {
-    pinned = true;
-    for (int i = 0; i < slice.count(); i++) {
-      long host = slice.hostAddress(i);
-      pinned &= pool.isPinned(pool.segmentOf(host), host, slice.hostExtent(i));
-    }
+    pinned = allPinned(slice);
     int code = CudaDriver.SUCCESS;
     for (int i = 0; i < slice.count() && code == CudaDriver.SUCCESS; i++) {
       code = slice.rows(i) == 1 ? plain(slice, i, stream) : rows(slice, i, stream);
     }
     return code == CudaDriver.SUCCESS ? flush(stream) : code;
+  }
+
+  private boolean allPinned(CopySlice slice) {
+    int segment = -1;
+    long end = 0;
+    for (int i = 0; i < slice.count(); i++) {
+      long host = slice.hostAddress(i);
+      if (segment < 0 || host < pool.start(segment) || host >= end) {
+        segment = pool.segmentOf(host);
+        if (segment < 0) {
+          return false;
+        }
+        end = pool.pinnedEnd(segment);
+      }
+      if (host + slice.hostExtent(i) > end) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  /** The segment that holds the address; a slice's copies mostly lie in one. */
+  private int segmentOf(long host) {
+    if (lastSegment < 0
+        || host < pool.start(lastSegment)
+        || host - pool.start(lastSegment) >= pool.length(lastSegment)) {
+      lastSegment = pool.segmentOf(host);
+    }
+    return lastSegment;
   }
 
   private int plain(CopySlice slice, int i, long stream) {
@@ -107,7 +133,7 @@ final class CudaBatch {
 
   /** Takes over a plain copy, cut at the borders of pinned pieces. */
   private int put(long device, long host, long length, long stream) {
-    int segment = pool.segmentOf(host);
+    int segment = segmentOf(host);
     boolean load = direction == Direction.LOAD;
     while (length > 0) {
       long part = Math.min(length, pool.toBorder(segment, host));
@@ -136,7 +162,7 @@ final class CudaBatch {
     long devicePitch = slice.devicePitch(i);
     long hostPitch = slice.hostPitch(i);
     boolean whole = pinned && strided && Math.max(devicePitch, hostPitch) <= rows.maxPitch(path);
-    int segment = pool.segmentOf(host);
+    int segment = segmentOf(host);
     int code = CudaDriver.SUCCESS;
     for (long left = slice.rows(i); left > 0 && code == CudaDriver.SUCCESS; ) {
       long room = pool.toBorder(segment, host);

@@ -6,7 +6,6 @@ import java.lang.System.Logger.Level;
 import java.util.HashMap;
 import java.util.HexFormat;
 import java.util.Map;
-import java.util.concurrent.atomic.AtomicInteger;
 import jcuda.driver.CUcontext;
 import jcuda.driver.CUdevice;
 import jcuda.driver.JCudaDriver;
@@ -32,11 +31,11 @@ final class CudaGpu {
   private final String uuid;
   private final CUcontext context;
   private final Map<String, Mapping> mappings = new HashMap<>();
-  private final AtomicInteger slicesInFlight;
+  private final CopyTraffic traffic;
 
   private CudaGpu(CudaLibrary library, String uuid, CUcontext context) {
     this.driver = library.driver();
-    this.slicesInFlight = library.slicesInFlight();
+    this.traffic = library.traffic();
     this.uuid = uuid;
     this.context = context;
   }
@@ -58,9 +57,9 @@ final class CudaGpu {
     return uuid;
   }
 
-  /** {@link CudaLibrary#slicesInFlight}. */
-  AtomicInteger slicesInFlight() {
-    return slicesInFlight;
+  /** {@link CudaLibrary#traffic}. */
+  CopyTraffic traffic() {
+    return traffic;
   }
 
   /** Makes the context current on this thread, if another one is. */

@@ -12,7 +12,6 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.Optional;
-import java.util.concurrent.atomic.AtomicInteger;
 import java.util.stream.Stream;
 import jcuda.driver.CUdevice;
 import jcuda.driver.CUuuid;
@@ -54,7 +53,7 @@ final class CudaLibrary {
   private final int version;
   private final Map<String, CUdevice> devices;
   private final Map<String, CudaGpu> gpus = new HashMap<>();
-  private final AtomicInteger slicesInFlight = new AtomicInteger();
+  private final CopyTraffic traffic = new CopyTraffic();
 
   private CudaLibrary(CudaDriver driver, int version, Map<String, CUdevice> devices) {
     this.driver = driver;
@@ -171,12 +170,9 @@ final class CudaLibrary {
     return driver;
   }
 
-  /**
-   * Slices of all streams of all GPUs that are on their way: pinning waits while there are some,
-   * because it holds a lock of the whole process.
-   */
-  AtomicInteger slicesInFlight() {
-    return slicesInFlight;
+  /** The copies of all GPUs. */
+  CopyTraffic traffic() {
+    return traffic;
   }
 
   /** E.g. 13000 for CUDA 13.0. */

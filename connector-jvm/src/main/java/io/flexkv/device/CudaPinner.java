@@ -13,8 +13,8 @@ import java.util.stream.Stream;
 /**
  * Pins the pool while it serves: one thread, piece after piece. The driver's lock is not fair: a
  * thread that registers without pause holds up every copy of the process until it is through
- * (measured: 260–370 ms for 8 GiB). So each piece waits until no slice is on its way, 20 ms at
- * most, and after each the copies have a millisecond.
+ * (measured: 260–370 ms for 8 GiB). So where there were copies since the last piece, they have some
+ * milliseconds, and a piece waits until no slice is on its way, 20 ms at most.
  *
  * <p>A piece gets its pages first, outside that lock, if it has none yet: inside, 32 MiB of new
  * pages would hold up the copies for 20 ms.
@@ -26,11 +26,12 @@ final class CudaPinner implements AutoCloseable {
   private static final System.Logger LOG = System.getLogger(CudaPinner.class.getName());
   private static final long PATIENCE_NANOS = 20_000_000;
   private static final long LOOK_NANOS = 200_000;
-  private static final long PAUSE_NANOS = 1_000_000;
+  private static final long PAUSE_NANOS = 3_000_000;
 
   private final CudaGpu gpu;
   private final PinnedRanges pool;
   private final Thread thread;
+  private long slicesSeen;
   private volatile boolean stopped;
 
   private CudaPinner(CudaGpu gpu, PinnedRanges pool) {
@@ -90,15 +91,20 @@ final class CudaPinner implements AutoCloseable {
       letCopiesPass();
       gpu.driver().hostRegister(pool.start(segment) + at, length);
       pool.pinnedUpTo(segment, at + length);
-      LockSupport.parkNanos(this, PAUSE_NANOS);
     }
   }
 
+  /** Rests for a while if there were copies since the last piece, and until none is on its way. */
   private void letCopiesPass() {
+    CopyTraffic traffic = gpu.traffic();
+    if (traffic.count() != slicesSeen) {
+      LockSupport.parkNanos(this, PAUSE_NANOS);
+    }
     long until = System.nanoTime() + PATIENCE_NANOS;
-    while (gpu.slicesInFlight().get() > 0 && System.nanoTime() - until < 0) {
+    while (traffic.running() && System.nanoTime() - until < 0) {
       LockSupport.parkNanos(this, LOOK_NANOS);
     }
+    slicesSeen = traffic.count();
   }
 
   boolean finished() {

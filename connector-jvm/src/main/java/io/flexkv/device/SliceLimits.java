@@ -5,25 +5,49 @@ package io.flexkv.device;
  *
  * @param copies descriptors of one slice
  * @param bytes of one slice
+ * @param firstBytes of a slice while nothing is on its way, because the device rests until it has
+ *     it; later ones may be as long as all that is on its way
  * @param inFlight slices submitted and not complete
  * @param bytesInFlight of all of them: enough to keep the link busy, and no more than 2 ms, because
  *     a revoked load waits for them. A slice is submitted while less than this is on its way
- * @param stridedWidth rows up to this many bytes are better moved as one strided copy than one by
- *     one; 0 where they never are
+ * @param stridedUpTo rows of at most this many bytes are better moved as one strided copy than one
+ *     by one; 0 if never
+ * @param stridedFrom as are rows of at least so many; {@link Long#MAX_VALUE} if never
  */
 public record SliceLimits(
-    int copies, long bytes, int inFlight, long bytesInFlight, long stridedWidth) {
+    int copies,
+    long bytes,
+    long firstBytes,
+    int inFlight,
+    long bytesInFlight,
+    long stridedUpTo,
+    long stridedFrom) {
   public SliceLimits {
-    if (copies < 1 || bytes < 1 || inFlight < 1 || bytesInFlight < 1 || stridedWidth < 0) {
+    if (copies < 1
+        || bytes < 1
+        || firstBytes < 1
+        || firstBytes > bytes
+        || inFlight < 1
+        || bytesInFlight < 1) {
       throw new IllegalArgumentException(
-          ("slice limits: copies=%d bytes=%d inFlight=%d bytesInFlight=%d, each at least 1;"
-                  + " stridedWidth=%d, at least 0")
-              .formatted(copies, bytes, inFlight, bytesInFlight, stridedWidth));
+          ("slice limits: copies=%d bytes=%d firstBytes=%d (at most bytes) inFlight=%d"
+                  + " bytesInFlight=%d, each at least 1")
+              .formatted(copies, bytes, firstBytes, inFlight, bytesInFlight));
     }
   }
 
   /** For a device to which strided copies are nothing better, with slices bounded by number. */
   public SliceLimits(int copies, long bytes, int inFlight) {
-    this(copies, bytes, inFlight, bytes * inFlight, 0);
+    this(copies, bytes, bytes, inFlight, bytes * inFlight, 0, Long.MAX_VALUE);
+  }
+
+  /** Whether rows of so many bytes are better moved as one strided copy. */
+  public boolean strided(long width) {
+    return width <= stridedUpTo || width >= stridedFrom;
+  }
+
+  /** How long a slice may be while so much is on its way. */
+  public long bytesOfNext(long onTheirWay) {
+    return Math.max(firstBytes, Math.min(bytes, onTheirWay));
   }
 }

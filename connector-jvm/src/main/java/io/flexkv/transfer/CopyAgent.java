@@ -22,13 +22,16 @@ import org.jspecify.annotations.Nullable;
  * first in line gives slices until it is all submitted or has to end early; its revoke word is read
  * before each. It ends when its last slice has ended, and only then are the generations compared
  * and the completion posted. Saves leave the device to loads: while any load is active they submit
- * one slice in 10 ms, so that they end at all.
+ * one slice in a while.
  */
 final class CopyAgent implements Agent {
   private static final System.Logger LOG = System.getLogger(CopyAgent.class.getName());
 
-  /** While a load is active, saves submit one slice in this time. */
-  static final long SAVE_PAUSE_NANOS = 10_000_000;
+  /**
+   * While a load is active, saves submit one slice in this time: 16 GB/s. At full rate they cost
+   * the load 6 % (measured); much less, and blocks are reused before they are saved.
+   */
+  static final long SAVE_PAUSE_NANOS = 1_000_000;
 
   private static final int MAX_NEW_JOBS_A_CYCLE = 64;
 
@@ -283,7 +286,7 @@ final class CopyAgent implements Agent {
         return submitted;
       }
       slice.clear();
-      geometry.fill(slice, state, limits);
+      geometry.fill(slice, state, limits, limits.bytesOfNext(bytesInFlight));
       lastSubmitNanos = clock.getAsLong();
       submitting = state;
       try {
@@ -429,13 +432,13 @@ final class CopyAgent implements Agent {
   }
 
   private void finish(JobState state, boolean drained) {
-    if (state.active) {
-      activeLoads.decrementAndGet();
-    }
     long now = clock.getAsLong();
     Completion completion = state.completion(now, drained && !state.undrained);
     counters.job(completion.status(), state.stages(now));
     completions.post(completion);
+    if (state.active) {
+      activeLoads.decrementAndGet(); // last, so that no save gets in between
+    }
   }
 
   @Override

@@ -10,27 +10,23 @@ import java.util.List;
  * A rank's layout as flat arrays, and the arithmetic from (block, region, offset) to the copies
  * that move a job.
  *
- * <p><b>Which copies.</b> Rows that the device moves well by themselves go one by one; so do all on
- * a device that knows nothing better. Small rows ({@link SliceLimits#stridedWidth}) go as strided
- * copies, of whatever has more rows:
+ * <p>Regions that follow one another at one stride in one allocation (vLLM's single backing buffer)
+ * form a <em>column</em>. Where the device moves such rows better together ({@link
+ * SliceLimits#strided}), a block is one strided copy a column: device pitch the layer stride, host
+ * pitch the row, since a host image is its regions one after another. All else goes row by row.
  *
- * <ul>
- *   <li><i>A block's layers.</i> Regions that follow one another at one stride in one allocation
- *       (vLLM's single backing buffer) form a <em>column</em>: a block is one copy a column, device
- *       pitch the layer stride, host pitch the row, since a host image is its regions one after
- *       another.
- *   <li><i>A run of blocks.</i> Block ids that are neighbours, in slots at one distance from each
- *       other in the same order: each region is one copy, device pitch the block stride, host pitch
- *       that distance. This needs no common allocation of the layers.
- * </ul>
+ * <p>Neighbouring blocks of an allocation a layer could be one strided copy a layer as well, a row
+ * a block. With eight rows that was hardly faster than row by row below 16 KiB and slower above
+ * (measured), so they are not.
  */
 final class Geometry {
-  /** Longer runs gain nothing, and a job's cursor should move on. */
-  private static final int MAX_RUN = 64;
+  /**
+   * Strided copies of one slice: each costs the driver some microseconds, and the device rests
+   * until the first slice is submitted whole.
+   */
+  private static final int MAX_STRIDED = 64;
 
   private final int blocks;
-  private final long partBytes;
-  private final long widest;
   private final long[] deviceAddress;
   private final long[] blockStride;
   private final long[] bytes;
@@ -42,9 +38,6 @@ final class Geometry {
   /** The stride of that column. */
   private final long[] columnPitch;
 
-  /** Rows of the shortest column that a block consists of. */
-  private final int shortestColumn;
-
   Geometry(DeviceMemory memory) {
     List<Region> regions = memory.layout().regions();
     int count = regions.size();
@@ -54,38 +47,31 @@ final class Geometry {
     this.bytes = new long[count];
     this.hostOffset = new long[count];
     long offset = 0;
-    long largest = 0;
     for (int i = 0; i < count; i++) {
       deviceAddress[i] = memory.regionAddress(i);
       blockStride[i] = regions.get(i).blockStride();
       bytes[i] = regions.get(i).bytesPerBlock();
       hostOffset[i] = offset;
       offset += bytes[i];
-      largest = Math.max(largest, bytes[i]);
     }
-    this.partBytes = offset;
-    this.widest = largest;
     this.columnRows = new int[count];
     this.columnPitch = new long[count];
-    this.shortestColumn = findColumns(regions);
+    findColumns(regions);
   }
 
-  private int findColumns(List<Region> regions) {
-    int shortest = Integer.MAX_VALUE;
+  private void findColumns(List<Region> regions) {
     for (int from = 0; from < regions.size(); ) {
       int to = from + 1;
       long pitch = to < regions.size() ? deviceAddress[to] - deviceAddress[from] : 0;
       while (to < regions.size() && follows(regions, to, pitch)) {
         to++;
       }
-      shortest = Math.min(shortest, to - from);
       for (int i = from; i < to; i++) {
         columnRows[i] = to - i;
         columnPitch[i] = pitch;
       }
       from = to;
     }
-    return shortest;
   }
 
   private boolean follows(List<Region> regions, int region, long pitch) {
@@ -112,43 +98,52 @@ final class Geometry {
     return blocks;
   }
 
-  /** Puts as much of the job as fits into the slice and moves the job's cursor. */
-  void fill(CopySlice slice, JobState state, SliceLimits limits) {
+  /**
+   * Puts as much of the job as fits into the slice and moves the job's cursor.
+   *
+   * @param maxBytes of the slice, at most the limits' bytes
+   */
+  void fill(CopySlice slice, JobState state, SliceLimits limits, long maxBytes) {
     int until = state.limit();
-    while (state.block < until && slice.bytes() < limits.bytes()) {
-      if (state.run == 0) {
-        state.run = runFrom(state.job, state.block, until, limits);
+    int strided = 0;
+    while (state.block < until && slice.bytes() < maxBytes) {
+      int region = state.region;
+      boolean column =
+          columnRows[region] > 1
+              && state.offset == 0
+              && limits.strided(bytes[region])
+              && 2 * bytes[region] <= maxBytes - slice.bytes();
+      if (column && ++strided > MAX_STRIDED) {
+        return;
       }
-      boolean added = state.run > 1 ? addRun(slice, state, limits) : addBlock(slice, state, limits);
+      boolean added = column ? addColumn(slice, state, maxBytes) : addRow(slice, state, maxBytes);
       if (!added) {
         return;
       }
       if (state.region == bytes.length) {
         state.region = 0;
-        state.block += state.run;
-        state.run = 0;
+        state.block++;
       }
     }
   }
 
-  /** One region, or what is left of one column, of the block at the cursor. */
-  private boolean addBlock(CopySlice slice, JobState state, SliceLimits limits) {
+  /** As much as has room of what is left of the column at the cursor. */
+  private boolean addColumn(CopySlice slice, JobState state, long maxBytes) {
     int region = state.region;
     long width = bytes[region];
-    long room = limits.bytes() - slice.bytes();
-    long device = device(region, state.job.gpuBlocks()[state.block]) + state.offset;
-    long host = state.job.hostAddresses()[state.block] + hostOffset[region] + state.offset;
-    int rows = columnRows[region];
-    if (rows > 1 && state.offset == 0 && width <= limits.stridedWidth() && 2 * width <= room) {
-      rows = (int) Math.min(rows, room / width);
-      if (!slice.addRows(device, host, width, rows, columnPitch[region], width)) {
-        return false;
-      }
-      state.region += rows;
-      return true;
+    long rows = Math.min(columnRows[region], (maxBytes - slice.bytes()) / width);
+    if (!slice.addRows(device(state), host(state), width, rows, columnPitch[region], width)) {
+      return false;
     }
-    long length = Math.min(width - state.offset, room);
-    if (!slice.add(device, host, length)) {
+    state.region += (int) rows;
+    return true;
+  }
+
+  /** As much as has room of what is left of the region at the cursor. */
+  private boolean addRow(CopySlice slice, JobState state, long maxBytes) {
+    long width = bytes[state.region];
+    long length = Math.min(width - state.offset, maxBytes - slice.bytes());
+    if (!slice.add(device(state), host(state), length)) {
       return false;
     }
     state.offset += length;
@@ -159,59 +154,12 @@ final class Geometry {
     return true;
   }
 
-  /** One region of all blocks of the run at the cursor. */
-  private boolean addRun(CopySlice slice, JobState state, SliceLimits limits) {
-    int region = state.region;
-    long width = bytes[region];
-    if (width * state.run > limits.bytes() - slice.bytes() && slice.count() > 0) {
-      return false;
-    }
-    int[] gpuBlocks = state.job.gpuBlocks();
-    long[] hosts = state.job.hostAddresses();
-    boolean ascending = gpuBlocks[state.block + 1] > gpuBlocks[state.block];
-    int first = ascending ? state.block : state.block + state.run - 1;
-    if (!slice.addRows(
-        device(region, gpuBlocks[first]),
-        hosts[first] + hostOffset[region],
-        width,
-        state.run,
-        blockStride[region],
-        Math.abs(hosts[state.block + 1] - hosts[state.block]))) {
-      return false;
-    }
-    state.region++;
-    return true;
+  private long device(JobState state) {
+    int block = state.job.gpuBlocks()[state.block];
+    return deviceAddress[state.region] + block * blockStride[state.region] + state.offset;
   }
 
-  private long device(int region, int block) {
-    return deviceAddress[region] + block * blockStride[region];
-  }
-
-  /**
-   * How many blocks from {@code from} on to move region by region: 1 if that gains nothing. Both
-   * numbers and places of a run go up, or both go down; its rows fit one slice.
-   */
-  private int runFrom(TransferJob job, int from, int until, SliceLimits limits) {
-    int[] gpuBlocks = job.gpuBlocks();
-    long[] hosts = job.hostAddresses();
-    int longest =
-        widest > limits.stridedWidth()
-            ? 1
-            : (int) Math.min(Math.min(MAX_RUN, until - from), limits.bytes() / widest);
-    if (longest < 2) {
-      return 1;
-    }
-    int step = gpuBlocks[from + 1] - gpuBlocks[from];
-    long distance = hosts[from + 1] - hosts[from];
-    if (step * distance < partBytes || Math.abs(step) != 1) {
-      return 1;
-    }
-    int run = 2;
-    while (run < longest
-        && gpuBlocks[from + run] - gpuBlocks[from + run - 1] == step
-        && hosts[from + run] - hosts[from + run - 1] == distance) {
-      run++;
-    }
-    return run > shortestColumn ? run : 1;
+  private long host(JobState state) {
+    return state.job.hostAddresses()[state.block] + hostOffset[state.region] + state.offset;
   }
 }

@@ -14,13 +14,9 @@ final class JobState {
   private long firstSliceNanos;
   private long lastSliceNanos;
 
-  /**
-   * Next byte to submit: block index in the job, region, offset in the region. If {@code run} is
-   * above 1, that many blocks from {@code block} on go region by region, all of a region at once.
-   */
+  /** Next byte to submit: block index in the job, region, offset in the region. */
   int block;
 
-  int run;
   int region;
   long offset;
 

@@ -58,13 +58,19 @@ final class MoverDriver implements AutoCloseable {
     return System.nanoTime() - begin;
   }
 
-  /** One job each way at once; nanoseconds until both have ended. */
-  long copyBothWays(Blocks load, Blocks save) throws DeviceException {
+  /** Jobs both ways at once; nanoseconds until all have ended. */
+  long copyBothWays(Blocks load, Blocks save, int blocksPerJob) throws DeviceException {
     long begin = System.nanoTime();
-    submit(Direction.LOAD, load);
-    submit(Direction.SAVE, save);
-    await();
-    await();
+    int jobs = 0;
+    for (int from = 0; from < load.blocks().length; from += blocksPerJob) {
+      int to = Math.min(load.blocks().length, from + blocksPerJob);
+      submit(Direction.LOAD, load.from(from, to));
+      submit(Direction.SAVE, save.from(from, to));
+      jobs += 2;
+    }
+    for (int i = 0; i < jobs; i++) {
+      await();
+    }
     return System.nanoTime() - begin;
   }
 

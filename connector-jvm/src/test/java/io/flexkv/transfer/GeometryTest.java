@@ -33,21 +33,14 @@ import org.junit.jupiter.api.Timeout;
 @Timeout(120)
 final class GeometryTest {
   private static final int BLOCKS = 40;
-  private static final SliceLimits STRIDED = new SliceLimits(64, 1 << 20, 4, 1 << 20, 4096);
+  private static final SliceLimits STRIDED =
+      new SliceLimits(64, 1 << 20, 1 << 20, 4, 1 << 20, 4096, Long.MAX_VALUE);
 
   /** Layers of 256-byte rows at one stride in one allocation. */
   private static RankLayout column(EngineMemory engine, int layers) throws Exception {
     List<Region> regions = new ArrayList<>();
     for (int layer = 0; layer < layers; layer++) {
       regions.add(new Region(0, layer * 256L * BLOCKS, 256, 256, BLOCKS));
-    }
-    return RankLayout.of(engine.allocations(), regions, "test");
-  }
-
-  private static RankLayout layers(EngineMemory engine) throws Exception {
-    List<Region> regions = new ArrayList<>();
-    for (int layer = 0; layer < engine.allocations().size(); layer++) {
-      regions.add(new Region(layer, 0, 256, 256, BLOCKS));
     }
     return RankLayout.of(engine.allocations(), regions, "test");
   }
@@ -65,8 +58,13 @@ final class GeometryTest {
   }
 
   private static CopySlice fill(RankLayout layout, FakeEngine engine, JobState state) {
+    return fill(layout, engine, state, STRIDED);
+  }
+
+  private static CopySlice fill(
+      RankLayout layout, FakeEngine engine, JobState state, SliceLimits limits) {
     CopySlice slice = new CopySlice(64);
-    new Geometry(engine.open(layout)).fill(slice, state, STRIDED);
+    new Geometry(engine.open(layout)).fill(slice, state, limits, limits.bytes());
     assertThat(state.allSubmitted()).isTrue();
     return slice;
   }
@@ -83,28 +81,47 @@ final class GeometryTest {
   }
 
   @Test
-  void fill_runOfBlocksInLayersOfTheirOwn_isOneCopyALayer() throws Exception {
-    try (FakeEngine engine = new FakeEngine(256 * BLOCKS, 256 * BLOCKS, 256 * BLOCKS)) {
-      JobState up = job(new int[] {3, 4, 5, 6, 20}, hosts(1, 3, 5, 7, 8));
-      CopySlice slice = fill(layers(engine), engine, up);
-      assertThat(slice.count()).as("three layers of the run, three of block 20").isEqualTo(6);
-      assertThat(slice.rows(0)).isEqualTo(4);
-      assertThat(slice.devicePitch(0)).isEqualTo(256);
-      assertThat(slice.hostPitch(0)).isEqualTo(8192);
-      JobState down = job(new int[] {6, 5, 4, 3}, hosts(3, 2, 1, 0));
-      assertThat(fill(layers(engine), engine, down).count()).isEqualTo(3);
+  void fill_rowsThatTheDeviceMovesWellAlone_goOneByOne() throws Exception {
+    try (FakeEngine engine = new FakeEngine(8 * 256 * BLOCKS)) {
+      for (long[] strided : new long[][] {{255, 257}, {0, Long.MAX_VALUE}}) {
+        SliceLimits limits =
+            new SliceLimits(64, 1 << 20, 1 << 20, 4, 1 << 20, strided[0], strided[1]);
+        CopySlice slice = fill(column(engine, 8), engine, job(new int[] {3}, hosts(0)), limits);
+        assertThat(slice.count()).isEqualTo(8);
+      }
+      SliceLimits wide = new SliceLimits(64, 1 << 20, 1 << 20, 4, 1 << 20, 0, 256);
+      assertThat(fill(column(engine, 8), engine, job(new int[] {3}, hosts(0)), wide).count())
+          .isEqualTo(1);
     }
   }
 
   @Test
-  void fill_placesAgainstTheRunOrUnevenlyApart_goesBlockByBlock() throws Exception {
-    try (FakeEngine engine = new FakeEngine(256 * BLOCKS, 256 * BLOCKS)) {
-      for (long[] hosts : List.of(hosts(3, 2, 1), hosts(0, 1, 1 << 10), hosts(2, 2, 2))) {
-        CopySlice slice = fill(layers(engine), engine, job(new int[] {7, 8, 20}, hosts));
-        assertThat(slice.rows(slice.count() - 1)).isEqualTo(1);
-        assertThat(slice.bytes()).isEqualTo(6 * 256);
+  void fill_manyStridedCopies_areSpreadOverSlices() throws Exception {
+    try (FakeEngine engine = new FakeEngine(8 * 256 * 100)) {
+      List<Region> regions = new ArrayList<>();
+      for (int layer = 0; layer < 8; layer++) {
+        regions.add(new Region(0, layer * 256L * 100, 256, 256, 100));
       }
+      RankLayout layout = RankLayout.of(engine.allocations(), regions, "test");
+      int[] blocks = java.util.stream.IntStream.range(0, 100).toArray();
+      JobState state = job(blocks, hosts(blocks));
+      Geometry geometry = new Geometry(engine.open(layout));
+      CopySlice slice = new CopySlice(512);
+      geometry.fill(slice, state, STRIDED, STRIDED.bytes());
+      assertThat(slice.count()).isEqualTo(64);
+      slice.clear();
+      geometry.fill(slice, state, STRIDED, STRIDED.bytes());
+      assertThat(slice.count()).isEqualTo(36);
+      assertThat(state.allSubmitted()).isTrue();
     }
+  }
+
+  @Test
+  void bytesOfNext_growsWithWhatIsOnItsWay() {
+    SliceLimits limits = new SliceLimits(512, 16, 1, 9, 96, 0, Long.MAX_VALUE);
+    assertThat(limits.bytesOfNext(0)).isEqualTo(1);
+    assertThat(limits.bytesOfNext(5)).isEqualTo(5);
+    assertThat(limits.bytesOfNext(90)).isEqualTo(16);
   }
 
   @Test
@@ -119,7 +136,13 @@ final class GeometryTest {
         int bytes = 600 + random.nextInt(60_000);
         device.limits =
             new SliceLimits(
-                1 + random.nextInt(64), bytes, 1 + random.nextInt(4), bytes, random.nextInt(5000));
+                1 + random.nextInt(64),
+                bytes,
+                1 + random.nextInt(bytes),
+                1 + random.nextInt(4),
+                bytes,
+                random.nextInt(3000),
+                random.nextInt(5000));
         roundTrip(engine, device, drawn, "seed %d, round %d".formatted(seed, round));
         stridedBytes += device.strided.get();
       }

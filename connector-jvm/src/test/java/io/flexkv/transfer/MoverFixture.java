@@ -29,6 +29,9 @@ final class MoverFixture implements AutoCloseable {
   static final int PART = 1024;
   static final long SECOND = 1_000_000_000L;
 
+  /** Long enough for a test to see it. */
+  static final long SAVE_PAUSE_NANOS = 10_000_000;
+
   final Arena arena = Arena.ofShared();
   final FakeEngine engine = new FakeEngine(BLOCKS * 1000L, BLOCKS * 32L + 8);
   final FakeDevice device;
@@ -69,7 +72,7 @@ final class MoverFixture implements AutoCloseable {
               fencesSeen.add(new long[] {index, sequence});
             });
     completions = new CompletionQueue(capacity, posted::release);
-    mover = Mover.start("test", device, fences, completions);
+    mover = Mover.start("test", device, fences, completions, System::nanoTime, SAVE_PAUSE_NANOS);
   }
 
   long slot(int index) {
