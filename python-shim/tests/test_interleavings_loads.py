@@ -451,6 +451,45 @@ def test_worker_session_cut_while_its_sidecar_lives_waits_for_its_death() -> Non
     rig.check_clean()
 
 
+def test_worker_session_cut_and_back_takes_the_load_back_without_a_kill() -> None:
+    rig = warm()
+    request = rig.start_load("a", prompt(21))
+    session = rig.worker_links[0].present
+    assert session is not None
+    session.cut = True
+    rig.steps(2, copies=False)
+    rig.attach_worker(0, rig.sidecar)
+    rig.steps(2, copies=False)
+    assert rig.sidecar.kills == 0
+    rig.run()
+    assert request.generated == 2
+    assert rig.side.loads_failed == 1, "what had not arrived is computed"
+    rig.clock.now += 20
+    rig.steps(2)
+    assert rig.sidecar.kills == 0
+    rig.check_clean()
+
+
+def test_worker_session_cut_again_and_again_is_bounded_by_a_kill() -> None:
+    """A sidecar whose sessions break every few seconds does not hold a load for ever."""
+    rig = warm()
+    request = rig.start_load("a", prompt(21))
+    rig.sidecar.prompt = False
+    for _ in range(5):
+        session = rig.worker_links[0].present
+        assert session is not None
+        session.cut = True
+        rig.steps(1, copies=False)
+        rig.attach_worker(0, rig.sidecar)
+        rig.clock.now += 3.0
+        rig.steps(1, copies=False)
+    assert rig.sidecar.kills == 1
+    rig.restart()
+    rig.run()
+    assert request.generated == 2
+    rig.check_clean()
+
+
 def test_eviction_between_offer_and_copy_fails_the_load_only() -> None:
     rig = warm()
     rig.start_load("a", prompt(21))

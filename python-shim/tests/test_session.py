@@ -116,6 +116,37 @@ def test_sleeping_server_is_woken_and_awake_one_is_not(socket_path: str) -> None
         assert client.wakes == 1
 
 
+def test_poll_after_the_end_hands_out_what_was_said_before(socket_path: str) -> None:
+    """A load that has ended must not get its sidecar killed because its session broke after."""
+    done = p.JobDone(7, 1, 2, 3, 4, p.KIND_LOAD, p.STATUS_OK)
+    with FakeSidecar(socket_path, answers=lambda _: []) as server:
+        session = open_session(socket_path, WORKER, None)
+        client = server.wait_client()
+        client.write([done])
+        client.sock.shutdown(socket.SHUT_RDWR)
+        deadline = time.monotonic() + 5
+        while session.alive() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert not session.alive()
+        assert session.poll() == [done]
+        assert session.poll() == []
+        assert not session.send(p.Echo(1))
+
+
+def test_poll_after_garbage_hands_out_nothing_that_comes_later(socket_path: str) -> None:
+    with FakeSidecar(socket_path, answers=lambda _: []) as server:
+        session = open_session(socket_path, WORKER, None)
+        client = server.wait_client()
+        client.write_raw(b"\xff" * 64)
+        assert session.poll() == []
+        assert not session.alive()
+        assert client.map is not None
+        healed = p.JobDone(7, 1, 2, 3, 4, p.KIND_LOAD, p.STATUS_OK).encode()
+        base = client.offsets()[2]
+        client.map[base : base + 64] = healed + p.padding(16) + bytes(8)
+        assert session.poll() == []
+
+
 def test_words_reach_the_other_side(socket_path: str) -> None:
     with FakeSidecar(socket_path) as server:
         session = open_session(socket_path, WORKER, None)

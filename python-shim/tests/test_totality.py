@@ -91,6 +91,47 @@ def test_scheduler_side_that_breaks_disowns_its_open_saves(monkeypatch: pytest.M
     assert all(new > old for old, new in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["attached", "detached"])
+@pytest.mark.parametrize("part", ["build_connector_meta", "reset_cache", "_live_session"])
+def test_reset_of_a_scheduler_side_that_broke_reaches_the_sidecar(
+    part: str, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another engine with the same model, or this one's next life, must not be served old bytes."""
+    rig = warm()
+    monkeypatch.setattr(rig.side, part, broken)
+    rig.serve("a", prompt(9, 5))
+    session = rig.link.present
+    if not there:
+        rig.link.present = None
+    assert rig.engine.reset(weights=True) is True
+    assert rig.hooks.guard.tripped
+    if not there:
+        assert rig.sidecar.generation == 1
+        rig.link.present = session
+        rig.serve("b", prompt(9, 6))
+    assert rig.sidecar.generation == 2
+    rig.serve("c", prompt(9, 7))
+    assert rig.sidecar.generation == 2, "one reset, sent once"
+    assert not rig.side._reset_owed
+
+
+def test_reset_of_a_broken_side_is_owed_to_the_session_after_the_one_that_took_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = warm()
+    monkeypatch.setattr(rig.side, "build_connector_meta", broken)
+    rig.serve("a", prompt(9, 5))
+    rig.sidecar.prompt = False
+    rig.engine.reset(weights=True)
+    session = rig.link.present
+    assert session is not None
+    session.cut = True  # with the reset unread
+    rig.sidecar.prompt = True
+    rig.attach_scheduler(rig.sidecar)
+    rig.serve("b", prompt(9, 6))
+    assert rig.sidecar.generation == 2
+
+
 WORKER_PARTS = [
     ("side", "begin_step"),
     ("side", "_start_loads"),

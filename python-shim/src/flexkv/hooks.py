@@ -84,6 +84,7 @@ class SchedulerHooks:
                     "build_connector_meta", meta, self.side.build_connector_meta, output
                 )
             if self.guard.tripped:
+                self.guard.run("reset_cache", None, self.side.send_owed_reset)
                 loads = self.guard.run("build_connector_meta", meta, self.side.take_loads)
                 meta = StepMetadata(loads.jobs + self._rescued, loads.void)
                 self._rescued = []
@@ -100,10 +101,18 @@ class SchedulerHooks:
             self.guard.run("request_finished", None, self.side.request_finished, request)
 
     def reset_cache(self) -> bool:
-        """True: nothing cached before is served again.  Off means that nothing is served at all."""
-        if not self._serving or self.side is None:
+        """True: nothing cached before is served again.
+
+        A side that is off serves nothing, but others may share what it saved, and so may this
+        engine after a restart: the sidecar hears of the reset all the same.
+        """
+        side = self.side
+        if side is None:
             return True
-        return self.guard.run("reset_cache", True, self.side.reset_cache)
+        done = self._serving and self.guard.run("reset_cache", False, side.reset_cache)
+        if not done:
+            self.guard.run("reset_cache", None, side.reset_abandoned)
+        return True
 
     def _log(self, side: SchedulerSide) -> None:
         line = scheduler_line(side)

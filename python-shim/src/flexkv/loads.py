@@ -7,8 +7,9 @@ blocks are recomputed into, or handed to another request.  So a load ends only i
 * *drained*: the sidecar said so (``JobDone``): no copy of it can touch memory any more;
 * *dead*: the sidecar's process has ended, and with it its copies.
 
-At the deadline the load is revoked; if it has not drained some seconds later the sidecar is killed.
-The engine's thread never sleeps here: each step looks again.
+If only the session breaks, the load is taken back through the next one with the same life of the
+sidecar, once.  At the deadline the load is revoked; if it has not drained some seconds later the
+sidecar is killed.  The engine's thread never sleeps here: each step looks again.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class RunningLoad:
     revoke_index: int
     deadline: float
     void: bool = False
+    handed_over: bool = False
     revoked_at: float | None = None
     killed: bool = False
     blocks_ok: int | None = None
@@ -103,11 +105,16 @@ class OpenLoads:
                 found.append(load.session)
         return found
 
-    def advance(self, *, give_up: bool = False) -> None:
-        """Looks at every open load once.  With ``give_up`` all deadlines are now."""
+    def advance(self, present: Session | None = None, *, give_up: bool = False) -> None:
+        """Looks at every open load once.  With ``give_up`` all deadlines are now.
+
+        ``present`` is the session that the worker has now.
+        """
         now = self._clock()
         for load in list(self._running.values()):
             try:
+                if load.blocks_ok is None and present is not None:
+                    self._hand_over(load, present, now)
                 if load.blocks_ok is None:
                     self._urge(load, now, give_up=give_up)
                 if load.blocks_ok is not None:
@@ -128,6 +135,24 @@ class OpenLoads:
         return failed
 
     # ------------------------------------------------------------------
+    def _hand_over(self, load: RunningLoad, present: Session, now: float) -> None:
+        """The load's session broke, its sidecar did not: another session asks how it ended."""
+        before = load.session
+        if (
+            present is before
+            or load.handed_over
+            or load.killed
+            or present.boot_epoch != before.boot_epoch
+            or before.alive()
+            or not present.alive()
+            or not present.send(Revoke(load.job.job_id))
+        ):
+            return
+        load.handed_over = True
+        load.session = present
+        self.revoked += load.revoked_at is None
+        load.revoked_at = now
+
     def _urge(self, load: RunningLoad, now: float, *, give_up: bool) -> None:
         """Revokes what is late, kills what does not drain, buries what is dead."""
         session = load.session

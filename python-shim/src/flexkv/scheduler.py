@@ -42,6 +42,7 @@ from flexkv.saves import SavePlanner
 from flexkv.session_api import SchedulerLink, Session
 
 RESET_WAIT_US = 50_000.0
+RESET_SPIN_US = 50.0
 MAX_FINISHED_KEPT = 256
 """Ended requests whose last save waits for a sidecar that is not ready; the oldest give way."""
 
@@ -258,6 +259,32 @@ class SchedulerSide:
         """This side failed and counts no assignment any more: no save that is open may commit."""
         self._table.disown_all()
 
+    def reset_abandoned(self) -> None:
+        """A reset of a side that failed: the sidecar serves others, and this engine's next life.
+
+        Goes out now, or by ``send_owed_reset`` once there is a session.
+        """
+        self._reset_owed = True
+        self._reset_query = 0
+        self.send_owed_reset()
+
+    def send_owed_reset(self) -> None:
+        """All that a side that failed still does: nothing of what may have broken it is touched."""
+        if not self._reset_owed:
+            return
+        session = self._link.session()
+        if session is None or not session.alive():
+            return
+        if session is not self._session:
+            self._session = session
+            self._reset_query = 0
+        if not self._reset_query:
+            query = self.lookups.next_query()
+            self._reset_query = query if session.send(Reset(query)) else 0
+        if self._reset_query:
+            answer = session.wait_for(self._reset_query, RESET_SPIN_US)
+            self._reset_owed = not _confirms(answer)
+
     def shutdown(self) -> None:
         """Ends the session; the sidecar frees what this engine held."""
         self._link.close()
@@ -304,7 +331,7 @@ class SchedulerSide:
         if isinstance(record, LookupAnswer):
             self.lookups.arrived(record)
         elif isinstance(record, ResetAnswer):
-            if record.query_id == self._reset_query and record.status == STATUS_OK:
+            if record.query_id == self._reset_query and _confirms(record):
                 self._reset_owed = False
         elif isinstance(record, SaveDone):
             self.blocks_committed += record.committed
@@ -403,3 +430,7 @@ class SchedulerSide:
             # Offered again it could fail again, and so on for ever.
             state.load_failed = True
             self.loads_failed += 1
+
+
+def _confirms(answer: Record | None) -> bool:
+    return isinstance(answer, ResetAnswer) and answer.status == STATUS_OK

@@ -71,6 +71,7 @@ class Session:
         self._pidfd = pidfd
         self._queue: deque[p.Record] = deque()
         self._over = False
+        self._unreadable = False
         self._next_check_ns = 0
         self._poller = select.poll()
         self._poller.register(sock.fileno(), select.POLLRDHUP)
@@ -150,7 +151,10 @@ class Session:
             return first, False
 
     def poll(self) -> list[p.Record]:
-        """Everything that has arrived and that no ``wait_for`` took, in order."""
+        """Everything that has arrived and that no ``wait_for`` took, in order.
+
+        What the sidecar had said before the session ended is handed out after its end too.
+        """
         self._receive()
         if not self._queue:
             return []
@@ -183,18 +187,20 @@ class Session:
                 if time.monotonic_ns() >= deadline:
                     return None
         except (p.ProtocolError, OSError) as error:
+            self._unreadable = True
             self._broken("cannot receive", error)
         return None
 
     def _receive(self) -> bool:
         """Moves what has arrived to the queue; whether there was anything."""
-        if self._over:
+        if self._unreadable:
             return False
         try:
             if not self._channel.pending():
                 return False
             self._queue.extend(self._channel.drain())
         except (p.ProtocolError, OSError) as error:
+            self._unreadable = True
             self._broken("cannot receive", error)
             return False
         return True

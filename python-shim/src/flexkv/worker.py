@@ -100,7 +100,7 @@ class WorkerSide:
         except Exception:
             logger.exception("FlexKV is off on this rank: what the sidecar sent cannot be read")
             self.switch_off()
-        self._loads.advance(give_up=self._off)
+        self._loads.advance(self._link.session(), give_up=self._off)
         return self._loads.take_received()
 
     def get_block_ids_with_load_errors(self) -> set[int]:

@@ -457,18 +457,23 @@ public final class CacheCore {
   /**
    * A rank says that its part of a job may start. If the plan is not there yet the go waits for it,
    * within the configured number and time; without a plan it is answered as VOID.
+   *
+   * @return false if this part was answered before, or cannot be: no answer comes for this go
    */
-  public void go(long jobId, int part) {
+  public boolean go(long jobId, int part) {
     Job job = jobs.get(jobId);
     if (job != null) {
-      start(job, part);
-    } else if (ended.knows(jobId) || part < 0 || part >= config.maxParts()) {
-      if (!ended.answer(jobId, part)) {
-        counters.ignoredCalls++;
-      }
-    } else if (!parked.park(jobId, part, nanoTime.getAsLong())) {
+      return start(job, part);
+    }
+    if (ended.knows(jobId) || part < 0 || part >= config.maxParts()) {
+      boolean owed = ended.answer(jobId, part);
+      counters.ignoredCalls += owed ? 0 : 1;
+      return owed;
+    }
+    if (!parked.park(jobId, part, nanoTime.getAsLong())) {
       effects.jobDone(jobId, part, JobStatus.VOID);
     }
+    return true;
   }
 
   /**
@@ -682,17 +687,20 @@ public final class CacheCore {
     }
   }
 
-  private void start(Job job, int part) {
+  private boolean start(Job job, int part) {
     if (job.isSilent(part)) {
       answer(job, part);
-    } else if (job.waits(part)) {
-      switch (job) {
-        case LoadJob load -> loads.go(load, part);
-        case SaveAttempt save -> saves.go(save, part);
-      }
-    } else {
-      counters.ignoredCalls++;
+      return true;
     }
+    if (!job.waits(part)) {
+      counters.ignoredCalls++;
+      return false;
+    }
+    switch (job) {
+      case LoadJob load -> loads.go(load, part);
+      case SaveAttempt save -> saves.go(save, part);
+    }
+    return true;
   }
 
   private void answer(Job job, int part) {

@@ -114,9 +114,17 @@ final class JobRouter implements CacheEffects {
       answer(worker, go.jobId(), go.kind(), Protocol.STATUS_FAILED);
       return;
     }
-    parts.put(key, new PartJob(worker, worker, go, nanoTime.getAsLong()));
-    core().go(go.jobId(), worker.hello.rank());
+    begin(key, new PartJob(worker, worker, go, nanoTime.getAsLong()));
     run();
+  }
+
+  /** Hands a part to the core; one that was answered before is answered again, and not kept. */
+  private void begin(PartJob.Key key, PartJob part) {
+    parts.put(key, part);
+    if (!core().go(key.jobId(), key.part())) {
+      parts.remove(key);
+      answer(part.starter, key.jobId(), part.kind, Protocol.STATUS_VOID);
+    }
   }
 
   /**
@@ -139,8 +147,7 @@ final class JobRouter implements CacheEffects {
       } else if (worker == null || parts.size() >= MAX_PARTS) {
         answer(scheduler, go.jobId(), go.kind(), Protocol.STATUS_FAILED);
       } else if (!parts.containsKey(key)) {
-        parts.put(key, new PartJob(worker, scheduler, go, nanoTime.getAsLong()));
-        core().go(go.jobId(), rank);
+        begin(key, new PartJob(worker, scheduler, go, nanoTime.getAsLong()));
       }
     }
     run();
@@ -160,10 +167,11 @@ final class JobRouter implements CacheEffects {
 
   /** A rank that came back; anything else is a mistake of the worker, and changes nothing. */
   private void goAgain(Session worker, GoRecord go, PartJob known) {
-    if (known.session == worker) {
+    if (known.session == worker || known.starter != known.session) {
       LOG.debug("{}: job {} again", worker.label(), go.jobId());
     } else if (known.started) {
-      answer(worker, go.jobId(), go.kind(), Protocol.STATUS_FAILED);
+      // Its old session's copy was taken back and may run still: answered when it has ended.
+      known.starter = worker;
     } else {
       known.rebind(worker, go, nanoTime.getAsLong());
     }
@@ -171,7 +179,11 @@ final class JobRouter implements CacheEffects {
 
   void revoke(Session worker, long jobId) {
     PartJob part = parts.get(new PartJob.Key(jobId, worker.hello.rank()));
-    if (part == null || part.session != worker) {
+    if (part != null && part.session != worker && part.session.instance == worker.instance) {
+      // Begun by an earlier session of this rank. Its copy may run still, so no answer before its
+      // end; and the answer is ours now.
+      part.starter = part.starter == part.session ? worker : part.starter;
+    } else if (part == null || part.session != worker) {
       // Not here (any more): no copy of it runs, which is all that the worker asks.
       answer(worker, jobId, Protocol.KIND_LOAD, Protocol.STATUS_VOID);
       return;

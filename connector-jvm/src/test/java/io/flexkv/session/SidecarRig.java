@@ -23,11 +23,15 @@ final class SidecarRig {
   private final Thread rendezvousThread;
 
   SidecarRig(Path folder) throws Exception {
+    this(folder, ProcessMemoryDevice::open);
+  }
+
+  SidecarRig(Path folder, SessionControl.DeviceOpener devices) throws Exception {
     socketPath = folder.resolve("s");
     lock = AddressLock.take(socketPath, 0);
     HostPool pool = HostPool.create("test", 16 << 20, 64 << 10, Arena.ofAuto());
     agent = new CacheAgent(identity, new HostSlots(pool, 0), CacheConfig.defaults(), 50_000);
-    control = new SessionControl(agent, ProcessMemoryDevice::open);
+    control = new SessionControl(agent, devices);
     rendezvous =
         RendezvousServer.create(lock.listen(), identity, "tcp://127.0.0.1:1", agent, MAX_SESSIONS);
     agentThread = Thread.ofPlatform().daemon().name("cache").start(agent);
