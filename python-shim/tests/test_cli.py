@@ -243,8 +243,27 @@ def test_doctor_names_what_is_missing(
     for name in ("python", "vllm", "socket"):
         assert states[name] == doctor.WARN, found[name]
     assert "flexkv serve" in found["socket"].text
+    assert "Remedy: mkdir -p /no/such/folder, or set" in found["folders"].text
     assert "kv_connector_module_path" in found["vllm"].text
     assert states["memfd"] == states["pidfd"] == doctor.OK
+
+
+def test_doctor_host_pool_larger_than_the_machine_is_refused(tmp_path: Path) -> None:
+    settings = Settings.load({"cpu_cache_gb": 1_000_000}, {})
+    found = findings(settings)["host pool"]
+    assert found.state == doctor.FAIL
+    assert "1000000.0 GB (cpu_cache_gb)" in found.text
+    assert "Remedy: set cpu_cache_gb (FLEXKV_CPU_CACHE_GB) to " in found.text
+    small = findings(Settings.load({"cpu_cache_gb": 0.25}, {}))["host pool"]
+    assert small.state == doctor.OK
+
+
+def test_doctor_file_in_the_sockets_place_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("precious")
+    found = findings(Settings.load({"server_recv_port": f"ipc://{path}"}, {}))["socket"]
+    assert found.state == doctor.FAIL
+    assert "exists and is no socket. Remedy: move it away" in found.text
 
 
 def test_serve_hands_further_options_to_the_sidecar(

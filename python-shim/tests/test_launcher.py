@@ -314,6 +314,15 @@ def test_lock_file_is_no_symlink(settings: Settings, socket_path: str, tmp_path:
     assert not target.exists()
 
 
+def test_folder_of_the_socket_that_is_missing_is_named_with_the_remedy(
+    settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "not" / "there"
+    missing = replace(settings, server_recv_port=f"ipc://{folder}/s")
+    with pytest.raises(LaunchError, match=f"{folder}, the folder .* Remedy: mkdir -p {folder}, or"):
+        start(missing)
+
+
 def test_large_output_is_rotated(settings: Settings, socket_path: str) -> None:
     path = launcher.output_file(settings)
     path.write_bytes(b"x" * (launcher.OUTPUT_LIMIT_BYTES + 1))

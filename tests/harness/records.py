@@ -17,6 +17,12 @@ from pathlib import Path
 FOLDER = Path("build/bench")
 
 
+LEGEND = (
+    "limit: what the hardware, or nothing but the engine, did in the same run · ratio: value / "
+    "limit · bar: what was asked for"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One figure.
@@ -123,7 +129,7 @@ def table(records: Sequence[Record]) -> str:
         value = r.value if isinstance(r.value, str) else f"{r.value:,}"
         bar = "" if r.bar is None else str(r.bar)
         rows.append((r.name, f"{value} {r.unit}".rstrip(), limit, ratio, bar, met))
-    return columns(rows)
+    return f"{columns(rows)}\n{LEGEND}"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

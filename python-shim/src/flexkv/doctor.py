@@ -18,6 +18,7 @@ from flexkv.config import Settings
 from flexkv.errors import FlexKVError
 from flexkv.java import find_jar, find_java
 from flexkv.launcher import runtime_dir
+from flexkv.machine import GB, MachineMemory
 from flexkv.rendezvous import NobodyThereError, connect
 from flexkv.ring import sealed_memfd
 
@@ -89,7 +90,12 @@ def _jar(settings: Settings) -> tuple[str, str]:
 
 
 def _folder(settings: Settings) -> tuple[str, str]:
-    parent = Path(settings.socket_path).parent
+    parent = Path(settings.socket_path).absolute().parent
+    if not parent.is_dir():
+        return FAIL, (
+            f"{parent}, the folder of the socket, does not exist. Remedy: mkdir -p {parent}, or "
+            "set FLEXKV_SERVER_RECV_PORT to a path in one that does"
+        )
     if not os.access(parent, os.W_OK | os.X_OK):
         return FAIL, (
             f"{parent} cannot be written. Remedy: set FLEXKV_SERVER_RECV_PORT to a path in a "
@@ -99,6 +105,12 @@ def _folder(settings: Settings) -> tuple[str, str]:
 
 
 def _socket(settings: Settings) -> tuple[str, str]:
+    path = Path(settings.socket_path)
+    if path.exists() and not path.is_socket():
+        return FAIL, (
+            f"{path} exists and is no socket. Remedy: move it away, or set "
+            "FLEXKV_SERVER_RECV_PORT to another path"
+        )
     try:
         connect(settings.socket_path).close()
     except NobodyThereError:
@@ -167,6 +179,15 @@ def _memory(_: Settings) -> tuple[str, str]:
     )
 
 
+def _host_pool(settings: Settings) -> tuple[str, str]:
+    memory = MachineMemory.read()
+    size = float(str(settings.values["cpu_cache_gb"]))
+    objection = memory.objection(size)
+    if objection:
+        return FAIL, objection
+    return OK, f"{size:g} GB for blocks, {memory.source} {memory.limit / GB:.1f} GB"
+
+
 def _cuda(_: Settings) -> tuple[str, str]:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -196,6 +217,7 @@ CHECKS: tuple[tuple[str, Callable[[Settings], tuple[str, str]]], ...] = (
     ("memfd", _memfd),
     ("pidfd", _pidfd),
     ("process_vm", _process_vm),
+    ("host pool", _host_pool),
     ("memlock", _memory),
     ("cuda", _cuda),
 )

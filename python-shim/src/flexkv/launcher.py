@@ -125,6 +125,12 @@ def _start_lock(settings: Settings, stopping: Callable[[], bool]) -> Iterator[bo
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        folder = Path(path).absolute().parent
+        raise LaunchError(
+            f"{folder}, the folder of the socket, does not exist. Remedy: mkdir -p {folder}, or "
+            "set FLEXKV_SERVER_RECV_PORT to a path in one that does"
+        ) from None
     except OSError as error:
         raise LaunchError(
             f"cannot open the lock file {path}: {error.strerror}. Remedy: set "
@@ -148,7 +154,10 @@ def _start_lock(settings: Settings, stopping: Callable[[], bool]) -> Iterator[bo
             except BlockingIOError:
                 pass
             if time.monotonic() > give_up:
-                raise LaunchError(f"another process holds {path} and no sidecar came up")
+                raise LaunchError(
+                    f"another process holds {path} and no sidecar came up. Remedy: end it (fuser "
+                    f"{path} names it), or set FLEXKV_SERVER_RECV_PORT to another path"
+                )
             time.sleep(_SLICE_S)
         yield True
     finally:

@@ -9,6 +9,7 @@ import java.nio.channels.FileLock;
 import java.nio.channels.OverlappingFileLockException;
 import java.nio.file.Files;
 import java.nio.file.LinkOption;
+import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.PosixFilePermissions;
@@ -64,6 +65,13 @@ public final class AddressLock implements AutoCloseable {
               Set.of(
                   StandardOpenOption.CREATE, StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS),
               PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rw-------")));
+    } catch (NoSuchFileException e) {
+      Path missing = lockPath.toAbsolutePath().getParent();
+      throw new IOException(
+          ("%s, the folder of the socket, does not exist: make it (mkdir -p %s), or set"
+                  + " FLEXKV_SERVER_RECV_PORT to a path in one that does")
+              .formatted(missing, missing),
+          e);
     } catch (IOException e) {
       throw new IOException(
           "cannot open the lock file %s (%s): set FLEXKV_SERVER_RECV_PORT to a path of your own"
@@ -79,7 +87,9 @@ public final class AddressLock implements AutoCloseable {
         }
         if (answers(socketPath) || System.nanoTime() - deadline >= 0) {
           throw new OccupiedException(
-              "another sidecar holds %s and serves %s".formatted(lockPath, socketPath));
+              ("another sidecar holds %s and serves %s: use that one, stop it (flexkv status"
+                      + " names its pid), or set FLEXKV_SERVER_RECV_PORT to another path")
+                  .formatted(lockPath, socketPath));
         }
         Thread.sleep(20);
       }
@@ -121,10 +131,15 @@ public final class AddressLock implements AutoCloseable {
       }
     }
     if (answers(socketPath)) {
-      throw new OccupiedException("somebody serves " + socketPath + " without its lock");
+      throw new OccupiedException(
+          ("somebody serves %s without its lock (another program, or a sidecar whose lock file was"
+                  + " removed): stop it, or set FLEXKV_SERVER_RECV_PORT to another path")
+              .formatted(socketPath));
     }
     if (!isSocket(socketPath)) {
-      throw new OccupiedException(socketPath + " exists and is no socket: move it away");
+      throw new OccupiedException(
+          "%s exists and is no socket: move it away, or set FLEXKV_SERVER_RECV_PORT to another path"
+              .formatted(socketPath));
     }
     Files.deleteIfExists(socketPath);
     return UnixSocket.listen(socketPath, BACKLOG);

@@ -22,6 +22,7 @@ import io.flexkv.tier.HostPool;
 import io.flexkv.tier.PoolPages;
 import io.flexkv.tier.PoolPrefault;
 import java.io.IOException;
+import java.nio.file.Path;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import org.jspecify.annotations.Nullable;
@@ -56,6 +57,7 @@ final class Sidecar {
     this.lock = lock;
     this.identity = identity;
     this.idleExitNanos = idleExit ? settings.nanos(Options.IDLE_EXIT_S) : 0;
+    MachineMemory.read(Path.of("/")).require(settings.hostBytes());
     pool = HostPool.create("flexkv-host", settings.hostBytes(), pages(settings));
     HostSlots slots = new HostSlots(pool, settings.integer(Options.NUM_CPU_BLOCKS));
     long plan = settings.nanos(Options.PLAN_TTL_S);

@@ -18,10 +18,20 @@ class AddressLockTest {
     try (AddressLock first = AddressLock.take(socket, 0)) {
       assertThatThrownBy(() -> AddressLock.take(socket, 50))
           .isInstanceOf(AddressLock.OccupiedException.class)
-          .hasMessageContaining("another sidecar");
+          .hasMessageContaining("another sidecar")
+          .hasMessageContaining("stop it (flexkv status names its pid)")
+          .hasMessageContaining("FLEXKV_SERVER_RECV_PORT to another path");
       assertThat(first).isNotNull();
     }
     AddressLock.take(socket, 0).close();
+  }
+
+  @Test
+  void take_folderThatIsNotThere_saysHowToMakeIt() {
+    Path missing = folder.resolve("not/there");
+    assertThatThrownBy(() -> AddressLock.take(missing.resolve("s"), 0))
+        .hasMessageContaining("does not exist: make it (mkdir -p " + missing + ")")
+        .hasMessageContaining("FLEXKV_SERVER_RECV_PORT");
   }
 
   @Test
@@ -43,7 +53,8 @@ class AddressLockTest {
         AddressLock lock = AddressLock.take(socket, 0)) {
       assertThatThrownBy(lock::listen)
           .isInstanceOf(AddressLock.OccupiedException.class)
-          .hasMessageContaining("without its lock");
+          .hasMessageContaining("without its lock")
+          .hasMessageContaining("FLEXKV_SERVER_RECV_PORT to another path");
       assertThat(other.fd()).isPositive();
       assertThat(socket).exists();
     }

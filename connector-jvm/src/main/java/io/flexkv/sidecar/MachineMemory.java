@@ -1,0 +1,92 @@
+package io.flexkv.sidecar;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Locale;
+
+/**
+ * How much memory this process can ever have: the machine's, or what its control group (a
+ * container, a service unit, a batch job) leaves it. Read once, at start.
+ *
+ * @param bytes the limit
+ * @param source whose limit it is, for a message
+ */
+record MachineMemory(long bytes, String source) {
+  private static final String V2 = "memory.max";
+  private static final String V1 = "memory.limit_in_bytes";
+  private static final double GB = 1e9;
+
+  /** What a pool may take at most of the limit, for the remedy: the engine lives here, too. */
+  private static final double SENSIBLE_SHARE = 0.75;
+
+  /**
+   * Reads the limit.
+   *
+   * @param root of the file system; another one in tests
+   */
+  static MachineMemory read(Path root) throws IOException {
+    long total = Long.MAX_VALUE;
+    for (String line : Files.readAllLines(root.resolve("proc/meminfo"))) {
+      if (line.startsWith("MemTotal:")) {
+        total = Long.parseLong(line.replaceAll("[^0-9]", "")) * 1024;
+      }
+    }
+    MachineMemory least = new MachineMemory(total, "this machine has");
+    for (String line : lines(root.resolve("proc/self/cgroup"))) {
+      // "0::/path" in version 2, "4:memory:/path" in version 1.
+      String[] parts = line.split(":", 3);
+      if (parts.length == 3 && parts[1].isEmpty()) {
+        least = least.within(root.resolve("sys/fs/cgroup"), parts[2], V2);
+      } else if (parts.length == 3 && List.of(parts[1].split(",")).contains("memory")) {
+        least = least.within(root.resolve("sys/fs/cgroup/memory"), parts[2], V1);
+      }
+    }
+    return least;
+  }
+
+  /** The least of this and the limits of a group and all groups above it that can be seen. */
+  private MachineMemory within(Path hierarchy, String group, String file) {
+    MachineMemory least = this;
+    // In a container the path is often that of the host, while only the root of it is mounted.
+    Path below = hierarchy.resolve(group.replaceFirst("^/+", "")).normalize();
+    Path place = below.startsWith(hierarchy) ? below : hierarchy;
+    for (; place != null && place.startsWith(hierarchy); place = place.getParent()) {
+      for (String line : lines(place.resolve(file))) {
+        if (line.matches("[0-9]{1,18}") && Long.parseLong(line) < least.bytes) {
+          least = new MachineMemory(Long.parseLong(line), place.resolve(file) + " allows");
+        }
+      }
+    }
+    return least;
+  }
+
+  private static List<String> lines(Path file) {
+    try {
+      return Files.readAllLines(file);
+    } catch (IOException e) {
+      return List.of(); // no such hierarchy here, or not ours to read
+    }
+  }
+
+  /**
+   * Refuses a host pool that can never be there: filling it would get this process, or the engine
+   * beside it, killed hours later.
+   *
+   * @throws IOException with what was asked for, what there is, and the way out
+   */
+  void require(long poolBytes) throws IOException {
+    if (poolBytes > bytes) {
+      throw new IOException(
+          String.format(
+              Locale.ROOT,
+              "the host pool is to have %.1f GB (cpu_cache_gb), %s %.1f GB: set cpu_cache_gb"
+                  + " (FLEXKV_CPU_CACHE_GB) to %.1f or less, or give the container more memory",
+              poolBytes / GB,
+              source,
+              bytes / GB,
+              Math.floor(bytes * SENSIBLE_SHARE / GB * 10) / 10));
+    }
+  }
+}

@@ -1,0 +1,88 @@
+package io.flexkv.sidecar;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatCode;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+class MachineMemoryTest {
+  private static final long GB = 1_000_000_000;
+
+  @TempDir Path root;
+
+  @BeforeEach
+  void machineOf32Gb() throws IOException {
+    write("proc/meminfo", "MemTotal:       31250000 kB\nMemFree:         1000 kB\n");
+  }
+
+  private void write(String path, String text) throws IOException {
+    Path file = root.resolve(path);
+    Files.createDirectories(file.getParent());
+    Files.writeString(file, text);
+  }
+
+  private MachineMemory memory() throws IOException {
+    return MachineMemory.read(root);
+  }
+
+  @Test
+  void read_noGroups_isTheMachines() throws IOException {
+    assertThat(memory().bytes()).isEqualTo(32 * GB);
+    write("proc/self/cgroup", "0::/\n");
+    assertThat(memory().bytes()).isEqualTo(32 * GB);
+  }
+
+  @Test
+  void read_groupWithoutALimit_isTheMachines() throws IOException {
+    write("proc/self/cgroup", "0::/a/b\n");
+    write("sys/fs/cgroup/a/b/memory.max", "max\n");
+    assertThat(memory().bytes()).isEqualTo(32 * GB);
+  }
+
+  @Test
+  void read_limitOfAGroupAbove_counts() throws IOException {
+    write("proc/self/cgroup", "0::/a/b\n");
+    write("sys/fs/cgroup/a/memory.max", Long.toString(8 * GB));
+    write("sys/fs/cgroup/a/b/memory.max", Long.toString(20 * GB));
+    assertThat(memory().bytes()).isEqualTo(8 * GB);
+    assertThat(memory().source()).endsWith("/sys/fs/cgroup/a/memory.max allows");
+  }
+
+  @Test
+  void read_pathOfTheHostInAContainer_findsTheRootsLimit() throws IOException {
+    write("proc/self/cgroup", "0::/../../kubepods/pod1\n");
+    write("sys/fs/cgroup/memory.max", Long.toString(6 * GB));
+    assertThat(memory().bytes()).isEqualTo(6 * GB);
+  }
+
+  @Test
+  void read_versionOne_isUnderstood() throws IOException {
+    write("proc/self/cgroup", "7:cpu,cpuacct:/x\n4:hugetlb,memory:/docker/c\n");
+    write("sys/fs/cgroup/memory/docker/c/memory.limit_in_bytes", Long.toString(5 * GB));
+    write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712");
+    assertThat(memory().bytes()).isEqualTo(5 * GB);
+  }
+
+  @Test
+  void require_moreThanThereIs_namesBothAndTheRemedy() throws IOException {
+    write("proc/self/cgroup", "0::/\n");
+    write("sys/fs/cgroup/memory.max", Long.toString(6 * GB));
+    assertThatThrownBy(() -> memory().require(16 * GB))
+        .isInstanceOf(IOException.class)
+        .hasMessageContaining("16.0 GB (cpu_cache_gb)")
+        .hasMessageContaining("/sys/fs/cgroup/memory.max allows 6.0 GB")
+        .hasMessageContaining("set cpu_cache_gb (FLEXKV_CPU_CACHE_GB) to 4.5 or less");
+    assertThatCode(() -> memory().require(6 * GB)).doesNotThrowAnyException();
+  }
+
+  @Test
+  void read_thisMachine_hasSome() throws IOException {
+    assertThat(MachineMemory.read(Path.of("/")).bytes()).isBetween(1L << 26, 1L << 50);
+  }
+}
