@@ -30,8 +30,9 @@ class FakeGenerations:
     def __init__(self, entries: int) -> None:
         self.values = [0] * entries
 
-    def raise_(self, block_id: int) -> None:
+    def raise_(self, block_id: int) -> int:
         self.values[block_id] += 1
+        return self.values[block_id]
 
     def __getitem__(self, block_id: int) -> int:
         return self.values[block_id]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from memory_sidecar import FakeSidecar
 from mini_vllm import block_hash
@@ -333,4 +335,67 @@ def test_full_ring_drops_saves_and_tries_again_from_the_same_block(full_steps: i
     rig.link.present.full = False
     rig.run()
     assert rig.check_cache() >= 6
+    rig.check_clean()
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 5])
+def test_goes_that_find_no_room_together_go_one_by_one(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them is published once, in order, whatever room there is."""
+    rig = Rig(max_running=4)
+    session = rig.worker_links[0].present
+    assert session is not None
+    send, left = session.send, [room]
+    sent: list[int] = []
+
+    def limited(*records: Any) -> bool:
+        if len(records) > left[0]:
+            return False
+        left[0] -= len(records)
+        sent.extend(record.job_id for record in records)
+        return send(*records)
+
+    monkeypatch.setattr(session, "send", limited)
+    for name in range(3):
+        rig.add(f"r{name}", prompt(9, name), max_new=2)
+    rig.steps(1)
+    assert len(sent) == min(room, 3)
+    left[0] = 1 << 30
+    rig.run()
+    assert sent == sorted(set(sent))
+    assert len(sent) == rig.side.saves.jobs
+    rig.check_clean()
+
+
+def test_engine_hit_whose_lookup_is_not_answered_plans_nothing_that_is_resident() -> None:
+    """Half a thousand blocks of an engine hit must not be planned only to be skipped."""
+    rig = Rig()
+    rig.serve("a", prompt(21))
+    planned = rig.side.saves.blocks
+    rig.sidecar.prompt = False
+    rig.add("b", prompt(21), max_new=3)
+    rig.steps(2, copies=False)
+    assert rig.side.saves.blocks == planned
+    rig.sidecar.drain_control()
+    rig.sidecar.prompt = True
+    rig.run()
+    assert rig.side.saves.blocks == planned, "the answer says that all of it is there"
+    rig.check_clean()
+
+
+def test_engine_hit_whose_lookup_is_never_answered_is_saved_all_the_same() -> None:
+    rig = Rig()
+    rig.serve("a", prompt(21))
+    planned = rig.side.saves.blocks
+    rig.sidecar.prompt = False
+    rig.add("b", prompt(21), max_new=5)
+    rig.steps(1, copies=False)
+    assert rig.side.saves.blocks == planned
+    rig.clock.now += 0.2
+    rig.steps(1, copies=False)
+    assert rig.side.saves.blocks == planned + 5
+    rig.sidecar.drain_control()
+    rig.sidecar.prompt = True
+    rig.run()
     rig.check_clean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from types import SimpleNamespace
 from typing import Any
@@ -90,3 +91,36 @@ def test_last_save_put_off_is_whole_if_nobody_took_the_blocks() -> None:
     session = Session()
     saves.plan_finished(session, state, 12)  # type: ignore[arg-type]
     assert session.sent[-1].block_ids == (1, 2, 3)
+
+
+def test_nothing_to_do_says_so_only_where_nothing_is_planned_or_filled() -> None:
+    """Against the whole way, over every place of a request in its blocks."""
+    skipped = 0
+    for computed, tokens, saved, resident, no_save in itertools.product(
+        range(13), range(1, 9), range(4), range(4), (False, True)
+    ):
+        saves, table, state = planner()
+        saves.mark_filled(state, 12)
+        state.request.num_computed_tokens = computed
+        state.saved, state.resident, state.no_save = saved, resident, no_save
+        table.assigned([3])
+        before = table.snapshot([1, 2, 3])
+        if not saves.nothing_to_do(state, tokens):
+            continue
+        skipped += 1
+        assert plan(saves, state, computed) == 0
+        saves.mark_filled(state, tokens)
+        assert table.snapshot([1, 2, 3]) == before
+        assert plan(saves, state, computed + tokens) == 0
+    assert skipped > 500
+
+
+def test_nothing_to_do_decoding_within_a_block_is_skipped() -> None:
+    saves, _, state = planner()
+    state.request.num_computed_tokens, state.saved = 9, 2
+    assert saves.nothing_to_do(state, 1)
+    assert not saves.nothing_to_do(state, 3), "completes a block"
+    state.saved = 1
+    assert not saves.nothing_to_do(state, 1), "an older block waits for its plan"
+    state.resident = 2
+    assert saves.nothing_to_do(state, 1)

@@ -18,51 +18,62 @@ NULL_BLOCK = 0
 
 
 class BlockTable:
-    """Counts of assignment and of filling for every GPU block.  Scheduler thread only."""
+    """Counts of assignment and of filling for every GPU block.  Scheduler thread only.
+
+    Nobody else raises the shared counters, so this side reads a list of its own: a prompt of
+    thousands of blocks is looked at block by block in a scheduling step.
+    """
 
     def __init__(self, generations: Generations, num_blocks: int) -> None:
         self._generations = generations
         self._num_blocks = num_blocks
-        self._filled_at = array("Q", [NEVER]) * num_blocks
+        self._counts = [generations[block_id] for block_id in range(num_blocks)]
+        self._filled_at = [NEVER] * num_blocks
 
     def assigned(self, block_ids: Sequence[int]) -> None:
         """These blocks have been handed out anew."""
+        counts = self._counts
         raise_ = self._generations.raise_
         for block_id in block_ids:
             if block_id != NULL_BLOCK:
-                raise_(block_id)
+                counts[block_id] = raise_(block_id)
 
     def filled(self, block_ids: Sequence[int]) -> None:
         """A scheduled step or an ok load writes every byte of these blocks."""
+        counts, filled_at = self._counts, self._filled_at
         for block_id in block_ids:
             if block_id != NULL_BLOCK:
-                self._filled_at[block_id] = self._generations[block_id]
+                filled_at[block_id] = counts[block_id]
 
     def intact(self, block_id: int) -> bool:
         """Whether the block still holds what we saw written."""
-        return block_id != NULL_BLOCK and self._filled_at[block_id] == self._generations[block_id]
+        return block_id != NULL_BLOCK and self._filled_at[block_id] == self._counts[block_id]
 
     def intact_prefix(self, block_ids: Sequence[int], start: int, end: int) -> int:
         """The first index in [start, end) whose block is not intact, else ``end``."""
-        for index in range(start, end):
-            if not self.intact(block_ids[index]):
+        counts, filled_at = self._counts, self._filled_at
+        for index, block_id in enumerate(block_ids[start:end], start):
+            if filled_at[block_id] != counts[block_id]:  # block 0 never counts as filled
                 return index
         return end
 
     def generations(self, block_ids: Sequence[int]) -> tuple[int, ...]:
         """The present counters, for a save plan."""
-        return tuple(self._generations[block_id] for block_id in block_ids)
+        counts = self._counts
+        return tuple([counts[block_id] for block_id in block_ids])
 
     def snapshot(self, block_ids: Sequence[int]) -> array[int]:
         """The present counters of blocks that are intact, ``NEVER`` for the others."""
-        return array("Q", [self._generations[b] if self.intact(b) else NEVER for b in block_ids])
+        counts = self._counts
+        return array("Q", [counts[b] if self.intact(b) else NEVER for b in block_ids])
 
     def same_prefix(
         self, block_ids: Sequence[int], then: Sequence[int], start: int, end: int
     ) -> int:
         """The first index in [start, end) whose block was handed out since a snapshot."""
+        counts = self._counts
         for index in range(start, end):
-            if then[index] != self._generations[block_ids[index]]:
+            if then[index] != counts[block_ids[index]]:
                 return index
         return end
 
@@ -72,4 +83,4 @@ class BlockTable:
 
     def forget_all(self) -> None:
         """After a reset nothing written before may be saved."""
-        self._filled_at = array("Q", [NEVER]) * self._num_blocks
+        self._filled_at = [NEVER] * self._num_blocks

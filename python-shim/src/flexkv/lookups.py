@@ -151,6 +151,15 @@ class Lookups:
         self.asked += 1
         return True
 
+    def is_open(self, state: RequestState) -> bool:
+        """Whether an answer is on its way, and not long enough for it to be lost."""
+        if not state.query_id:
+            return False
+        if self._clock() - state.asked_at <= self._limits.answer_lost_s:
+            return True
+        self.forget(state)
+        return False
+
     def forget(self, state: RequestState) -> None:
         """Whatever is on its way for this request is no longer waited for."""
         self._waiting.pop(state.query_id, None)
@@ -207,10 +216,8 @@ class Lookups:
             # Leases have a time limit, and others may have saved since.
             fresh = state.answer = None
         if fresh is None:
-            if state.query_id and now - state.asked_at > self._limits.answer_lost_s:
-                self.forget(state)
             sent = state.sent
-            if not state.query_id and not self.ask(session, state, state.local):
+            if not self.is_open(state) and not self.ask(session, state, state.local):
                 # A chain longer than the ring goes in several steps.
                 return None, state.sent > sent and self._may_ask_again(state, now, answered=False)
             dispatch(session.wait_for(state.query_id, self._spin(state, alone)))

@@ -46,6 +46,17 @@ class SavePlanner:
         if state.verified == first:
             self._table.filled(state.blocks[first:end])
 
+    def nothing_to_do(self, state: RequestState, tokens: int) -> bool:
+        """Whether a step of so many tokens completes no block and no older one waits for a plan.
+
+        So it is for most running requests in most steps.
+        """
+        computed = state.request.num_computed_tokens
+        block = computed // self._block_tokens
+        return (computed + tokens) // self._block_tokens == block and (
+            state.saved >= block or state.resident >= block or state.no_save
+        )
+
     def plan(
         self, session: Session, state: RequestState, tokens_complete: int, when: int
     ) -> list[StepJob]:

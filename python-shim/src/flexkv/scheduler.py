@@ -57,6 +57,10 @@ class SchedulerFacts:
     can_save: bool = True
 
 
+_Scheduled = tuple[RequestState, int]
+"""A request, and the tokens that this step computes (or, at its end, that it had computed)."""
+
+
 class SchedulerSide:
     """Plans loads and saves for one engine.  Not thread-safe; vLLM's scheduler thread only."""
 
@@ -145,45 +149,21 @@ class SchedulerSide:
     def build_connector_meta(self, output: Any) -> StepMetadata:
         """Counts the step's new blocks, plans its saves, and hands all jobs to the workers."""
         self.lookups.new_step()
-        saves: list[StepJob] = []
         self._count_new_blocks(output)
         self._forget_preempted(output)
+        states, nothing_to_do = self._states, self.saves.nothing_to_do
         scheduled = [
-            (self._states[request_id], tokens)
+            (state, tokens)
             for request_id, tokens in output.num_scheduled_tokens.items()
-            if request_id in self._states
+            if (state := states.get(request_id)) is not None and not nothing_to_do(state, tokens)
         ]
         session = self._ready_session() if self._facts.can_save else None
-        waits = False
-        if session is not None and not self.lookups.ready:
-            # A rank is not registered yet: what is planned now would be dropped for good.
-            candidates = (*scheduled, *self._finished)
-            self.lookups.probe(session, (state for state, _ in candidates))
-            session = self._ready_session()
-            waits = not self.lookups.ready
-            session = None if waits else session
-        finished, self._finished = self._finished, []
-        if waits:
-            self._finished = finished[-MAX_FINISHED_KEPT:]
-            finished = finished[:-MAX_FINISHED_KEPT]
-            for state, _ in self._finished:
-                self.saves.put_off(state)
-        for state, tokens in finished:
-            if session is not None:
-                saves += self.saves.plan_finished(session, state, tokens)
-            self.saves.end(state)
-        # A block that this very step fills may already be another request's local hit: before the
-        # forward only what earlier steps filled counts.
-        if session is not None:
-            for state, _ in scheduled:
-                done = state.request.num_computed_tokens
-                saves += self.saves.plan(session, state, done, BEFORE_FORWARD)
-        for state, tokens in scheduled:
-            self.saves.mark_filled(state, tokens)
-        if session is not None:
-            for state, tokens in scheduled:
-                done = state.request.num_computed_tokens + tokens
-                saves += self.saves.plan(session, state, done, AFTER_FORWARD)
+        if session is not None and not self._takes_saves(session, scheduled):
+            self._put_finished_off()
+            session, saves = None, []
+        else:
+            saves = self._plan_finished(session)
+        saves += self._plan_scheduled(session, scheduled)
         live = self._live_session()
         if live is not None:
             self.saves.send_ends(live)
@@ -382,6 +362,57 @@ class SchedulerSide:
             state = self._states.get(request_id)
             if state is not None and request_id not in allocated:
                 state.forget_blocks()
+
+    # ------------------------------------------------------------------ saves
+    def _takes_saves(self, session: Session, scheduled: list[_Scheduled]) -> bool:
+        """Whether every rank is registered: before, what is planned would be dropped for good."""
+        if not self.lookups.ready:
+            candidates = (*scheduled, *self._finished)
+            self.lookups.probe(session, (state for state, _ in candidates))
+            self._live_session()
+        return self.lookups.ready
+
+    def _put_finished_off(self) -> None:
+        """The last saves of requests that have ended wait for a sidecar that takes them."""
+        for state, _ in self._finished[:-MAX_FINISHED_KEPT]:
+            self.saves.end(state)
+        self._finished = self._finished[-MAX_FINISHED_KEPT:]
+        for state, _ in self._finished:
+            self.saves.put_off(state)
+
+    def _plan_finished(self, session: Session | None) -> list[StepJob]:
+        """The last saves of requests that have ended."""
+        finished, self._finished = self._finished, []
+        saves: list[StepJob] = []
+        for state, tokens in finished:
+            if session is not None:
+                saves += self.saves.plan_finished(session, state, tokens)
+            self.saves.end(state)
+        return saves
+
+    def _plan_scheduled(
+        self, session: Session | None, scheduled: list[_Scheduled]
+    ) -> list[StepJob]:
+        """Saves of what is complete before this step's forward, and after it.
+
+        A block that this very step fills may already be another request's local hit: before the
+        forward only what earlier steps filled counts.
+        """
+        saves: list[StepJob] = []
+        # What the sidecar has of a request whose lookup is not answered yet we do not know: its
+        # blocks are planned in a later step, if at all.
+        planned = [one for one in scheduled if not self.lookups.is_open(one[0])]
+        if session is not None:
+            for state, _ in planned:
+                done = state.request.num_computed_tokens
+                saves += self.saves.plan(session, state, done, BEFORE_FORWARD)
+        for state, tokens in scheduled:
+            self.saves.mark_filled(state, tokens)
+        if session is not None:
+            for state, tokens in planned:
+                done = state.request.num_computed_tokens + tokens
+                saves += self.saves.plan(session, state, done, AFTER_FORWARD)
+        return saves
 
     # ------------------------------------------------------------------ loads
     def _new_job(self, session: Session | None) -> int:

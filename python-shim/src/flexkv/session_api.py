@@ -57,8 +57,8 @@ class Session(Protocol):
 class Generations(Protocol):
     """The block-generation table: one counter a GPU block, shared with the sidecar."""
 
-    def raise_(self, block_id: int) -> object:
-        """Counts a block as newly assigned."""
+    def raise_(self, block_id: int) -> int:
+        """Counts a block as newly assigned; its counter from then on."""
 
     def __getitem__(self, block_id: int) -> int: ...
 

@@ -187,17 +187,26 @@ class WorkerSide:
     def _start_saves(self, session: Session | None, jobs: list[StepJob]) -> None:
         """Publishes the saves behind one fence; what finds no room stays for the next step."""
         self._saves.clear()
-        fence: Fence | None = None
-        for index, job in enumerate(jobs):
-            if session is None or session.boot_epoch != job.boot_epoch:
-                self.saves_dropped += 1
-                continue
-            fence = fence or self.fences.record(session)
-            go = None if fence is None else Go(
-                job.job_id, fence.sequence, fence.index, NO_INDEX, 0, KIND_SAVE, fence.kind
-            )  # fmt: skip
-            if go is None or not session.send(go):
-                self._saves.extend(jobs[index:])
+        if session is None or not jobs:
+            self.saves_dropped += len(jobs)
+            return
+        present = [job for job in jobs if job.boot_epoch == session.boot_epoch]
+        self.saves_dropped += len(jobs) - len(present)
+        if not present:
+            return
+        fence = self.fences.record(session)
+        if fence is None:
+            self._saves.extend(present)
+            return
+        gos = [
+            Go(job.job_id, fence.sequence, fence.index, NO_INDEX, 0, KIND_SAVE, fence.kind)
+            for job in present
+        ]
+        if session.send(*gos):
+            return
+        for index, go in enumerate(gos):
+            if not session.send(go):
+                self._saves.extend(present[index:])
                 return
 
     # ------------------------------------------------------------------ what comes back
