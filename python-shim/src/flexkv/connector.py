@@ -10,47 +10,29 @@ Two versions decide what is here: 0.26 (``get_finished``) and 0.32 (``get_transf
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
-    KVConnectorMetadata,
     KVConnectorRole,
     SupportsHMA,
 )
 
-from flexkv.hooks import SchedulerHooks, WorkerHooks
+from flexkv.forwarding import HookForwarding, step_of
 from flexkv.metadata import StepMetadata
 from flexkv.wiring import scheduler_hooks, worker_hooks
 
 
-@dataclasses.dataclass
-class FlexKVConnectorMetadata(KVConnectorMetadata):
-    """One step's jobs, in the class that vLLM expects."""
-
-    step: StepMetadata
-
-
-def step_of(metadata: Any) -> StepMetadata | None:
-    """The jobs in what vLLM hands to a worker; ``None`` for anything that is not ours."""
-    return metadata.step if isinstance(metadata, FlexKVConnectorMetadata) else None
-
-
-class FlexKVConnectorV1(KVConnectorBase_V1, SupportsHMA):
+class FlexKVConnectorV1(HookForwarding, KVConnectorBase_V1, SupportsHMA):
     """One instance in the scheduler's process, one in each worker."""
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any = None) -> None:
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
-        self._scheduler: SchedulerHooks | None = None
-        self._worker: WorkerHooks | None = None
         if role == KVConnectorRole.SCHEDULER:
             self._scheduler = scheduler_hooks(vllm_config, kv_cache_config)
         else:
             self._worker = worker_hooks(vllm_config, kv_cache_config)
 
-    # ------------------------------------------------------------------ both roles
     @property
     def requires_kv_delivery(self) -> bool:
         """False: a dropped save is a later miss, and no reason to recompute a preempted request."""
@@ -61,101 +43,8 @@ class FlexKVConnectorV1(KVConnectorBase_V1, SupportsHMA):
         """False: layouts are taken as vLLM makes them (read by versions before 0.32)."""
         return False
 
-    def shutdown(self) -> None:
-        for side in (self._scheduler, self._worker):
-            if side is not None:
-                side.shutdown()
-
-    # ------------------------------------------------------------------ scheduler
-    def on_new_request(self, request: Any) -> None:
-        if self._scheduler is not None:
-            self._scheduler.on_new_request(request)
-
-    def get_num_new_matched_tokens(
-        self, request: Any, num_computed_tokens: int
-    ) -> tuple[int | None, bool]:
-        if self._scheduler is None:
-            return 0, False
-        return self._scheduler.get_num_new_matched_tokens(request, num_computed_tokens)
-
-    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        if self._scheduler is not None:
-            self._scheduler.update_state_after_alloc(request, blocks, num_external_tokens)
-
-    def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
-        if self._scheduler is None:
-            return FlexKVConnectorMetadata(StepMetadata())
-        return FlexKVConnectorMetadata(self._scheduler.build_connector_meta(scheduler_output))
-
-    def update_connector_output(self, connector_output: Any) -> None:
-        if self._scheduler is not None:
-            self._scheduler.update_connector_output(connector_output)
-
-    def request_finished(
-        self,
-        request: Any,
-        block_ids: list[int],  # noqa: ARG002
-    ) -> tuple[bool, dict[str, Any] | None]:
-        """Never delays the free of a block: saves check afterwards what they copied."""
-        if self._scheduler is not None:
-            self._scheduler.request_finished(request)
-        return False, None
-
-    def request_finished_all_groups(
-        self, request: Any, block_ids: tuple[list[int], ...]
-    ) -> tuple[bool, dict[str, Any] | None]:
-        return self.request_finished(request, block_ids[0] if block_ids else [])
-
-    def take_events(self) -> Iterable[Any]:
-        return ()
-
-    def has_pending_push_work(self) -> bool:
-        """False: nothing of ours needs an idle engine to keep stepping."""
-        return False
-
-    def reset_cache(self) -> bool | None:
-        return None if self._scheduler is None else self._scheduler.reset_cache()
-
-    # ------------------------------------------------------------------ worker
-    def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
-        if self._worker is not None:
-            self._worker.register_kv_caches(kv_caches)
-
-    def handle_preemptions(self, kv_connector_metadata: Any) -> None:
-        if self._worker is not None:
-            self._worker.begin_step("handle_preemptions", step_of(kv_connector_metadata))
-
-    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        if self._worker is not None:
-            self._worker.begin_step("start_load_kv", step_of(self._connector_metadata))
-
-    def wait_for_layer_load(self, layer_name: str) -> None:
-        """Nothing: all loads are asynchronous."""
-
-    def save_kv_layer(
-        self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any
-    ) -> None:
-        """Nothing: whole blocks are saved, by another process."""
-
-    def wait_for_save(self) -> None:
-        if self._worker is not None:
-            self._worker.wait_for_save()
-
-    def get_finished(
-        self,
-        finished_req_ids: set[str],  # noqa: ARG002
-    ) -> tuple[set[str] | None, set[str] | None]:
-        """Nothing is ever "sent": no request's blocks wait for a save."""
-        if self._worker is None:
-            return None, None
-        return None, self._worker.get_finished() or None
-
-    def get_block_ids_with_load_errors(self) -> set[int]:
-        return set() if self._worker is None else self._worker.get_block_ids_with_load_errors()
-
-    # ------------------------------------------------------------------ statistics
-    def get_kv_connector_stats(self) -> None:
-        return None
+    def bound_step(self) -> StepMetadata | None:
+        return step_of(self._connector_metadata)
 
     @classmethod
     def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> None:  # noqa: ARG003
