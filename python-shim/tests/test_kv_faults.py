@@ -118,6 +118,18 @@ def test_sidecar_killed_amid_transfers_ends_all_and_serves_again(
         wait_for_no_leaks(address)
 
 
+def wait_until_stopped(pid: int) -> None:
+    """A signal takes effect some time after ``kill``: every thread goes on until it has."""
+    deadline = time.monotonic() + 10.0
+
+    def state(stat: Path) -> str:
+        return stat.read_text().rpartition(")")[2].split()[0]
+
+    while any(state(stat) != "T" for stat in Path(f"/proc/{pid}/task").glob("*/stat")):
+        assert time.monotonic() < deadline, "the sidecar does not stop"
+        time.sleep(0.001)
+
+
 def test_sidecar_frozen_answers_are_bounded_and_a_load_costs_its_life(
     fleet: Fleet, address: str
 ) -> None:
@@ -130,6 +142,7 @@ def test_sidecar_frozen_answers_are_bounded_and_a_load_costs_its_life(
     task, mask = manager.get_match(tokens)
     assert mask.all()
     os.kill(pid, signal.SIGSTOP)
+    wait_until_stopped(pid)
     began = time.monotonic()
     assert not manager.get_match(tokens)[1].any(), "no answer is no hit"
     first_s = time.monotonic() - began
@@ -162,6 +175,7 @@ def test_put_that_is_far_too_late_is_disowned(
     task, mask = manager.put_match(tokens)
     assert mask.all()
     os.kill(pid, signal.SIGSTOP)
+    wait_until_stopped(pid)
     manager.launch(task, fleet.slots(range(8)))
     assert manager.wait(task, timeout=10)[task].status is FAILED
     fleet.wipe(range(8))  # they are the caller's again
