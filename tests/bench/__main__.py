@@ -25,6 +25,7 @@ _TIMEOUT_S = 600
 #: Script of each benchmark, and whether its `--out` names the folder instead of the file.
 _PARTS = {
     "copies": ("tests/bench/copies.py", False),
+    "hooks": ("python-shim/tests/bench/hooks.py", True),
     "kvmanager": ("python-shim/tests/bench/kvmanager.py", True),
     "lookup": ("python-shim/tests/bench/lookup.py", True),
     "ready": ("tests/bench/ready.py", False),

@@ -33,14 +33,13 @@ RUNS = {
     "gpu-copy-paths": "Copy paths of the CUDA backend, byte for byte, and their rates beside "
     "copies of 32 MiB",
     "gpu-host-lookup": "Lookups from Python beside a bare echo through the ring, 16 idle cores",
+    "gpu-host-hooks": "What the hooks cost an engine's step, on the scheduler's thread and on a "
+    "worker's, 16 idle cores",
     "gpu-host-process-copies": "Copies of the process backend beside the bare system calls, "
     "16 idle cores",
 }
 #: Why a bar was missed, by the file and the beginning of the record's name.
-REASONS: dict[tuple[str, str], str] = {
-    ("gpu-host-lookup", "lookup_p50_512_keys"): "joining the hashes, Python objects and the copy "
-    "of 16 KiB",
-}
+REASONS: dict[tuple[str, str], str] = {}
 COLUMNS = ("name", "value", "unit", "limit", "ratio", "bar", "met")
 
 
