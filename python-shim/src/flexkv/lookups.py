@@ -55,6 +55,10 @@ class LookupLimits:
     answer_fresh_s: float = 0.5
     probe_every_s: float = 0.02
 
+    def patience_us(self, new_keys: int) -> float:
+        """How long a lookup waits that has brought so many hashes with it."""
+        return self.lookup_spin_us * (1 + min(new_keys / SPIN_KEYS, SPIN_SHARES_MAX))
+
 
 def extensions(state: RequestState) -> list[Record]:
     """Records that carry the request's hashes which the sidecar does not have yet.
@@ -240,8 +244,7 @@ class Lookups:
         if alone:
             # An idle sidecar has to wake up first, which takes longer than any answer.
             return max(0.0, self._spin_left_us)
-        shares = 1 + min(state.asked_keys / SPIN_KEYS, SPIN_SHARES_MAX)
-        return max(0.0, min(self._limits.lookup_spin_us * shares, self._spin_left_us))
+        return max(0.0, min(self._limits.patience_us(state.asked_keys), self._spin_left_us))
 
     def _may_ask_again(self, state: RequestState, now: float, *, answered: bool) -> bool:
         if self._silent:
