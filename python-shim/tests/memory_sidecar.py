@@ -30,6 +30,10 @@ class FakeGenerations:
     def __init__(self, entries: int) -> None:
         self.values = [0] * entries
 
+    @property
+    def counters(self) -> list[int]:
+        return self.values
+
     def raise_(self, block_id: int) -> int:
         self.values[block_id] += 1
         return self.values[block_id]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
+from memory_sidecar import FakeGenerations
 
 from flexkv import protocol as p
 from flexkv.lookups import SPIN_KEYS, SPIN_SHARES_MAX, LookupLimits, Lookups
@@ -135,7 +136,9 @@ class LiveSession(StillSession):
 
 def test_matched_tokens_only_while_no_other_request_is_there_waits_long() -> None:
     session = LiveSession()
-    link = SimpleNamespace(generations=[0] * 64, session=lambda: session, close=lambda: None)
+    link = SimpleNamespace(
+        generations=FakeGenerations(64), session=lambda: session, close=lambda: None
+    )
     side = SchedulerSide(SchedulerFacts(BLOCK, 64), link, LIMITS, Now())
 
     def request(name: str) -> SimpleNamespace:

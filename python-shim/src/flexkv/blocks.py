@@ -25,18 +25,17 @@ class BlockTable:
     """
 
     def __init__(self, generations: Generations, num_blocks: int) -> None:
-        self._generations = generations
+        self._shared = generations.counters
         self._num_blocks = num_blocks
-        self._counts = [generations[block_id] for block_id in range(num_blocks)]
+        self._counts = list(self._shared[:num_blocks])
         self._filled_at = [NEVER] * num_blocks
 
     def assigned(self, block_ids: Sequence[int]) -> None:
         """These blocks have been handed out anew."""
-        counts = self._counts
-        raise_ = self._generations.raise_
+        counts, shared = self._counts, self._shared
         for block_id in block_ids:
             if block_id != NULL_BLOCK:
-                counts[block_id] = raise_(block_id)
+                counts[block_id] = shared[block_id] = counts[block_id] + 1
 
     def filled(self, block_ids: Sequence[int]) -> None:
         """A scheduled step or an ok load writes every byte of these blocks."""

@@ -364,6 +364,11 @@ class GenerationTable:
     def __getitem__(self, block_id: int) -> int:
         return self._words[block_id]
 
+    @property
+    def counters(self) -> memoryview | list[int]:
+        """The counters by block id: whoever raises many stores here, each with one 8-byte store."""
+        return self._words
+
     def raise_(self, block_id: int) -> int:
         """Raises the counter of ``block_id`` by one and returns it."""
         value = self._words[block_id] + 1

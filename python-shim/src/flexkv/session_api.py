@@ -57,6 +57,10 @@ class Session(Protocol):
 class Generations(Protocol):
     """The block-generation table: one counter a GPU block, shared with the sidecar."""
 
+    @property
+    def counters(self) -> memoryview | list[int]:
+        """The counters by block id; one store each, in the order of the stores."""
+
     def raise_(self, block_id: int) -> int:
         """Counts a block as newly assigned; its counter from then on."""
 
