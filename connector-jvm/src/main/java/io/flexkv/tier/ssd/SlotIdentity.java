@@ -33,4 +33,29 @@ public record SlotIdentity(
           "generation=%d group=%d, wanted 0 or more".formatted(generation, group));
     }
   }
+
+  /** The same block's parent: all else is equal within a chain. */
+  SlotIdentity withKey(long hi, long lo) {
+    return new SlotIdentity(
+        digestHi, digestLo, generation, group, hi, lo, layoutDigest, payloadBytes);
+  }
+
+  /** 64 bits of all fields, never 0. Part of every checksum on disk: changing it loses caches. */
+  long digest() {
+    long h = mix(digestHi + 0x9E3779B97F4A7C15L);
+    h = mix(h ^ digestLo);
+    h = mix(h ^ ((long) generation << 32 | group));
+    h = mix(h + keyHi);
+    h = mix(h ^ keyLo);
+    h = mix(h + layoutDigest);
+    h = mix(h ^ payloadBytes);
+    return h == 0 ? 1 : h;
+  }
+
+  /** The finaliser of SplitMix64. */
+  private static long mix(long z) {
+    long a = (z ^ (z >>> 30)) * 0xBF58476D1CE4E5B9L;
+    long b = (a ^ (a >>> 27)) * 0x94D049BB133111EBL;
+    return b ^ (b >>> 31);
+  }
 }

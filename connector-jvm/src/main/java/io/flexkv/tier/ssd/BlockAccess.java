@@ -1,0 +1,158 @@
+package io.flexkv.tier.ssd;
+
+import io.flexkv.ffm.Errno;
+import java.lang.System.Logger.Level;
+import java.util.Set;
+
+/**
+ * The access to one block of a job: a read is verified before it counts, a write is followed by its
+ * header. Bound to a slot that its caller leaves alone until the job is drained.
+ */
+final class BlockAccess extends BlockOp {
+  private static final System.Logger LOG = System.getLogger(BlockAccess.class.getName());
+
+  /** What all accesses share. */
+  record Shared(SsdCounters counters, Set<Long> badSlots) {}
+
+  private final OpenJob open;
+  private final int block;
+  private final SsdDirectory directory;
+  private final SlotSpan span;
+  private final int index;
+  private final Shared shared;
+  private boolean begun;
+  private int sum;
+
+  private BlockAccess(
+      OpenJob open, int block, SsdDirectory directory, SlotSpan span, long offset, Shared shared) {
+    super(
+        urgency(open.job().priority()),
+        open.job().isWrite(),
+        directory.files().fileOf(offset),
+        directory.files().within(offset),
+        open.job().address(block),
+        (int) SsdEngine.rounded(open.job().identity(block).payloadBytes()));
+    this.open = open;
+    this.block = block;
+    this.directory = directory;
+    this.span = span;
+    this.index = span.indexOf(offset);
+    this.shared = shared;
+  }
+
+  static BlockAccess of(
+      OpenJob open, int block, SsdDirectory directory, SlotSpan span, Shared shared) {
+    long offset = SlotNumber.offset(open.job().slot(block));
+    return new BlockAccess(open, block, directory, span, offset, shared);
+  }
+
+  private static Urgency urgency(SsdJob.Priority priority) {
+    return switch (priority) {
+      case READ_LIVE -> Urgency.READ_LIVE;
+      case WRITE -> Urgency.WRITE;
+      case READ_SPECULATIVE -> Urgency.READ_SPECULATIVE;
+    };
+  }
+
+  private SlotIdentity identity() {
+    return open.job().identity(block);
+  }
+
+  @Override
+  boolean begin() {
+    begun = open.begin(block);
+    if (begun && isWrite()) {
+      sum =
+          Checksums.ofBlock(
+              identity().digest(), open.job().address(block), identity().payloadBytes());
+    }
+    return begun;
+  }
+
+  @Override
+  void done(int errno) {
+    directory.release(1);
+    if (isWrite()) {
+      written(errno);
+    } else {
+      read(errno);
+    }
+  }
+
+  private void written(int errno) {
+    boolean more = directory.payloadOver();
+    if (errno == 0) {
+      directory.log().append(open.job().header(block), span, index, sum, more, this::committed);
+      return;
+    }
+    if (begun) {
+      shared.counters().writeErrors.increment();
+      directory.writeFailed(errno);
+    }
+    open.failed(block, begun, false, text(errno));
+  }
+
+  private void committed(int errno) {
+    if (errno != 0) {
+      open.failed(block, true, false, "its header was not written: " + Errno.describe(errno));
+      return;
+    }
+    shared.counters().writtenBlocks.increment();
+    shared.counters().writtenBytes.add(identity().payloadBytes());
+    open.succeeded(block);
+  }
+
+  private void read(int errno) {
+    if (errno != 0) {
+      if (begun) {
+        shared.counters().readErrors.increment();
+        directory.readFailed(errno);
+      }
+      open.failed(block, begun, false, text(errno));
+      return;
+    }
+    long digest = identity().digest();
+    if (span.identityDigests[index] != digest) {
+      open.failed(block, true, false, "slot %x holds another block".formatted(slot()));
+      return;
+    }
+    int found = Checksums.ofBlock(digest, open.job().address(block), identity().payloadBytes());
+    if (found == span.sums[index]) {
+      span.unproven[index] = 0;
+      shared.counters().readBlocks.increment();
+      shared.counters().readBytes.add(identity().payloadBytes());
+      open.succeeded(block);
+    } else {
+      mismatch(found);
+    }
+  }
+
+  private long slot() {
+    return open.job().slot(block);
+  }
+
+  private void mismatch(int found) {
+    String what =
+        "%s, file %d, slot %x: checksum %08x, wanted %08x"
+            .formatted(directory.path(), file() - 1, slot(), found, span.sums[index]);
+    shared.counters().corruptBlocks.increment();
+    boolean stale = (span.unproven[index] & DirectoryScan.UNPROVEN) != 0;
+    if (stale) {
+      shared.counters().staleBlocks.increment();
+      LOG.log(Level.DEBUG, "SSD block was being overwritten at the last end: {0}", what);
+    } else {
+      shared.badSlots().add(slot());
+      LOG.log(Level.ERROR, "SSD block is corrupt, its slot is not used any more: {0}", what);
+    }
+    open.failed(block, true, !stale, what);
+  }
+
+  private String text(int errno) {
+    if (!begun) {
+      String why = directory.cause();
+      return why == null ? "given up" : "SSD directory %s: %s".formatted(directory.path(), why);
+    }
+    return "%s of SSD directory %s: %s"
+        .formatted(isWrite() ? "write" : "read", directory.path(), Errno.describe(errno));
+  }
+}

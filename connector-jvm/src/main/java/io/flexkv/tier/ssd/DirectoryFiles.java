@@ -1,0 +1,300 @@
+package io.flexkv.tier.ssd;
+
+import io.flexkv.ffm.DirectFile;
+import io.flexkv.ffm.ErrnoException;
+import java.io.IOException;
+import java.lang.System.Logger.Level;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Files;
+import java.nio.file.LinkOption;
+import java.nio.file.Path;
+import java.nio.file.attribute.PosixFilePermissions;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.random.RandomGenerator;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * The files of a directory, locked and with their room reserved.
+ *
+ * <pre>
+ * flexkv-ssd.lock       owner's process id, locked
+ * flexkv-ssd.meta       {@link DirectoryMeta}, twice
+ * flexkv-ssd-0000.data  extents, one after another; then -0001 and so on
+ * </pre>
+ */
+final class DirectoryFiles implements AutoCloseable {
+  private static final System.Logger LOG = System.getLogger(DirectoryFiles.class.getName());
+  private static final String META = "flexkv-ssd.meta";
+  private static final long MIN_EXTENT_BYTES = 64L << 10;
+  private static final long MAX_EXTENT_BYTES = 64L << 20;
+  private static final int EXTENTS_AT_LEAST = 64;
+
+  /** Extents of a directory at least: four for the header log, the rest for slots. */
+  static final int MIN_EXTENTS = 8;
+
+  private final Path path;
+  private final DirectoryLock lock;
+  private final DirectFile metaFile;
+  private final List<DirectFile> dataFiles = new ArrayList<>();
+  private DirectoryMeta meta;
+  private boolean fresh;
+
+  private DirectoryFiles(Path path, DirectoryLock lock, DirectFile metaFile, DirectoryMeta meta) {
+    this.path = path;
+    this.lock = lock;
+    this.metaFile = metaFile;
+    this.meta = meta;
+  }
+
+  /**
+   * Opens a directory, or makes one.
+   *
+   * @param capacityBytes its hard cap, files of constant size included
+   * @param maxFileBytes 0 = one file
+   * @param extentBytes 0 = chosen by the capacity
+   * @throws SsdInUseException if somebody else has it
+   */
+  static DirectoryFiles open(
+      Path path, long capacityBytes, long maxFileBytes, long extentBytes, RandomGenerator random)
+      throws IOException {
+    makeFolder(path);
+    DirectoryLock lock = DirectoryLock.take(path);
+    DirectFile metaFile = null;
+    DirectoryFiles files = null;
+    try {
+      metaFile = openFile(path.resolve(META));
+      metaFile.reserve(2L * DirectoryMeta.BYTES);
+      long room = capacityBytes - 2L * DirectoryMeta.BYTES;
+      DirectoryMeta wanted = geometry(path, room, maxFileBytes, extentBytes, random.nextLong());
+      files = new DirectoryFiles(path, lock, metaFile, wanted);
+      files.fresh = true;
+      files.attach(wanted, room);
+      files.openData();
+      return files;
+    } catch (IOException | RuntimeException e) {
+      if (files != null) {
+        files.close();
+      } else {
+        lock.close();
+        if (metaFile != null) {
+          metaFile.close();
+        }
+      }
+      throw e;
+    }
+  }
+
+  private static void makeFolder(Path path) throws IOException {
+    Path parent = path.getParent();
+    if (parent != null && !Files.isDirectory(path)) {
+      Files.createDirectories(parent);
+    }
+    if (!Files.isDirectory(path)) {
+      Files.createDirectory(
+          path, PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------")));
+    }
+  }
+
+  private static DirectFile openFile(Path file) throws IOException {
+    try {
+      return DirectFile.openOrCreate(file);
+    } catch (ErrnoException e) {
+      if (e.errno() == io.flexkv.ffm.Errno.EINVAL) {
+        throw new IOException(
+            "the file system of %s cannot read and write past the page cache (O_DIRECT): set"
+                    .formatted(file)
+                + " ssd_cache_dir to a folder of a local disk",
+            e);
+      }
+      throw e;
+    }
+  }
+
+  private static DirectoryMeta geometry(
+      Path path, long room, long maxFileBytes, long extentBytes, long id) throws IOException {
+    long extent = extentBytes > 0 ? extentBytes : defaultExtentBytes(room);
+    long count = Math.max(0, room) / extent;
+    long pages = count * extent / SsdStore.PAGE_BYTES;
+    if (count < MIN_EXTENTS || count > DirectoryMeta.MAX_EXTENTS || pages > Integer.MAX_VALUE - 1) {
+      throw new IOException(
+          "SSD directory %s would have %d bytes, wanted %d to %d: change ssd_cache_gb, or the number"
+                  .formatted(path, room, MIN_EXTENTS * extent, (long) Integer.MAX_VALUE * 4096)
+              + " of directories in ssd_cache_dir");
+    }
+    long file = maxFileBytes == 0 ? count * extent : Math.max(1, maxFileBytes / extent) * extent;
+    // One file may grow later; of several, each has the same length.
+    return new DirectoryMeta(id, extent, maxFileBytes == 0 ? 0 : file, (int) count);
+  }
+
+  /**
+   * A power of two, 64 KiB to 64 MiB (more where there would be too many), 64 of them if it can.
+   */
+  static long defaultExtentBytes(long room) {
+    long wanted = Long.highestOneBit(Math.max(1, room / EXTENTS_AT_LEAST));
+    long extent = Math.max(MIN_EXTENT_BYTES, Math.min(MAX_EXTENT_BYTES, wanted));
+    while (room / extent > DirectoryMeta.MAX_EXTENTS) {
+      extent *= 2;
+    }
+    return extent;
+  }
+
+  /** Takes over what is there, if it fits; else it stays fresh, with one line that says why. */
+  private void attach(DirectoryMeta wanted, long room) throws IOException {
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment copies = arena.allocate(2L * DirectoryMeta.BYTES, SsdStore.PAGE_BYTES);
+      long read = metaFile.read(0, copies.address(), copies.byteSize());
+      if (read != copies.byteSize()) {
+        throw new ErrnoException("read(" + metaFile.path() + ") = " + read, (int) -read);
+      }
+      MemorySegment first = copies.asSlice(0, DirectoryMeta.BYTES);
+      MemorySegment second = copies.asSlice(DirectoryMeta.BYTES, DirectoryMeta.BYTES);
+      DirectoryMeta found = newer(DirectoryMeta.decode(first), DirectoryMeta.decode(second));
+      if (found == null) {
+        int version = Math.max(DirectoryMeta.version(first), DirectoryMeta.version(second));
+        boolean blank = copies.mismatch(arena.allocate(copies.byteSize())) == -1;
+        if (!blank) {
+          dropped(version < 0 ? "its description is damaged" : "it has format " + version);
+        }
+        return;
+      }
+      int extents = (int) Math.min(room / found.extentBytes, DirectoryMeta.MAX_EXTENTS);
+      if (found.fileBytes != wanted.fileBytes || extents < found.extents) {
+        dropped(
+            "it has %d bytes in files of %d, wanted are %d in files of %d"
+                .formatted(
+                    found.extents * found.extentBytes,
+                    found.fileBytes,
+                    wanted.extents * wanted.extentBytes,
+                    wanted.fileBytes));
+        return;
+      }
+      if (!filesAreThere(found)) {
+        dropped("files are missing or too short");
+        return;
+      }
+      meta = extents > found.extents ? found.grown(extents) : found;
+      fresh = false;
+    }
+  }
+
+  private static @Nullable DirectoryMeta newer(
+      @Nullable DirectoryMeta a, @Nullable DirectoryMeta b) {
+    if (a == null || b == null) {
+      return a == null ? b : a;
+    }
+    return a.sequence >= b.sequence ? a : b;
+  }
+
+  private boolean filesAreThere(DirectoryMeta found) throws IOException {
+    for (int file = 0; file < fileCount(found); file++) {
+      Path data = dataPath(file);
+      if (!Files.isRegularFile(data, LinkOption.NOFOLLOW_LINKS)
+          || Files.size(data) < fileLength(found, file)) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  private void dropped(String why) {
+    LOG.log(Level.WARNING, "SSD directory {0}: its contents are dropped, {1}", path, why);
+  }
+
+  private static int extentsPerFile(DirectoryMeta meta) {
+    return meta.fileBytes == 0 ? meta.extents : (int) (meta.fileBytes / meta.extentBytes);
+  }
+
+  private static int fileCount(DirectoryMeta meta) {
+    return (meta.extents + extentsPerFile(meta) - 1) / extentsPerFile(meta);
+  }
+
+  private static long fileLength(DirectoryMeta meta, int file) {
+    int perFile = extentsPerFile(meta);
+    return Math.min(perFile, meta.extents - file * perFile) * meta.extentBytes;
+  }
+
+  private Path dataPath(int file) {
+    return path.resolve("flexkv-ssd-%04d.data".formatted(file));
+  }
+
+  private void openData() throws IOException {
+    boolean reserved = true;
+    for (int file = 0; file < fileCount(meta); file++) {
+      DirectFile data = openFile(dataPath(file));
+      dataFiles.add(data);
+      reserved &= data.reserve(fileLength(meta, file));
+    }
+    for (int file = dataFiles.size(); Files.deleteIfExists(dataPath(file)); file++) {
+      LOG.log(Level.INFO, "SSD directory {0}: {1} is not needed any more", path, dataPath(file));
+    }
+    if (!reserved) {
+      LOG.log(
+          Level.WARNING,
+          "SSD directory {0}: its file system cannot reserve room; a full disk takes it out",
+          path);
+    }
+  }
+
+  /** Forgets what was attached: a new id makes every header on the disk a stranger's. */
+  void format(String why, long newId) {
+    if (!fresh) {
+      dropped(why);
+    }
+    DirectoryMeta old = meta;
+    meta = new DirectoryMeta(newId, old.extentBytes, old.fileBytes, old.extents);
+    meta.sequence = old.sequence;
+    fresh = true;
+  }
+
+  Path path() {
+    return path;
+  }
+
+  DirectoryMeta meta() {
+    return meta;
+  }
+
+  /** Whether nothing is attached. */
+  boolean fresh() {
+    return fresh;
+  }
+
+  int extentsPerFile() {
+    return extentsPerFile(meta);
+  }
+
+  /** The description first, then the data: what the accesses' file numbers count. */
+  List<DirectFile> all() {
+    List<DirectFile> all = new ArrayList<>();
+    all.add(metaFile);
+    all.addAll(dataFiles);
+    return all;
+  }
+
+  /** Number of the file that a byte of the directory lies in. */
+  int fileOf(long offset) {
+    return 1 + (int) (offset / (extentsPerFile(meta) * meta.extentBytes));
+  }
+
+  /** Where in that file. */
+  long within(long offset) {
+    return offset % (extentsPerFile(meta) * meta.extentBytes);
+  }
+
+  /** Makes everything written so far survive a power failure. */
+  void sync() throws ErrnoException {
+    for (DirectFile data : dataFiles) {
+      data.sync();
+    }
+    metaFile.sync();
+  }
+
+  @Override
+  public void close() throws IOException {
+    dataFiles.forEach(DirectFile::close);
+    metaFile.close();
+    lock.close();
+  }
+}

@@ -1,0 +1,392 @@
+package io.flexkv.tier.ssd;
+
+import io.flexkv.ffm.Errno;
+import java.lang.System.Logger.Level;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.BitSet;
+import java.util.Comparator;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.stream.LongStream;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * What the header log of a directory says at a start.
+ *
+ * <p>All pages are read once. Of a slot's headers the one with the greatest sequence counts, also
+ * where it is void (an older generation) and leaves the slot empty. Of spans that overlap, the
+ * later one counts. What is wrong after that (a header whose payload was overwritten before the
+ * end) is found by the checksum when the block is read.
+ */
+final class DirectoryScan {
+  private static final System.Logger LOG = System.getLogger(DirectoryScan.class.getName());
+  static final int CHUNK_PAGES = 256;
+
+  /** Pages that cleaning an extent may leave partly empty, besides those it fills. */
+  private static final int PADDED_PAGES = 8;
+
+  /** Bits of {@link SlotSpan#unproven}. */
+  static final byte UNPROVEN = 1;
+
+  static final byte NOT_OFFERED = 2;
+
+  private static final class Found {
+    final SlotSpan span;
+    final long[] sequences;
+
+    Found(SlotSpan span) {
+      this.span = span;
+      this.sequences = new long[span.slots];
+    }
+  }
+
+  /** A log extent: the use of its valid pages, headers in them, and the page after the last. */
+  private static final class FoundExtent {
+    final int extent;
+    long use;
+    int headers;
+    int live;
+    int livePages;
+    int nextPage;
+
+    FoundExtent(int extent) {
+      this.extent = extent;
+    }
+  }
+
+  private final SsdDirectory directory;
+  private final DirectoryFiles files;
+  private final DirectoryMeta meta;
+  private final Map<Long, Found> bySequence = new HashMap<>();
+  private final List<FoundExtent> extents = new ArrayList<>();
+  private final List<SlotSpan> spans = new ArrayList<>();
+  private long dropped;
+  private long bytesRead;
+  private long survivors;
+
+  private DirectoryScan(SsdDirectory directory) {
+    this.directory = directory;
+    this.files = directory.files();
+    this.meta = files.meta();
+  }
+
+  /** Reads the log and puts what survived in its place. The directory's care thread. */
+  static DirectoryScan run(SsdDirectory directory) {
+    DirectoryScan scan = new DirectoryScan(directory);
+    scan.read();
+    scan.place();
+    scan.restoreLog();
+    LOG.log(
+        Level.INFO,
+        "SSD directory {0}: attached, {1} blocks in {2} MiB of headers, {3} dropped ({4})",
+        directory.path(),
+        scan.survivors,
+        scan.bytesRead >> 20,
+        scan.dropped,
+        scan.meta.clean ? "ended cleanly" : "did not end cleanly");
+    return scan;
+  }
+
+  // ---- reading
+
+  private void read() {
+    try (Arena arena = Arena.ofShared()) {
+      MemorySegment chunk =
+          arena.allocate((long) CHUNK_PAGES * SsdStore.PAGE_BYTES, SsdStore.PAGE_BYTES);
+      meta.logExtents.stream()
+          .forEach(extent -> {
+            FoundExtent found = new FoundExtent(extent);
+            extents.add(found);
+            readExtent(found, chunk);
+          });
+    }
+  }
+
+  private void readExtent(FoundExtent found, MemorySegment chunk) {
+    int pages = directory.log().pagesPerExtent();
+    for (int first = 0; first < pages; first += CHUNK_PAGES) {
+      int count = Math.min(CHUNK_PAGES, pages - first);
+      int errno = readPages(directory, found.extent, first, count, chunk);
+      bytesRead += (long) count * SsdStore.PAGE_BYTES;
+      if (errno != 0) {
+        LOG.log(
+            Level.WARNING,
+            "SSD directory {0}: headers in extent {1} cannot be read ({2})",
+            directory.path(),
+            found.extent,
+            Errno.describe(errno));
+        continue;
+      }
+      int before = found.nextPage;
+      for (int i = 0; i < count; i++) {
+        MemorySegment page = chunk.asSlice((long) i * SsdStore.PAGE_BYTES, SsdStore.PAGE_BYTES);
+        takePage(found, first + i, page);
+      }
+      if (found.nextPage == before) {
+        return; // pages are written in order: behind a stretch without any there is none
+      }
+    }
+  }
+
+  /** Reads pages of an extent; returns 0 or an error number. */
+  static int readPages(
+      SsdDirectory directory, int extent, int first, int count, MemorySegment into) {
+    DirectoryFiles files = directory.files();
+    long offset = extent * files.meta().extentBytes + (long) first * SsdStore.PAGE_BYTES;
+    return BlockingAccess.run(
+        directory.io(),
+        BlockOp.Urgency.META,
+        false,
+        files.fileOf(offset),
+        files.within(offset),
+        into.address(),
+        count * SsdStore.PAGE_BYTES);
+  }
+
+  private void takePage(FoundExtent found, int index, MemorySegment page) {
+    if (!HeaderPageDescriptor.valid(page, meta.directoryId, found.extent, index)) {
+      return;
+    }
+    long use = HeaderPageDescriptor.use(page);
+    if (use < found.use) {
+      return; // left over from an earlier use of the extent
+    }
+    found.use = use;
+    directory.log().startAfter(0, use);
+    if (HeaderPageDescriptor.count(page) == 0) {
+      return; // struck out when the extent had been cleaned
+    }
+    found.nextPage = index + 1;
+    MemorySegment records = HeaderPageDescriptor.records(page);
+    int number = directory.log().pageNumber(found.extent, index);
+    HeaderRecord record;
+    for (long at = 0; (record = HeaderRecord.at(records, at)) != null; at += record.length()) {
+      found.headers++;
+      directory.log().startAfter(Math.max(record.sequence(), record.spanSequence()), 0);
+      takeRecord(record, number);
+    }
+  }
+
+  private void takeRecord(HeaderRecord record, int page) {
+    Found found = bySequence.get(record.spanSequence());
+    if (found == null) {
+      if (!fits(record)) {
+        dropped++;
+        return;
+      }
+      SlotSpan span =
+          new SlotSpan(
+              record.spanFirst(),
+              record.spanExtents(),
+              meta.extentBytes,
+              record.stride(),
+              record.spanSequence(),
+              0);
+      found = new Found(span);
+      bySequence.put(record.spanSequence(), found);
+    }
+    SlotSpan span = found.span;
+    int index = record.index();
+    if (span.firstExtent != record.spanFirst()
+        || span.stride != record.stride()
+        || index >= span.slots
+        || record.sequence() < found.sequences[index]) {
+      return;
+    }
+    found.sequences[index] = record.sequence();
+    boolean isVoid = isVoid(record);
+    span.identityDigests[index] = isVoid ? 0 : record.identity().digest();
+    span.sums[index] = record.sum();
+    span.headerPages[index] = isVoid ? 0 : page;
+    dropped += isVoid ? 1 : 0;
+  }
+
+  private boolean fits(HeaderRecord record) {
+    int first = record.spanFirst();
+    long end = (long) first + record.spanExtents();
+    int perFile = files.extentsPerFile();
+    return first >= 0
+        && end <= meta.extents
+        && first / perFile == (end - 1) / perFile
+        && record.stride() <= record.spanExtents() * meta.extentBytes;
+  }
+
+  private boolean isVoid(HeaderRecord record) {
+    DirectoryMeta.Digest namespace = new DirectoryMeta.Digest(record.digestHi(), record.digestLo());
+    return record.sequence() < meta.floor
+        || record.generation() < meta.generations.getOrDefault(namespace, 0);
+  }
+
+  // ---- placing
+
+  private void place() {
+    BitSet taken = (BitSet) meta.logExtents.clone();
+    List<Found> latestFirst = new ArrayList<>(bySequence.values());
+    latestFirst.sort(Comparator.comparingLong((Found found) -> found.span.sequence).reversed());
+    for (Found found : latestFirst) {
+      SlotSpan span = found.span;
+      int clash = taken.nextSetBit(span.firstExtent);
+      if (clash >= 0 && clash < span.firstExtent + span.extents) {
+        dropped += count(span);
+        continue;
+      }
+      if (count(span) > 0) {
+        taken.set(span.firstExtent, span.firstExtent + span.extents);
+        spans.add(span);
+      }
+    }
+    spans.sort(Comparator.comparingLong(this::lastWritten).reversed());
+    bySequence.clear();
+    countLive();
+    reserveForLog(taken);
+    meta.logExtents.stream().forEach(directory.space()::claim);
+    for (SlotSpan span : spans) {
+      restore(span);
+    }
+  }
+
+  private long lastWritten(SlotSpan span) {
+    long[] sequences = Objects.requireNonNull(bySequence.get(span.sequence)).sequences;
+    return LongStream.of(sequences).max().orElse(0);
+  }
+
+  private static long count(SlotSpan span) {
+    long count = 0;
+    for (long digest : span.identityDigests) {
+      count += digest == 0 ? 0 : 1;
+    }
+    return count;
+  }
+
+  private void countLive() {
+    int pages = directory.log().pagesPerExtent();
+    Map<Integer, FoundExtent> byExtent = new HashMap<>();
+    extents.forEach(found -> byExtent.put(found.extent, found));
+    BitSet livePages = new BitSet();
+    for (SlotSpan span : spans) {
+      for (int page : span.headerPages) {
+        if (page != 0) {
+          FoundExtent found = Objects.requireNonNull(byExtent.get((page - 1) / pages));
+          found.live++;
+          found.livePages += livePages.get(page) ? 0 : 1;
+          livePages.set(page);
+        }
+      }
+    }
+    extents.sort(Comparator.comparingLong(found -> found.use));
+  }
+
+  /** The extent that was appended to last: of those with headers the one of the latest use. */
+  private FoundExtent last() {
+    return extents.stream()
+        .filter(found -> found.headers > 0)
+        .reduce((earlier, later) -> later)
+        .orElse(extents.getLast());
+  }
+
+  /** Whether nothing in an extent counts, so that it may be written anew. */
+  private boolean isFree(FoundExtent found) {
+    return found.live == 0 && (found.headers == 0 || found.extent != last().extent);
+  }
+
+  /**
+   * The log needs an extent to write to, or room enough in the last one to clean another. If there
+   * is neither, nor a free extent, the span that was written to least recently gives way.
+   */
+  private void reserveForLog(BitSet taken) {
+    int room = directory.log().pagesPerExtent() - last().nextPage;
+    int least =
+        extents.stream()
+            .filter(found -> found.extent != last().extent)
+            .mapToInt(found -> found.livePages)
+            .min()
+            .orElse(Integer.MAX_VALUE - PADDED_PAGES);
+    if (extents.stream().anyMatch(this::isFree) || room >= least + PADDED_PAGES) {
+      return;
+    }
+    int extent = taken.nextClearBit(0);
+    if (extent >= meta.extents) {
+      SlotSpan oldest = spans.removeLast();
+      LOG.log(
+          Level.INFO,
+          "SSD directory {0}: {1} blocks give way to the header log",
+          directory.path(),
+          count(oldest));
+      dropped += count(oldest);
+      extent = oldest.firstExtent;
+    }
+    meta.logExtents.set(extent);
+    extents.addFirst(new FoundExtent(extent));
+  }
+
+  private void restore(SlotSpan span) {
+    for (int index = 0; index < span.slots; index++) {
+      if (span.identityDigests[index] != 0) {
+        span.takeAt(index);
+        span.unproven[index] = (byte) (NOT_OFFERED | (meta.clean ? 0 : UNPROVEN));
+        survivors++;
+      }
+    }
+    directory.space().restore(span);
+  }
+
+  private void restoreLog() {
+    List<FoundExtent> free = extents.stream().filter(this::isFree).toList();
+    extents.removeAll(free);
+    for (FoundExtent found : extents) {
+      directory
+          .log()
+          .restoreExtent(found.extent, found.use, found.headers, found.live, found.nextPage);
+    }
+    free.forEach(found -> directory.log().grant(found.extent));
+  }
+
+  // ---- for the one who hands the survivors out
+
+  /** Extents with headers, oldest first. */
+  int[] extentsInOrder() {
+    return extents.stream().mapToInt(found -> found.extent).toArray();
+  }
+
+  /** Pages of an extent that may hold headers. */
+  int pagesOf(int extent) {
+    for (FoundExtent found : extents) {
+      if (found.extent == extent) {
+        return found.nextPage;
+      }
+    }
+    return 0;
+  }
+
+  List<SlotSpan> spans() {
+    return spans;
+  }
+
+  long survivors() {
+    return survivors;
+  }
+
+  long dropped() {
+    return dropped;
+  }
+
+  long bytesRead() {
+    return bytesRead;
+  }
+
+  /** The slot that a header counts for, null if it does not count. */
+  @Nullable SlotSpan spanOf(HeaderRecord record, int page) {
+    SlotSpan span = directory.space().spanAt(record.spanFirst());
+    boolean counts =
+        span != null
+            && span.sequence == record.spanSequence()
+            && record.index() < span.slots
+            && span.headerPages[record.index()] == page
+            && (span.unproven[record.index()] & NOT_OFFERED) != 0;
+    return counts ? span : null;
+  }
+}

@@ -1,0 +1,503 @@
+package io.flexkv.tier.ssd;
+
+import io.flexkv.ffm.Errno;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Deque;
+import java.util.List;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.function.IntConsumer;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * The headers of a directory's slots, appended to extents of their own. It is journal, checkpoint
+ * and header area in one: a start reads all of it and nothing else.
+ *
+ * <p><b>Order.</b> A header is appended when its payload has been written, and a block counts as
+ * stored when its header has been written. A header that was overtaken (its slot was written anew)
+ * needs no mark: the later one has a greater sequence. A header whose slot was given back needs
+ * none either: after a restart the block is there again, or its checksum says that the slot was
+ * being written.
+ *
+ * <p><b>Gathering.</b> One write of the log is under way at a time, of at most {@link #BATCH_PAGES}
+ * pages. The next begins when a page is full, when no payload is being written any more, or when
+ * the oldest header has waited for {@link #MAX_WAIT_NANOS}. Pages are never written twice.
+ *
+ * <p><b>Cleaning.</b> When the extents run out, the one with the smallest share of live headers is
+ * read, what is live in it is appended once more ({@link #move}), and it is free again ({@link
+ * LogCleaner}). Of the free extents one is for the cleaner alone, so it always ends, and one is not
+ * used before the next start, which finds more that counts than there was: blocks that had been
+ * given back.
+ *
+ * <p>Thread-safe; {@code headerPages} of all spans is guarded by this object.
+ */
+final class HeaderLog {
+  static final int BATCH_PAGES = 16;
+  static final long MAX_WAIT_NANOS = 5_000_000;
+
+  /** How long a header waits for a place in a log that is full. */
+  static final long MAX_STUCK_NANOS = 2_000_000_000L;
+
+  /** An extent is worth cleaning if it gets this share of its headers rid of. */
+  private static final double WORTH_CLEANING = 0.1;
+
+  /** Free extents that are not for new headers: the cleaner's and the next start's. */
+  private static final int RESERVED = 2;
+
+  /** Shares of live headers above which the log asks for another extent. */
+  private static final double CROWDED = 0.5;
+
+  private static final int PAGE = SsdStore.PAGE_BYTES;
+
+  /** Told how an appended header ended: 0, or an error number. */
+  @FunctionalInterface
+  interface Committed {
+    void committed(int errno);
+  }
+
+  private record Entry(
+      MemorySegment bytes,
+      SlotSpan span,
+      int index,
+      long digest,
+      int sum,
+      int movedFrom,
+      long nanos,
+      Committed callback) {}
+
+  /** An extent of the log: since when, and how many headers were written to it and still count. */
+  private static final class LogExtent {
+    final int extent;
+    final long use;
+    int appended;
+    int live;
+
+    LogExtent(int extent, long use) {
+      this.extent = extent;
+      this.use = use;
+    }
+  }
+
+  private final DirectoryFiles files;
+  private final BlockIo io;
+  private final DirectorySpace space;
+  private final Runnable wantsCleaning;
+  private final IntConsumer failure;
+  private final int pagesPerExtent;
+  private final MemorySegment batch;
+
+  /** How many headers each page of the batch holds. */
+  private final int[] pageCounts = new int[BATCH_PAGES];
+
+  private final Deque<Entry> waiting = new ArrayDeque<>();
+  private final Deque<Entry> moving = new ArrayDeque<>();
+  private final Deque<Integer> freeExtents = new ArrayDeque<>();
+  private final @Nullable LogExtent[] byExtent;
+  private final Queue<SlotSpan> dissolved = new ConcurrentLinkedQueue<>();
+  private @Nullable LogExtent current;
+  private int nextPage;
+  private long nextUse = 1;
+  private long nextSequence = 1;
+  private int waitingBytes;
+  private boolean writing;
+  private boolean failed;
+  private long pagesWritten;
+  private volatile boolean wantsExtent;
+  private volatile boolean stuck;
+
+  HeaderLog(
+      DirectoryFiles files,
+      BlockIo io,
+      DirectorySpace space,
+      Arena arena,
+      Runnable wantsCleaning,
+      IntConsumer failure) {
+    this.wantsCleaning = wantsCleaning;
+    this.failure = failure;
+    this.files = files;
+    this.io = io;
+    this.space = space;
+    this.pagesPerExtent = (int) (files.meta().extentBytes / PAGE);
+    this.batch = arena.allocate((long) BATCH_PAGES * PAGE, PAGE);
+    this.byExtent = new LogExtent[files.meta().extents];
+  }
+
+  int pagesPerExtent() {
+    return pagesPerExtent;
+  }
+
+  // ---- setting up: the recovery's thread, before anything is appended
+
+  /** Numbers of what is there; new ones are greater. */
+  synchronized void startAfter(long sequence, long use) {
+    nextSequence = Math.max(nextSequence, sequence + 1);
+    nextUse = Math.max(nextUse, use + 1);
+  }
+
+  /**
+   * An extent that holds headers, so many of which count. The one of the latest use is appended to.
+   *
+   * @param next the page after its last valid one
+   */
+  synchronized void restoreExtent(int extent, long use, int appended, int live, int next) {
+    LogExtent restored = new LogExtent(extent, use);
+    restored.appended = appended;
+    restored.live = live;
+    byExtent[extent] = restored;
+    if (current == null || use > current.use) {
+      current = restored;
+      nextPage = next;
+    }
+  }
+
+  /** A number greater than all given out before. */
+  synchronized long nextSequence() {
+    return nextSequence++;
+  }
+
+  /** A number greater than those of all uses of extents before. */
+  synchronized long nextUse() {
+    return nextUse++;
+  }
+
+  // ---- extents
+
+  /** An empty extent, already noted in the directory's description. */
+  void grant(int extent) {
+    synchronized (this) {
+      freeExtents.add(extent);
+      wantsExtent = false;
+      stuck = false;
+    }
+    start(true);
+  }
+
+  /** Whether another extent would spare work. */
+  boolean wantsExtent() {
+    return wantsExtent;
+  }
+
+  /** Whether headers wait for room that cleaning cannot make. */
+  boolean stuck() {
+    return stuck;
+  }
+
+  /** A span is gone, and with it all its headers. Any thread. */
+  void dissolved(SlotSpan span) {
+    dissolved.add(span);
+  }
+
+  // ---- appending
+
+  /**
+   * Appends the header of a slot whose payload has been written.
+   *
+   * @param more whether other payloads are being written, so that it may wait for theirs
+   */
+  void append(
+      SlotHeader header, SlotSpan span, int index, int sum, boolean more, Committed callback) {
+    MemorySegment bytes = MemorySegment.ofArray(new long[HeaderRecord.length(header) / 8]);
+    boolean refused;
+    synchronized (this) {
+      refused = failed;
+      if (!refused) {
+        HeaderRecord.encode(bytes, header, span, index, sum, nextSequence++);
+        long digest = header.identity().digest();
+        waiting.add(new Entry(bytes, span, index, digest, sum, 0, System.nanoTime(), callback));
+        waitingBytes += (int) bytes.byteSize();
+      }
+    }
+    if (refused) {
+      callback.committed(Errno.EIO);
+    } else {
+      start(!more);
+    }
+  }
+
+  /**
+   * Appends a header once more if it still counts.
+   *
+   * @return whether it does; if not, the callback is not called
+   */
+  boolean move(HeaderRecord record, int fromPage, Committed callback) {
+    SlotSpan span = space.spanAt(record.spanFirst());
+    synchronized (this) {
+      if (failed || !isLive(record, span, fromPage)) {
+        return false;
+      }
+      MemorySegment copy = MemorySegment.ofArray(new long[record.length() / 8]);
+      copy.copyFrom(record.bytes());
+      moving.add(
+          new Entry(
+              copy,
+              java.util.Objects.requireNonNull(span),
+              record.index(),
+              0,
+              0,
+              fromPage,
+              System.nanoTime(),
+              callback));
+    }
+    return true;
+  }
+
+  private static boolean isLive(HeaderRecord record, @Nullable SlotSpan span, int page) {
+    return span != null
+        && span.sequence == record.spanSequence()
+        && record.index() < span.slots
+        && span.headerPages[record.index()] == page;
+  }
+
+  /** Writes what waits, if it is time. */
+  void start(boolean evenOne) {
+    List<Entry> entries = new ArrayList<>();
+    LogExtent into;
+    int first;
+    int pages;
+    synchronized (this) {
+      boolean due = evenOne || waitingBytes >= HeaderPageDescriptor.RECORDS_BYTES;
+      if (writing || failed || (moving.isEmpty() && (!due || waiting.isEmpty()))) {
+        return;
+      }
+      into = room();
+      if (into == null) {
+        wantsCleaning.run();
+        return;
+      }
+      first = nextPage;
+      pages = fill(into, entries);
+      if (pages == 0) {
+        return;
+      }
+      writing = true;
+      nextPage += pages;
+      pagesWritten += pages;
+      into.appended += entries.size();
+    }
+    write(into, first, pages, entries);
+  }
+
+  /** Call now and then: nothing waits longer than it must. */
+  void tick(long nanos) {
+    List<Entry> hopeless = new ArrayList<>();
+    boolean due;
+    synchronized (this) {
+      Entry oldest = waiting.peek();
+      due = oldest != null && nanos - oldest.nanos() > MAX_WAIT_NANOS;
+      if (oldest != null && !writing && nanos - oldest.nanos() > MAX_STUCK_NANOS) {
+        takeWaiting(hopeless);
+      }
+    }
+    hopeless.forEach(entry -> entry.callback().committed(Errno.ENOSPC));
+    if (due) {
+      start(true);
+    }
+  }
+
+  private void takeWaiting(List<Entry> into) {
+    into.addAll(waiting);
+    waiting.clear();
+    waitingBytes = 0;
+  }
+
+  /** The extent to append to, null if there is none for what waits. Guarded. */
+  private @Nullable LogExtent room() {
+    if (current == null || nextPage == pagesPerExtent) {
+      Integer extent = onlyMoves() && moving.isEmpty() ? null : freeExtents.poll();
+      if (extent == null) {
+        return null;
+      }
+      current = new LogExtent(extent, nextUse++);
+      byExtent[extent] = current;
+      nextPage = 0;
+    }
+    return onlyMoves() && moving.isEmpty() ? null : current;
+  }
+
+  /** Whether what is left is the cleaner's. Guarded. */
+  private boolean onlyMoves() {
+    return freeExtents.size() < RESERVED;
+  }
+
+  /** Packs headers into the batch; returns the pages filled. Guarded. */
+  private int fill(LogExtent into, List<Entry> entries) {
+    int limit = Math.min(BATCH_PAGES, pagesPerExtent - nextPage);
+    int page = 0;
+    for (; page < limit; page++) {
+      MemorySegment target = batch.asSlice((long) page * PAGE, PAGE);
+      int bytes = 0;
+      int count = 0;
+      Entry entry;
+      while ((entry = nextThatFits(HeaderPageDescriptor.RECORDS_BYTES - bytes)) != null) {
+        MemorySegment.copy(
+            entry.bytes(),
+            0,
+            target,
+            HeaderPageDescriptor.RECORDS_OFFSET + bytes,
+            entry.bytes().byteSize());
+        bytes += (int) entry.bytes().byteSize();
+        count++;
+        entries.add(entry);
+      }
+      if (count == 0) {
+        break;
+      }
+      long id = files.meta().directoryId;
+      HeaderPageDescriptor.seal(target, id, into.use, into.extent, nextPage + page, count, bytes);
+      pageCounts[page] = count;
+    }
+    return page;
+  }
+
+  private @Nullable Entry nextThatFits(int room) {
+    boolean move = !moving.isEmpty();
+    if (!move && onlyMoves()) {
+      return null;
+    }
+    Deque<Entry> from = move ? moving : waiting;
+    Entry next = from.peek();
+    if (next == null || next.bytes().byteSize() > room) {
+      return null;
+    }
+    waitingBytes -= move ? 0 : (int) next.bytes().byteSize();
+    return from.poll();
+  }
+
+  private void write(LogExtent into, int firstPage, int pages, List<Entry> entries) {
+    long offset = into.extent * files.meta().extentBytes + (long) firstPage * PAGE;
+    io.submit(
+        new BlockOp(
+            BlockOp.Urgency.META,
+            true,
+            files.fileOf(offset),
+            files.within(offset),
+            batch.address(),
+            pages * PAGE) {
+          @Override
+          boolean begin() {
+            return true;
+          }
+
+          @Override
+          void done(int errno) {
+            written(into, firstPage, pages, entries, errno);
+          }
+        });
+  }
+
+  private void written(LogExtent into, int firstPage, int pages, List<Entry> entries, int errno) {
+    List<Entry> refused = new ArrayList<>();
+    synchronized (this) {
+      writing = false;
+      if (errno == 0) {
+        publish(into, firstPage, pages, entries);
+      } else {
+        failed = true;
+        refused.addAll(moving);
+        moving.clear();
+        takeWaiting(refused);
+      }
+    }
+    if (errno != 0) {
+      failure.accept(errno);
+    }
+    entries.forEach(entry -> entry.callback().committed(errno));
+    refused.forEach(entry -> entry.callback().committed(errno));
+    start(false);
+  }
+
+  /** From here on the headers count. Guarded. */
+  private void publish(LogExtent into, int firstPage, int pages, List<Entry> entries) {
+    int next = 0;
+    for (int page = 0; page < pages; page++) {
+      int number = pageNumber(into.extent, firstPage + page);
+      for (int i = 0; i < pageCounts[page]; i++) {
+        Entry entry = entries.get(next++);
+        int[] headerPages = entry.span().headerPages;
+        int before = headerPages[entry.index()];
+        if (entry.movedFrom() != 0 && before != entry.movedFrom()) {
+          continue; // overtaken while it was on its way
+        }
+        forget(before);
+        headerPages[entry.index()] = number;
+        into.live++;
+        if (entry.movedFrom() == 0) {
+          entry.span().sums[entry.index()] = entry.sum();
+          entry.span().identityDigests[entry.index()] = entry.digest();
+          entry.span().unproven[entry.index()] = 0;
+        }
+      }
+    }
+  }
+
+  private void forget(int page) {
+    LogExtent extent = page == 0 ? null : byExtent[(page - 1) / pagesPerExtent];
+    if (extent != null && extent.live > 0) {
+      extent.live--;
+    }
+  }
+
+  int pageNumber(int extent, int page) {
+    return extent * pagesPerExtent + page + 1;
+  }
+
+  // ---- cleaning: the directory's care thread
+
+  /** An extent to clean, with the number of its use; null if none is needed or worth it. */
+  synchronized @Nullable Victim victim() {
+    SlotSpan span;
+    while ((span = dissolved.poll()) != null) {
+      for (int page : span.headerPages) {
+        forget(page);
+      }
+    }
+    if (freeExtents.size() > RESERVED || failed) {
+      return null;
+    }
+    LogExtent best = null;
+    for (LogExtent candidate : byExtent) {
+      if (candidate != null
+          && candidate != current
+          && (best == null || share(candidate) < share(best))) {
+        best = candidate;
+      }
+    }
+    if (best == null || share(best) > 1 - WORTH_CLEANING) {
+      wantsExtent = true;
+      stuck = onlyMoves();
+      return null;
+    }
+    wantsExtent = share(best) > CROWDED;
+    return new Victim(best.extent, best.use);
+  }
+
+  /** An extent that is being cleaned. */
+  record Victim(int extent, long use) {}
+
+  private static double share(LogExtent extent) {
+    return extent.appended == 0 ? 0 : (double) extent.live / extent.appended;
+  }
+
+  /** The cleaned extent may be used again: nothing in it counts. */
+  void release(Victim victim) {
+    synchronized (this) {
+      byExtent[victim.extent()] = null;
+      freeExtents.add(victim.extent());
+      stuck = false;
+    }
+    start(true);
+  }
+
+  /** Bytes of pages written since the start. */
+  synchronized long bytesWritten() {
+    return pagesWritten * PAGE;
+  }
+
+  /** Whether nothing waits and nothing is being written. */
+  synchronized boolean quiet() {
+    return !writing && (failed || (waiting.isEmpty() && moving.isEmpty()));
+  }
+}

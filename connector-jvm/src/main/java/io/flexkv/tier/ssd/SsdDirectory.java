@@ -1,0 +1,492 @@
+package io.flexkv.tier.ssd;
+
+import io.flexkv.ffm.Errno;
+import io.flexkv.ffm.ErrnoException;
+import java.io.IOException;
+import java.lang.System.Logger.Level;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.locks.LockSupport;
+import java.util.function.IntConsumer;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * One directory at work: its space, its header log, its accesses, its health, and a thread that
+ * takes care of what may wait for a disk (descriptions, cleaning, barriers).
+ */
+final class SsdDirectory {
+  private static final System.Logger LOG = System.getLogger(SsdDirectory.class.getName());
+  private static final long CARE_MILLIS = 20;
+  private static final long POLL_NANOS = 1_000_000;
+  private static final int LOG_EXTENTS = 4;
+
+  /** Who uses the directory. */
+  interface Owner {
+    /** It has been taken out. */
+    void lost(SsdDirectory directory, String cause);
+
+    /** The cache thread should call {@link SsdDirectory#feedLog} soon. */
+    void wakeUp();
+  }
+
+  private final int index;
+  private final DirectoryFiles files;
+  private final SsdTuning tuning;
+  private final Owner owner;
+  private final BlockIo io;
+  private final DirectorySpace space;
+  private final HeaderLog log;
+  private final LogCleaner cleaner;
+  private final Arena arena = Arena.ofShared();
+  private final MemorySegment metaCopy;
+  private final Queue<Raise> raises = new ConcurrentLinkedQueue<>();
+  private final LinkedBlockingQueue<Runnable> care = new LinkedBlockingQueue<>();
+  private final Thread careThread;
+  private final AtomicBoolean upkeepAsked = new AtomicBoolean();
+  private final AtomicInteger queued = new AtomicInteger();
+  private final AtomicInteger payloadWrites = new AtomicInteger();
+  private final AtomicInteger readErrors = new AtomicInteger();
+  private volatile SsdStore.State state = SsdStore.State.RECOVERING;
+  private volatile @Nullable String cause;
+  private volatile boolean closing;
+  private volatile boolean dirty;
+  private volatile boolean extentAsked;
+  private volatile boolean mayClean;
+  private volatile @Nullable DirectoryScan scan;
+  private long lastBarrier = System.nanoTime();
+
+  /**
+   * @param files open, with a description that has been settled
+   */
+  SsdDirectory(int index, DirectoryFiles files, SsdOptions options, SsdTuning tuning, Owner owner) {
+    this.index = index;
+    this.files = files;
+    this.tuning = tuning;
+    this.owner = owner;
+    this.io = openIo("flexkv-ssd-" + index, files, options, tuning);
+    DirectoryMeta meta = files.meta();
+    this.metaCopy = arena.allocate(DirectoryMeta.BYTES, SsdStore.PAGE_BYTES);
+    this.space =
+        new DirectorySpace(
+            index, meta.extents, meta.extentBytes, files.extentsPerFile(), this::nextSequence);
+    this.log = new HeaderLog(files, io, space, arena, this::askForUpkeep, this::writeFailed);
+    this.cleaner = new LogCleaner(log, files, io, arena);
+    this.careThread =
+        Thread.ofPlatform().daemon().name("flexkv-ssd-" + index + "-care").unstarted(this::care);
+  }
+
+  private static BlockIo openIo(
+      String name, DirectoryFiles files, SsdOptions options, SsdTuning tuning) {
+    if (options.ringEntries() > 0) {
+      try {
+        return UringBlockIo.open(name, files.all(), options.ringEntries(), tuning.faults());
+      } catch (ErrnoException e) {
+        LOG.log(
+            Level.INFO,
+            "{0}: {1} threads instead of io_uring ({2}); iouring_entries=0 asks for threads",
+            name,
+            options.threads(),
+            e.getMessage());
+      }
+    }
+    return new ThreadBlockIo(name, files.all(), options.threads(), tuning.faults());
+  }
+
+  private long nextSequence() {
+    return log.nextSequence();
+  }
+
+  int index() {
+    return index;
+  }
+
+  Path path() {
+    return files.path();
+  }
+
+  DirectoryFiles files() {
+    return files;
+  }
+
+  DirectorySpace space() {
+    return space;
+  }
+
+  HeaderLog log() {
+    return log;
+  }
+
+  BlockIo io() {
+    return io;
+  }
+
+  SsdStore.State state() {
+    return state;
+  }
+
+  @Nullable String cause() {
+    return cause;
+  }
+
+  // ---- life
+
+  /** Finds what survived, then notes this life in the description and serves. Care thread. */
+  private void begin(long[] members) {
+    DirectoryMeta meta = files.meta();
+    if (files.fresh()) {
+      for (int extent = 0; extent < LOG_EXTENTS; extent++) {
+        meta.logExtents.set(extent);
+        space.claim(extent);
+      }
+      meta.logExtents.stream().forEach(log::grant);
+    } else {
+      scan = DirectoryScan.run(this);
+    }
+    meta.members = members.clone();
+    meta.clean = false;
+    int errno = storeMeta();
+    if (errno != 0) {
+      lose("its description cannot be written: " + Errno.describe(errno));
+    }
+    synchronized (this) {
+      if (state == SsdStore.State.RECOVERING) {
+        state = SsdStore.State.SERVING;
+      }
+    }
+  }
+
+  /**
+   * Starts the care: {@link #begin} first.
+   *
+   * @param begun called when that is done, whether it serves or is out
+   */
+  void start(long[] members, Runnable begun) {
+    care.add(() -> {
+      try {
+        begin(members);
+      } finally {
+        begun.run();
+      }
+    });
+    careThread.start();
+  }
+
+  /** What a start found; null in an empty directory. */
+  @Nullable DirectoryScan scan() {
+    return scan;
+  }
+
+  /** The survivors have been handed out: headers may be moved from now on. */
+  void mayClean() {
+    mayClean = true;
+  }
+
+  /** Takes the directory out, for good or until it is attached again. Any thread. */
+  void lose(String why) {
+    synchronized (this) {
+      if (state == SsdStore.State.LOST) {
+        return;
+      }
+      state = SsdStore.State.LOST;
+      cause = why;
+    }
+    if (!closing) {
+      LOG.log(
+          Level.ERROR,
+          "SSD directory {0} is taken out, the others go on: {1}. When it is well again, attach it"
+              + " again or restart",
+          path(),
+          why);
+    }
+    io.dropQueued();
+    owner.lost(this, why);
+  }
+
+  /** Looks whether it hangs; called every few milliseconds. Answers whether it takes no work. */
+  boolean checkStalled(long nanos) {
+    long oldest = io.oldestNanos();
+    boolean hangs = oldest != Long.MAX_VALUE && nanos - oldest > tuning.stallNanos();
+    boolean fresh = false;
+    synchronized (this) {
+      if (hangs && state == SsdStore.State.SERVING) {
+        state = SsdStore.State.STALLED;
+        cause = "an access takes longer than %d ms".formatted(tuning.stallNanos() / 1_000_000);
+        fresh = true;
+      } else if (!hangs && state == SsdStore.State.STALLED) {
+        state = SsdStore.State.SERVING;
+        cause = null;
+        LOG.log(Level.INFO, "SSD directory {0} answers again", path());
+      }
+    }
+    if (fresh) {
+      LOG.log(Level.WARNING, "SSD directory {0} stalls ({1}): nothing new is sent", path(), cause);
+    }
+    boolean idle = state == SsdStore.State.STALLED || state == SsdStore.State.LOST;
+    if (idle) {
+      io.dropQueued(); // also what was on its way here when it was taken out
+    }
+    return idle;
+  }
+
+  void readFailed(int errno) {
+    if (readErrors.incrementAndGet() > tuning.maxReadErrors()) {
+      lose("%d reads failed, the last by %s".formatted(readErrors.get(), Errno.describe(errno)));
+    }
+  }
+
+  void writeFailed(int errno) {
+    lose("a write failed: " + Errno.describe(errno));
+  }
+
+  // ---- bounds
+
+  /** Takes room for so many queued blocks. */
+  boolean reserve(int blocks) {
+    if (queued.addAndGet(blocks) > tuning.maxQueuedBlocks()) {
+      queued.addAndGet(-blocks);
+      return false;
+    }
+    return true;
+  }
+
+  void release(int blocks) {
+    queued.addAndGet(-blocks);
+  }
+
+  /** A payload is going to be written. */
+  void payloadQueued() {
+    payloadWrites.incrementAndGet();
+    dirty = true;
+  }
+
+  /** A payload has been written, or not; says whether others are on their way. */
+  boolean payloadOver() {
+    return payloadWrites.decrementAndGet() > 0;
+  }
+
+  // ---- the cache thread
+
+  /** Takes a slot, or answers FULL. */
+  long allocate(long stride) {
+    if (state != SsdStore.State.SERVING) {
+      return SsdStore.FULL;
+    }
+    feedLog();
+    return log.stuck() ? SsdStore.FULL : space.allocate(stride);
+  }
+
+  /** Gives the header log an extent if it wants one and one is free. */
+  void feedLog() {
+    if (!log.wantsExtent() || extentAsked || state != SsdStore.State.SERVING) {
+      return;
+    }
+    int extent = space.takeExtent();
+    if (extent < 0) {
+      return;
+    }
+    extentAsked = true;
+    care.add(() -> {
+      files.meta().logExtents.set(extent);
+      int errno = storeMeta();
+      if (errno == 0) {
+        log.grant(extent);
+      } else {
+        writeFailed(errno);
+      }
+      extentAsked = false;
+    });
+  }
+
+  /** Takes a slot back. */
+  void free(long slot) {
+    SlotSpan dissolved = space.free(slot);
+    if (dissolved != null) {
+      log.dissolved(dissolved);
+    }
+  }
+
+  // ---- care
+
+  /** Runs on the care thread, behind what it does already. */
+  void whenPossible(Runnable task) {
+    care.add(task);
+  }
+
+  private void care() {
+    while (!closing) {
+      try {
+        Runnable task = care.poll(CARE_MILLIS, TimeUnit.MILLISECONDS);
+        if (task != null) {
+          task.run();
+        } else if (state == SsdStore.State.SERVING) {
+          upkeep();
+        }
+      } catch (InterruptedException e) {
+        return; // nobody but close interrupts
+      } catch (RuntimeException e) {
+        LOG.log(Level.ERROR, "care of SSD directory " + path() + " failed", e);
+        lose("an error of the program: " + e);
+      }
+    }
+  }
+
+  /** Headers wait for room: cleaning should not wait for the next look. */
+  private void askForUpkeep() {
+    if (upkeepAsked.compareAndSet(false, true)) {
+      care.add(() -> {
+        upkeepAsked.set(false);
+        upkeep();
+      });
+    }
+  }
+
+  private void upkeep() {
+    int errno = mayClean ? cleaner.clean() : 0;
+    if (errno != 0) {
+      lose("headers cannot be moved: " + Errno.describe(errno));
+      return;
+    }
+    if (log.wantsExtent() && !extentAsked) {
+      owner.wakeUp();
+    }
+    long now = System.nanoTime();
+    if (dirty && now - lastBarrier > tuning.barrierNanos()) {
+      lastBarrier = now;
+      barrier();
+    }
+  }
+
+  /** Makes what is stored survive a power failure. The care thread, or at the end. */
+  void barrier() {
+    dirty = false;
+    try {
+      files.sync();
+    } catch (ErrnoException e) {
+      lose("a barrier failed: " + Errno.describe(e.errno()));
+    }
+  }
+
+  /** A generation to note, and who waits for that: 0 or an error number. */
+  private record Raise(DirectoryMeta.Digest namespace, int generation, IntConsumer answer) {}
+
+  /** Notes a generation durably, together with others that wait. */
+  void raise(DirectoryMeta.Digest namespace, int generation, IntConsumer answer) {
+    raises.add(new Raise(namespace, generation, answer));
+    care.add(this::noteRaises);
+  }
+
+  private void noteRaises() {
+    List<Raise> taken = new ArrayList<>();
+    Raise raise;
+    while ((raise = raises.poll()) != null) {
+      note(raise);
+      taken.add(raise);
+    }
+    if (taken.isEmpty()) {
+      return;
+    }
+    // Into both copies: whichever of them is damaged one day, the other has it.
+    int first = storeMeta();
+    int errno = first == 0 ? storeMeta() : first;
+    if (errno != 0) {
+      writeFailed(errno);
+    }
+    taken.forEach(noted -> noted.answer().accept(errno));
+  }
+
+  private void note(Raise raise) {
+    DirectoryMeta meta = files.meta();
+    if (meta.generations.size() == DirectoryMeta.MAX_NAMESPACES
+        && !meta.generations.containsKey(raise.namespace())) {
+      // No room for another: whatever is stored so far is given up instead.
+      meta.floor = log.nextSequence();
+      meta.generations.clear();
+    }
+    meta.generations.merge(raise.namespace(), raise.generation(), Math::max);
+  }
+
+  /** Notes another set of directories in use together. Care thread. */
+  void setMembers(long[] members) {
+    files.meta().members = members.clone();
+    int errno = storeMeta();
+    if (errno != 0) {
+      writeFailed(errno);
+    }
+  }
+
+  /** Takes over generations that other directories know of; before {@link #start}. */
+  void merge(Map<DirectoryMeta.Digest, Integer> generations) {
+    generations.forEach((digest, g) -> files.meta().generations.merge(digest, g, Math::max));
+  }
+
+  /** Writes the description, durably, into the older of its two copies. */
+  int storeMeta() {
+    DirectoryMeta meta = files.meta();
+    meta.sequence++;
+    meta.encode(metaCopy);
+    int errno =
+        BlockingAccess.run(
+            io,
+            BlockOp.Urgency.META,
+            true,
+            0,
+            meta.sequence % 2 * DirectoryMeta.BYTES,
+            metaCopy.address(),
+            DirectoryMeta.BYTES);
+    try {
+      if (errno == 0) {
+        files.sync();
+      }
+      return errno;
+    } catch (ErrnoException e) {
+      return e.errno();
+    }
+  }
+
+  /** Ends it; a clean end is noted only where everything came back and was written. */
+  void close(long timeoutNanos) {
+    long deadline = System.nanoTime() + timeoutNanos;
+    boolean wasServing = state == SsdStore.State.SERVING;
+    log.start(true);
+    while (wasServing && !log.quiet() && System.nanoTime() - deadline < 0) {
+      LockSupport.parkNanos(POLL_NANOS);
+    }
+    closing = true;
+    careThread.interrupt();
+    boolean quiet =
+        careThread.getState() == Thread.State.NEW
+            || ThreadBlockIo.joinAll(List.of(careThread), timeoutNanos);
+    if (quiet && wasServing && log.quiet()) {
+      files.meta().clean = true;
+      storeMeta();
+    }
+    if (io.close(Math.max(1, deadline - System.nanoTime())) && quiet) {
+      closeFiles();
+    } else {
+      LOG.log(
+          Level.WARNING,
+          "SSD directory {0}: accesses are still under way, its files stay open until the process"
+              + " ends",
+          path());
+    }
+  }
+
+  private void closeFiles() {
+    try {
+      files.close();
+    } catch (IOException e) {
+      LOG.log(Level.WARNING, "SSD directory " + path() + " cannot be closed", e);
+    }
+    arena.close();
+  }
+}

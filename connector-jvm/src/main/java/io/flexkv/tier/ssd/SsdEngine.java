@@ -1,0 +1,497 @@
+package io.flexkv.tier.ssd;
+
+import io.flexkv.tier.ssd.DirectoryMeta.Digest;
+import java.io.IOException;
+import java.lang.System.Logger.Level;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Queue;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.atomic.AtomicReferenceArray;
+import java.util.concurrent.locks.LockSupport;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * The store on real disks.
+ *
+ * <p>Threads: the cache thread owns slots and jobs' beginnings; each directory's I/O threads own
+ * accesses from their queue to their end; its care thread owns what may wait (descriptions,
+ * cleaning, barriers); one watch looks at deadlines and stalls; one thread hands out survivors.
+ * News go to the cache thread by a queue that is bounded by the number of open jobs: a job stands
+ * in it at most once for its progress, once for its end and once for being drained.
+ *
+ * <p>A directory that fails or hangs is left out by its own state; nothing that the cache thread
+ * calls takes a lock that is held across an access to a disk.
+ */
+public final class SsdEngine implements SsdStore {
+  private static final System.Logger LOG = System.getLogger(SsdEngine.class.getName());
+  private static final long WATCH_NANOS = 5_000_000;
+  private static final long CLOSE_NANOS = 5_000_000_000L;
+
+  private final SsdOptions options;
+  private final SsdTuning tuning;
+  private final Runnable wakeUp;
+  private final AtomicReferenceArray<SsdDirectory> directories;
+  private final SsdCounters counters = new SsdCounters();
+  private final Map<Digest, Integer> generations = new ConcurrentHashMap<>();
+  private final Map<Long, OpenJob> jobs = new ConcurrentHashMap<>();
+  private final Set<OpenJob> undrained = ConcurrentHashMap.newKeySet();
+  private final Queue<Object> news = new ConcurrentLinkedQueue<>();
+  private final Queue<Long> givenUp = new ConcurrentLinkedQueue<>();
+  private final Set<SsdDirectory> reattaching = ConcurrentHashMap.newKeySet();
+  private final Queue<PendingReset> resets = new ConcurrentLinkedQueue<>();
+  private final BlockAccess.Shared shared =
+      new BlockAccess.Shared(counters, ConcurrentHashMap.newKeySet());
+  private final OpenJob.News jobNews = new JobNews();
+  private final SsdDirectory.Owner owner = new Owner();
+  private final Thread watch;
+  private volatile List<MemorySegment> memory = List.of();
+  private @Nullable Thread recovery;
+  private volatile boolean closed;
+
+  /** Whether a header log waits for an extent. */
+  private volatile boolean logHungry;
+
+  private int turn;
+
+  SsdEngine(List<DirectoryFiles> files, SsdOptions options, SsdTuning tuning, Runnable wakeUp) {
+    this.options = options;
+    this.tuning = tuning;
+    this.wakeUp = wakeUp;
+    this.directories = new AtomicReferenceArray<>(files.size());
+    for (int i = 0; i < files.size(); i++) {
+      generations.putAll(files.get(i).meta().generations);
+      directories.set(i, new SsdDirectory(i, files.get(i), options, tuning, owner));
+    }
+    watch = Thread.ofPlatform().daemon().name("flexkv-ssd-watch").start(this::watch);
+  }
+
+  /**
+   * Opens the directories: locks them and reserves their room, but reads nothing yet.
+   *
+   * @param wakeUp called by threads of the store when there is news; must not block or throw
+   * @throws SsdInUseException if another process has one of them
+   * @throws IOException if none of them can be used; the text says what to do
+   */
+  public static SsdEngine open(SsdOptions options, Runnable wakeUp) throws IOException {
+    return SsdOpening.open(options, SsdTuning.defaults(), wakeUp);
+  }
+
+  static long rounded(long bytes) {
+    return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+  }
+
+  private List<SsdDirectory> all() {
+    List<SsdDirectory> all = new ArrayList<>();
+    for (int i = 0; i < directories.length(); i++) {
+      all.add(directories.get(i));
+    }
+    return all;
+  }
+
+  /**
+   * Tells the disks' threads of the host pool, so that io_uring may use it as registered memory.
+   * May take minutes in the background for a large pool: call it when the pool has its pages.
+   */
+  public void registerMemory(List<MemorySegment> segments) {
+    memory = List.copyOf(segments);
+    all().forEach(directory -> directory.io().registerMemory(memory));
+  }
+
+  // ---- slots: the cache thread
+
+  @Override
+  public long allocate(long slotBytes) {
+    if (slotBytes <= 0) {
+      throw new IllegalArgumentException("slot of " + slotBytes + " bytes");
+    }
+    takeGivenUp();
+    if (slotBytes > MAX_SLOT_BYTES || closed) {
+      return FULL;
+    }
+    for (int i = 0; i < directories.length(); i++) {
+      int index = (turn + i) % directories.length();
+      long slot = directories.get(index).allocate(rounded(slotBytes));
+      if (slot != FULL) {
+        turn = index + 1;
+        return slot;
+      }
+    }
+    return FULL;
+  }
+
+  private void takeGivenUp() {
+    Long slot;
+    while ((slot = givenUp.poll()) != null) {
+      free(slot);
+    }
+  }
+
+  @Override
+  public void free(long slot) {
+    SsdDirectory directory = directoryFor(slot);
+    SlotSpan span = directory.space().require(slot);
+    if (shared.badSlots().remove(slot)) {
+      counters.quarantinedBytes.add(span.stride);
+    } else {
+      directory.free(slot);
+    }
+  }
+
+  private SsdDirectory directoryFor(long slot) {
+    int index = SlotNumber.directory(slot);
+    if (slot < 0 || index >= directories.length()) {
+      throw new IllegalArgumentException("slot %x is not of this store".formatted(slot));
+    }
+    return directories.get(index);
+  }
+
+  @Override
+  public long capacityBytes() {
+    return options.capacityBytes();
+  }
+
+  @Override
+  public long usedBytes() {
+    takeGivenUp();
+    return all().stream().mapToLong(directory -> directory.space().usedBytes()).sum();
+  }
+
+  @Override
+  public int directoryOf(long slot) {
+    return directoryFor(slot).index();
+  }
+
+  // ---- jobs: the cache thread
+
+  @Override
+  public boolean submit(SsdJob job) {
+    if (closed || jobs.size() + undrained.size() >= tuning.maxOpenJobs()) {
+      return false;
+    }
+    int[] blocks = new int[directories.length()];
+    long touched = 0;
+    for (int i = 0; i < job.blocks(); i++) {
+      SsdDirectory directory = directoryFor(job.slot(i));
+      SlotSpan span = directory.space().require(job.slot(i));
+      if (job.identity(i).payloadBytes() > span.stride) {
+        throw new IllegalArgumentException(
+            "job %d: payload of %d bytes in a slot of %d"
+                .formatted(job.id(), job.identity(i).payloadBytes(), span.stride));
+      }
+      blocks[directory.index()]++;
+      touched |= 1L << directory.index();
+    }
+    if (!reserve(blocks)) {
+      return false;
+    }
+    OpenJob open = new OpenJob(job, jobNews, touched);
+    if (jobs.putIfAbsent(job.id(), open) != null) {
+      release(blocks, blocks.length);
+      throw new IllegalArgumentException("job " + job.id() + " is open already");
+    }
+    send(open);
+    return true;
+  }
+
+  private boolean reserve(int[] blocks) {
+    for (int i = 0; i < blocks.length; i++) {
+      SsdDirectory directory = directories.get(i);
+      boolean serves = blocks[i] == 0 || directory.state() == State.SERVING;
+      if (!serves || !directory.reserve(blocks[i])) {
+        release(blocks, i);
+        return false;
+      }
+    }
+    return true;
+  }
+
+  private void release(int[] blocks, int end) {
+    for (int i = 0; i < end; i++) {
+      directories.get(i).release(blocks[i]);
+    }
+  }
+
+  private void send(OpenJob open) {
+    SsdJob job = open.job();
+    for (int i = 0; job.isWrite() && i < job.blocks(); i++) {
+      directoryFor(job.slot(i)).payloadQueued();
+    }
+    for (int i = 0; i < job.blocks(); i++) {
+      SsdDirectory directory = directoryFor(job.slot(i));
+      SlotSpan span = directory.space().require(job.slot(i));
+      directory.io().submit(BlockAccess.of(open, i, directory, span, shared));
+    }
+  }
+
+  @Override
+  public boolean cancel(long jobId) {
+    OpenJob open = jobs.get(jobId);
+    if (open == null) {
+      return false;
+    }
+    open.stop(SsdEvent.Outcome.CANCELLED, "cancelled");
+    return true;
+  }
+
+  // ---- news
+
+  /** From the I/O threads to the queue. */
+  private final class JobNews implements OpenJob.News {
+    @Override
+    public void progress(OpenJob open) {
+      if (open.job().enqueue()) {
+        tell(open);
+      }
+    }
+
+    @Override
+    public void ended(OpenJob open, SsdEvent.Ended event) {
+      if (!event.drained()) {
+        undrained.add(open);
+      }
+      jobs.remove(open.job().id(), open);
+      tell(event);
+    }
+
+    @Override
+    public void drained(OpenJob open) {
+      undrained.remove(open);
+      tell(new SsdEvent.Drained(open.job()));
+    }
+  }
+
+  private void tell(Object what) {
+    news.add(what);
+    wake();
+  }
+
+  private void wake() {
+    try {
+      wakeUp.run();
+    } catch (RuntimeException e) {
+      LOG.log(Level.ERROR, "the wake-up after news of the SSD tier failed", e);
+    }
+  }
+
+  @Override
+  public @Nullable SsdEvent poll() {
+    Object next = news.poll();
+    if (next == null) {
+      if (logHungry) {
+        logHungry = false;
+        all().forEach(SsdDirectory::feedLog);
+      }
+      return null;
+    }
+    if (next instanceof OpenJob open) {
+      open.job().dequeued();
+      return new SsdEvent.Progress(open.job(), open.job().ready());
+    }
+    return (SsdEvent) next;
+  }
+
+  // ---- resets
+
+  @Override
+  public int generation(long digestHi, long digestLo) {
+    return generations.getOrDefault(new Digest(digestHi, digestLo), 0);
+  }
+
+  @Override
+  public void resetNamespace(long digestHi, long digestLo, int generation) {
+    Digest namespace = new Digest(digestHi, digestLo);
+    generations.merge(namespace, generation, Math::max);
+    List<SsdDirectory> alive =
+        all().stream().filter(directory -> directory.state() != State.LOST).toList();
+    PendingReset reset =
+        new PendingReset(
+            namespace,
+            generation,
+            alive.size(),
+            System.nanoTime() + tuning.resetNanos(),
+            this::tell);
+    for (SsdDirectory directory : alive) {
+      directory.raise(namespace, generation, reset::answered);
+    }
+    resets.add(reset);
+  }
+
+  // ---- recovery
+
+  @Override
+  public void recover(RecoverySink sink) {
+    if (recovery != null) {
+      throw new IllegalStateException("recover has been called before");
+    }
+    recovery =
+        Thread.ofPlatform().daemon().name("flexkv-ssd-recovery").start(() -> runRecovery(sink));
+  }
+
+  private void runRecovery(RecoverySink sink) {
+    List<SsdDirectory> all = all();
+    long[] members = members();
+    CountDownLatch begun = new CountDownLatch(all.size());
+    all.forEach(directory -> directory.start(members, begun::countDown));
+    try {
+      begun.await();
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt(); // the sink is told that it is over
+    }
+    new Recovery(all, sink, this::isCurrent, givenUp::add).run();
+  }
+
+  private boolean isCurrent(SlotIdentity identity) {
+    return identity.generation() >= generation(identity.digestHi(), identity.digestLo());
+  }
+
+  // ---- health
+
+  private final class Owner implements SsdDirectory.Owner {
+    @Override
+    public void lost(SsdDirectory directory, String cause) {
+      forceAll(directory, "SSD directory %s is out: %s".formatted(directory.path(), cause));
+      if (!closed) {
+        tell(new SsdEvent.DirectoryLost(directory.index(), directory.path().toString(), cause));
+      }
+    }
+
+    @Override
+    public void wakeUp() {
+      logHungry = true;
+      wake();
+    }
+  }
+
+  private void forceAll(SsdDirectory directory, String why) {
+    for (OpenJob open : jobs.values()) {
+      if (open.touches(directory.index())) {
+        open.force(SsdEvent.Outcome.FAILED, why);
+      }
+    }
+  }
+
+  private void watch() {
+    while (!closed) {
+      LockSupport.parkNanos(this, WATCH_NANOS);
+      try {
+        look(System.nanoTime());
+      } catch (RuntimeException e) {
+        LOG.log(Level.ERROR, "the watch over the SSD tier failed", e);
+      }
+    }
+  }
+
+  private void look(long now) {
+    for (OpenJob open : jobs.values()) {
+      long deadline = open.job().deadlineNanos();
+      if (deadline != SsdJob.NO_DEADLINE && now - deadline >= 0) {
+        boolean missed = open.force(SsdEvent.Outcome.FAILED, "its deadline has passed");
+        counters.deadlinesMissed.add(missed ? 1 : 0);
+      }
+    }
+    for (SsdDirectory directory : all()) {
+      directory.log().tick(now);
+      if (directory.checkStalled(now)) {
+        forceAll(directory, "SSD directory %s stalls".formatted(directory.path()));
+      }
+    }
+    resets.removeIf(reset -> reset.over(now));
+  }
+
+  @Override
+  public List<DirectoryStatus> directories() {
+    List<DirectoryStatus> states = new ArrayList<>();
+    for (SsdDirectory directory : all()) {
+      DirectoryMeta meta = directory.files().meta();
+      states.add(
+          new DirectoryStatus(
+              directory.path(),
+              directory.state(),
+              meta.extents * meta.extentBytes,
+              directory.space().usedBytes(),
+              directory.cause()));
+    }
+    return states;
+  }
+
+  @Override
+  public boolean reattach(Path path) {
+    Path wanted = path.toAbsolutePath().normalize();
+    for (SsdDirectory directory : all()) {
+      if (directory.path().equals(wanted)) {
+        return directory.state() == State.LOST
+            && directory.space().usedBytes() == 0
+            && directory.io().inFlight() == 0
+            && reattach(directory);
+      }
+    }
+    return false;
+  }
+
+  private boolean reattach(SsdDirectory old) {
+    if (!reattaching.add(old)) {
+      return false;
+    }
+    Thread.ofPlatform()
+        .daemon()
+        .name("flexkv-ssd-reattach")
+        .start(() -> {
+          try {
+            replace(old);
+          } catch (IOException | RuntimeException e) {
+            LOG.log(Level.ERROR, "SSD directory {0} stays out: {1}", old.path(), e.getMessage());
+          } finally {
+            reattaching.remove(old);
+          }
+        });
+    return true;
+  }
+
+  private void replace(SsdDirectory old) throws IOException {
+    old.close(CLOSE_NANOS);
+    DirectoryFiles files = SsdOpening.openEmpty(old.path(), options, tuning);
+    SsdDirectory fresh = new SsdDirectory(old.index(), files, options, tuning, owner);
+    fresh.merge(generations);
+    fresh.io().registerMemory(memory);
+    directories.set(old.index(), fresh);
+    long[] members = members();
+    fresh.start(members, fresh::mayClean);
+    for (SsdDirectory other : all()) {
+      if (other.index() != fresh.index() && other.state() != State.LOST) {
+        other.whenPossible(() -> other.setMembers(members));
+      }
+    }
+    LOG.log(Level.INFO, "SSD directory {0} is attached again, empty", old.path());
+  }
+
+  private long[] members() {
+    return all().stream().mapToLong(directory -> directory.files().meta().directoryId).toArray();
+  }
+
+  @Override
+  public SsdStats stats() {
+    return counters.snapshot(all().stream().mapToLong(d -> d.log().bytesWritten()).sum());
+  }
+
+  @Override
+  public void close() {
+    if (closed) {
+      return;
+    }
+    closed = true;
+    Thread recovering = recovery;
+    if (recovering != null) {
+      recovering.interrupt();
+    }
+    jobs.values().forEach(open -> open.stop(SsdEvent.Outcome.CANCELLED, "the store is closed"));
+    all().forEach(directory -> directory.close(CLOSE_NANOS));
+    ThreadBlockIo.joinAll(List.of(watch), CLOSE_NANOS);
+  }
+}

@@ -1,0 +1,107 @@
+package io.flexkv.tier.ssd;
+
+import java.io.IOException;
+import java.lang.System.Logger.Level;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.security.SecureRandom;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.stream.LongStream;
+
+/** Opens the directories of a store together: what one of them holds may depend on the others. */
+final class SsdOpening {
+  private static final System.Logger LOG = System.getLogger(SsdOpening.class.getName());
+
+  private SsdOpening() {}
+
+  static SsdEngine open(SsdOptions options, SsdTuning tuning, Runnable wakeUp) throws IOException {
+    List<DirectoryFiles> files = new ArrayList<>();
+    try {
+      openAll(options, tuning, files);
+      dropOrphans(files);
+      return new SsdEngine(files, options, tuning, wakeUp);
+    } catch (IOException | RuntimeException e) {
+      for (DirectoryFiles opened : files) {
+        opened.close();
+      }
+      throw e;
+    }
+  }
+
+  private static void openAll(SsdOptions options, SsdTuning tuning, List<DirectoryFiles> files)
+      throws IOException {
+    SecureRandom random = new SecureRandom();
+    long share = options.capacityBytes() / options.directories().size();
+    Set<Path> seen = new HashSet<>();
+    IOException first = null;
+    for (Path directory : options.directories()) {
+      Path path = directory.toAbsolutePath().normalize();
+      if (!seen.add(Files.exists(path) ? path.toRealPath() : path)) {
+        throw new IOException(
+            "ssd_cache_dir names %s twice: one folder on each disk is meant".formatted(directory));
+      }
+      try {
+        files.add(
+            DirectoryFiles.open(path, share, options.maxFileBytes(), tuning.extentBytes(), random));
+      } catch (SsdInUseException e) {
+        throw e; // two owners would be a mistake of whoever configured it
+      } catch (IOException e) {
+        LOG.log(
+            Level.ERROR,
+            "SSD directory {0} cannot be used, the others go on: {1}",
+            path,
+            e.getMessage());
+        if (first == null) {
+          first = e;
+        }
+      }
+    }
+    if (files.isEmpty() && first != null) {
+      throw new IOException("no SSD directory can be used: " + first.getMessage(), first);
+    }
+  }
+
+  /**
+   * Drops what a directory holds unless all are there with which it was used: one of the others may
+   * know of a reset that this one has missed.
+   */
+  private static void dropOrphans(List<DirectoryFiles> files) {
+    Set<Long> present = new HashSet<>();
+    Map<DirectoryMeta.Digest, Integer> generations = new HashMap<>();
+    for (DirectoryFiles opened : files) {
+      if (!opened.fresh()) {
+        present.add(opened.meta().directoryId);
+      }
+      opened.meta().generations.forEach((digest, g) -> generations.merge(digest, g, Math::max));
+    }
+    boolean tooMany = generations.size() > DirectoryMeta.MAX_NAMESPACES;
+    SecureRandom random = new SecureRandom();
+    for (DirectoryFiles opened : files) {
+      if (tooMany) {
+        opened.format("it has too many namespaces", random.nextLong());
+      } else if (LongStream.of(opened.meta().members).anyMatch(id -> !present.contains(id))) {
+        opened.format("a directory is missing that was in use with it", random.nextLong());
+      }
+      if (!tooMany) {
+        // What one of them knew counts for all, dropped or not.
+        opened.meta().generations.putAll(generations);
+      }
+    }
+  }
+
+  /** Opens a directory as if it had never been used. */
+  static DirectoryFiles openEmpty(Path path, SsdOptions options, SsdTuning tuning)
+      throws IOException {
+    SecureRandom random = new SecureRandom();
+    long share = options.capacityBytes() / options.directories().size();
+    DirectoryFiles files =
+        DirectoryFiles.open(path, share, options.maxFileBytes(), tuning.extentBytes(), random);
+    files.format("it was out while others went on", random.nextLong());
+    return files;
+  }
+}

@@ -1,0 +1,127 @@
+package io.flexkv.tier.ssd;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/**
+ * Random work on a small store beside a map that says what must be in it, with restarts in between.
+ * Extents are small and headers long, so that the header log is cleaned all the time.
+ */
+class SsdModelTest {
+  /** Lives of a store; the long form asks for more by {@code -Dflexkv.ssd.lives=…}. */
+  private static final int LIVES = Integer.getInteger("flexkv.ssd.lives", 4);
+
+  private static final int STEPS = 100;
+
+  @TempDir Path folder;
+
+  @ParameterizedTest
+  @ValueSource(longs = {1, 2})
+  void randomWork_acrossRestarts_agreesWithAMap(long seed) throws IOException {
+    Random random = new Random(seed);
+    Path[] directories = {folder.resolve("a"), folder.resolve("b")};
+    SsdOptions options = SsdRig.options(seed % 2 == 0 ? 0 : 8, 12 << 20, directories);
+    SsdTuning tuning = SsdTuning.defaults().withExtentBytes(128 << 10);
+    Map<Long, SlotHeader> byKey = new HashMap<>();
+    long nextKey = 1;
+    long headerBytes = 0;
+    for (int life = 0; life < LIVES; life++) {
+      try (SsdRig rig = SsdRig.open(options, tuning)) {
+        Map<Long, Long> slotOf = new HashMap<>();
+        rig.recovered.forEach((slot, header) -> slotOf.put(header.identity().keyLo(), slot));
+        List<SlotHeader> missing = new ArrayList<>(byKey.values());
+        missing.removeAll(new HashSet<>(rig.recovered.values()));
+        assertThat(missing).as("seed %d, life %d", seed, life).isEmpty();
+        // What was freed in the life before may be back: it is given up now.
+        for (Map.Entry<Long, SlotHeader> back : rig.recovered.entrySet()) {
+          long key = back.getValue().identity().keyLo();
+          if (!byKey.containsKey(key)) {
+            rig.engine.free(back.getKey());
+            slotOf.remove(key);
+          }
+        }
+        for (int step = 0; step < STEPS; step++) {
+          if (random.nextInt(3) < 2) {
+            nextKey = write(rig, random, nextKey, slotOf, byKey);
+          } else {
+            readSome(rig, random, slotOf, byKey);
+          }
+        }
+        readEverything(rig, slotOf, byKey);
+        headerBytes += rig.engine.stats().headerBytes();
+        assertThat(rig.engine.stats().corruptBlocks()).isZero();
+      }
+    }
+    // More than all extents of the log at once could ever hold: so it was cleaned.
+    assertThat(headerBytes).isGreaterThan(2 << 20);
+  }
+
+  private static long write(
+      SsdRig rig,
+      Random random,
+      long nextKey,
+      Map<Long, Long> slotOf,
+      Map<Long, SlotHeader> byKey) {
+    int blocks = 1 + random.nextInt(12);
+    List<SlotHeader> headers = new ArrayList<>();
+    long[] slots = new long[blocks];
+    int[] sizes = {9_000, 40_000, 70_000, 300_000};
+    for (int i = 0; i < blocks; i++) {
+      long payload = sizes[random.nextInt(100) < 97 ? random.nextInt(2) : 2 + random.nextInt(2)];
+      long slot;
+      while ((slot = rig.engine.allocate(payload)) == SsdStore.FULL) {
+        evict(rig, random, slotOf, byKey);
+      }
+      slots[i] = slot;
+      headers.add(SsdRig.header(nextKey++, 0, 0, payload, random.nextInt(2500)));
+    }
+    SsdEvent.Ended end = rig.await(rig.submitWrite(slots, headers));
+    assertThat(end.outcome()).as("%s", end.cause()).isEqualTo(SsdEvent.Outcome.DONE);
+    for (int i = 0; i < blocks; i++) {
+      long key = headers.get(i).identity().keyLo();
+      slotOf.put(key, slots[i]);
+      byKey.put(key, headers.get(i));
+    }
+    return nextKey;
+  }
+
+  private static void evict(
+      SsdRig rig, Random random, Map<Long, Long> slotOf, Map<Long, SlotHeader> byKey) {
+    assertThat(slotOf).as("something to evict").isNotEmpty();
+    List<Long> keys = new ArrayList<>(slotOf.keySet());
+    for (int i = 0; i < Math.min(20, keys.size()); i++) {
+      Long slot = slotOf.remove(keys.get(random.nextInt(keys.size())));
+      if (slot != null) {
+        rig.engine.free(slot);
+      }
+    }
+    byKey.keySet().retainAll(slotOf.keySet());
+    rig.engine.poll();
+  }
+
+  private static void readSome(
+      SsdRig rig, Random random, Map<Long, Long> slotOf, Map<Long, SlotHeader> byKey) {
+    List<Long> keys = new ArrayList<>(byKey.keySet());
+    if (!keys.isEmpty()) {
+      long key = keys.get(random.nextInt(keys.size()));
+      assertThat(rig.read(slotOf.get(key), byKey.get(key).identity()).ready()).isOne();
+    }
+  }
+
+  private static void readEverything(
+      SsdRig rig, Map<Long, Long> slotOf, Map<Long, SlotHeader> byKey) {
+    byKey.forEach(
+        (key, header) -> assertThat(rig.read(slotOf.get(key), header.identity()).ready()).isOne());
+  }
+}

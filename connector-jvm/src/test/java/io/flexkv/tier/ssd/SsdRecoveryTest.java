@@ -1,0 +1,319 @@
+package io.flexkv.tier.ssd;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.lang.foreign.MemorySegment;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** What comes back after an end, and what must not. */
+class SsdRecoveryTest {
+  private static final long CAPACITY = 16 << 20;
+
+  @TempDir Path folder;
+
+  private SsdOptions options() {
+    return SsdRig.options(0, CAPACITY, folder.resolve("a"));
+  }
+
+  private SsdOptions two() {
+    return SsdRig.options(0, CAPACITY, folder.resolve("a"), folder.resolve("b"));
+  }
+
+  private static SsdRig open(SsdOptions options) throws IOException {
+    return SsdRig.open(options, SsdRig.tuning());
+  }
+
+  private static List<SlotHeader> chain(int firstKey, int blocks, int eventBytes) {
+    return IntStream.range(0, blocks)
+        .mapToObj(
+            i -> SsdRig.header(firstKey + i, i == 0 ? 0 : firstKey + i - 1, 0, 30_000, eventBytes))
+        .toList();
+  }
+
+  private static Map<Long, SlotHeader> bySlot(long[] slots, List<SlotHeader> headers) {
+    Map<Long, SlotHeader> map = new HashMap<>();
+    for (int i = 0; i < slots.length; i++) {
+      map.put(slots[i], headers.get(i));
+    }
+    return map;
+  }
+
+  private static Set<Long> keys(SsdRig rig) {
+    return rig.recovered.values().stream()
+        .map(header -> header.identity().keyLo())
+        .collect(Collectors.toSet());
+  }
+
+  private static void readAll(SsdRig rig) {
+    rig.recovered.forEach(
+        (slot, header) -> assertThat(rig.read(slot, header.identity()).ready()).isOne());
+  }
+
+  @Test
+  void headers_comeBackAsTheyWere_parentsFirst() throws IOException {
+    List<SlotHeader> headers = new ArrayList<>(chain(1, 50, 333));
+    headers.addAll(chain(1000, 50, 0));
+    try (SsdRig rig = open(two())) {
+      rig.write(headers);
+    }
+    try (SsdRig rig = open(two())) {
+      assertThat(rig.recovered.values()).containsExactlyInAnyOrderElementsOf(headers);
+      Set<Long> seen = new HashSet<>();
+      for (SlotHeader header : rig.recovered.values()) {
+        assertThat(!header.hasParent() || seen.contains(header.parentLo()))
+            .as("parent of %s first", header)
+            .isTrue();
+        seen.add(header.identity().keyLo());
+      }
+      assertThat(rig.report.taken()).isEqualTo(100);
+      assertThat(rig.engine.usedBytes()).isEqualTo(100 * 32768);
+      readAll(rig);
+    }
+  }
+
+  @Test
+  void parentsWrittenAfterTheirChildren_stillComeFirst() throws IOException {
+    List<SlotHeader> headers = chain(1, 40, 0);
+    try (SsdRig rig = open(options())) {
+      for (int i = headers.size() - 1; i >= 0; i--) {
+        rig.write(headers.get(i));
+      }
+    }
+    try (SsdRig rig = open(options())) {
+      assertThat(List.copyOf(rig.recovered.values())).isEqualTo(headers);
+    }
+  }
+
+  @Test
+  void children_whoseParentIsGone_doNotCome_andAreFreed() throws IOException {
+    List<SlotHeader> headers = chain(1, 10, 0);
+    try (SsdRig rig = open(options())) {
+      rig.write(headers.subList(0, 4));
+      rig.write(headers.subList(5, 10));
+    }
+    try (SsdRig rig = open(options())) {
+      assertThat(keys(rig)).containsExactlyInAnyOrder(1L, 2L, 3L, 4L);
+      assertThat(rig.engine.usedBytes()).isEqualTo(4 * 32768);
+    }
+  }
+
+  @Test
+  void declined_isFreed() throws IOException {
+    try (SsdRig rig = open(options())) {
+      rig.write(chain(1, 20, 0));
+    }
+    try (SsdRig rig =
+        SsdRig.open(options(), SsdRig.tuning(), s -> s.header().identity().keyLo() <= 5)) {
+      assertThat(rig.engine.usedBytes()).isEqualTo(5 * 32768);
+      assertThat(rig.report.offered()).isEqualTo(20);
+      assertThat(rig.report.taken()).isEqualTo(5);
+    }
+  }
+
+  @Test
+  void overwrittenSlot_hasTheLaterBlockOnly() throws IOException {
+    try (SsdRig rig = open(options())) {
+      long slot = rig.write(SsdRig.header(1, 0, 0, 30_000));
+      rig.engine.free(slot);
+      long again = rig.write(SsdRig.header(2, 0, 0, 30_000));
+      assertThat(SlotNumber.offset(again)).isEqualTo(SlotNumber.offset(slot));
+    }
+    try (SsdRig rig = open(options())) {
+      assertThat(keys(rig)).containsExactly(2L);
+      readAll(rig);
+    }
+  }
+
+  @Test
+  void sameBlockTwice_comesOnce() throws IOException {
+    try (SsdRig rig = open(options())) {
+      rig.write(SsdRig.header(1, 0, 0, 30_000));
+      rig.write(SsdRig.header(1, 0, 0, 30_000));
+    }
+    try (SsdRig rig = open(options())) {
+      assertThat(rig.recovered).hasSize(1);
+      assertThat(rig.engine.usedBytes()).isEqualTo(32768);
+    }
+  }
+
+  @Test
+  void extentsCutAnew_holdTheLaterSlotsOnly() throws IOException {
+    List<SlotHeader> small = new ArrayList<>();
+    List<SlotHeader> large = new ArrayList<>();
+    try (SsdRig rig = open(options())) {
+      List<Long> slots = new ArrayList<>();
+      for (int key = 1; ; key++) {
+        long slot = rig.engine.allocate(60_000);
+        if (slot == SsdStore.FULL) {
+          break;
+        }
+        SlotHeader header = SsdRig.header(key, 0, 0, 60_000);
+        rig.await(rig.submitWrite(new long[] {slot}, List.of(header)));
+        small.add(header);
+        slots.add(slot);
+      }
+      slots.subList(0, slots.size() / 2).forEach(rig.engine::free);
+      long slot;
+      for (int key = 5000; (slot = rig.engine.allocate(200_000)) != SsdStore.FULL; key++) {
+        SlotHeader header = SsdRig.header(key, 0, 0, 200_000);
+        rig.await(rig.submitWrite(new long[] {slot}, List.of(header)));
+        large.add(header);
+      }
+    }
+    assertThat(large).hasSizeGreaterThan(10);
+    try (SsdRig rig = open(options())) {
+      assertThat(rig.recovered.values()).containsAll(large);
+      assertThat(rig.recovered.values()).containsAll(small.subList(small.size() / 2, small.size()));
+      readAll(rig);
+    }
+  }
+
+  @Test
+  void reset_survivesARestart_andWhatIsWrittenAfterItToo() throws IOException {
+    try (SsdRig rig = open(two())) {
+      rig.write(chain(1, 10, 0));
+      rig.engine.resetNamespace(SsdRig.NAMESPACE_HI, SsdRig.NAMESPACE_LO, 1);
+      SsdEvent.ResetDone done = rig.await(SsdEvent.ResetDone.class);
+      assertThat(done.durable()).isTrue();
+      assertThat(done.generation()).isEqualTo(1);
+      assertThat(generationsInBothCopies()).containsOnly(1);
+      rig.write(SsdRig.header(77, 0, 1, 30_000));
+    }
+    try (SsdRig rig = open(two())) {
+      assertThat(keys(rig)).containsExactly(77L);
+      assertThat(rig.engine.generation(SsdRig.NAMESPACE_HI, SsdRig.NAMESPACE_LO)).isOne();
+      assertThat(rig.engine.usedBytes()).isEqualTo(32768);
+      readAll(rig);
+    }
+  }
+
+  /** Of both copies in both directories. */
+  private List<Integer> generationsInBothCopies() throws IOException {
+    List<Integer> found = new ArrayList<>();
+    for (String name : List.of("a", "b")) {
+      byte[] meta = Files.readAllBytes(folder.resolve(name).resolve("flexkv-ssd.meta"));
+      for (int copy = 0; copy < 2; copy++) {
+        DirectoryMeta decoded =
+            DirectoryMeta.decode(
+                MemorySegment.ofArray(meta)
+                    .asSlice((long) copy * DirectoryMeta.BYTES, DirectoryMeta.BYTES));
+        found.add(
+            decoded.generations.get(
+                new DirectoryMeta.Digest(SsdRig.NAMESPACE_HI, SsdRig.NAMESPACE_LO)));
+      }
+    }
+    return found;
+  }
+
+  @Test
+  void moreNamespacesThanAreNoted_loseWhatWasStored_neverServeIt() throws IOException {
+    try (SsdRig rig = open(options())) {
+      rig.write(SsdRig.header(1, 0, 0, 30_000));
+      rig.engine.resetNamespace(SsdRig.NAMESPACE_HI, SsdRig.NAMESPACE_LO, 1);
+      for (int i = 0; i < DirectoryMeta.MAX_NAMESPACES; i++) {
+        rig.engine.resetNamespace(i, i, 1);
+      }
+      for (int i = 0; i <= DirectoryMeta.MAX_NAMESPACES; i++) {
+        assertThat(rig.await(SsdEvent.ResetDone.class).durable()).isTrue();
+      }
+      rig.write(SsdRig.header(2, 0, 1, 30_000));
+    }
+    try (SsdRig rig = open(options())) {
+      assertThat(keys(rig)).containsExactly(2L);
+    }
+  }
+
+  @Test
+  void directoryThatWentAlone_isDropped_forItMayHaveMissedAReset() throws IOException {
+    try (SsdRig rig = open(two())) {
+      rig.write(chain(1, 10, 0));
+    }
+    try (SsdRig rig = open(SsdRig.options(0, CAPACITY / 2, folder.resolve("b")))) {
+      assertThat(rig.recovered).isEmpty();
+      assertThat(rig.engine.usedBytes()).isZero();
+    }
+  }
+
+  @Test
+  void moreCapacity_keepsWhatIsThere_lessDropsIt() throws IOException {
+    try (SsdRig rig = open(options())) {
+      rig.write(chain(1, 20, 0));
+    }
+    SsdOptions more = SsdRig.options(0, 2 * CAPACITY, folder.resolve("a"));
+    try (SsdRig rig = open(more)) {
+      assertThat(rig.recovered).hasSize(20);
+      readAll(rig);
+      long[] slots = new long[60];
+      for (int i = 0; i < slots.length; i++) {
+        slots[i] = rig.engine.allocate(300_000);
+      }
+      assertThat(slots).doesNotContain(SsdStore.FULL);
+    }
+    try (SsdRig rig = open(options())) {
+      assertThat(rig.recovered).isEmpty();
+      rig.write(chain(1, 3, 0));
+    }
+  }
+
+  @Test
+  void otherFormat_orLostFile_isACleanDrop() throws IOException {
+    Path a = folder.resolve("a");
+    try (SsdRig rig = open(options())) {
+      rig.write(chain(1, 20, 0));
+    }
+    Files.delete(a.resolve("flexkv-ssd-0000.data"));
+    try (SsdRig rig = open(options())) {
+      assertThat(rig.recovered).isEmpty();
+      rig.write(chain(1, 20, 0));
+    }
+    try (FileChannel meta =
+        FileChannel.open(a.resolve("flexkv-ssd.meta"), StandardOpenOption.WRITE)) {
+      // Another magic stands for whatever this version does not know.
+      for (long copy = 0; copy < 2; copy++) {
+        meta.write(ByteBuffer.wrap(new byte[] {1, 2, 3}), copy * DirectoryMeta.BYTES);
+      }
+    }
+    try (SsdRig rig = open(options())) {
+      assertThat(rig.recovered).isEmpty();
+      rig.write(chain(1, 20, 0));
+    }
+    try (SsdRig rig = open(options())) {
+      assertThat(rig.recovered).hasSize(20);
+    }
+  }
+
+  @Test
+  void oneDamagedDescription_isOutvotedByTheOther() throws IOException {
+    for (long copy = 0; copy < 2; copy++) {
+      try (SsdRig rig = open(options())) {
+        rig.write(chain(1, 5, 0));
+        rig.engine.resetNamespace(1, 1, 5);
+        rig.await(SsdEvent.ResetDone.class);
+      }
+      try (FileChannel meta =
+          FileChannel.open(
+              folder.resolve("a").resolve("flexkv-ssd.meta"), StandardOpenOption.WRITE)) {
+        meta.write(ByteBuffer.wrap(new byte[] {1}), copy * DirectoryMeta.BYTES + 40_000);
+      }
+      try (SsdRig rig = open(options())) {
+        assertThat(rig.recovered).hasSize(5);
+        assertThat(rig.engine.generation(1, 1)).isEqualTo(5);
+      }
+    }
+  }
+}

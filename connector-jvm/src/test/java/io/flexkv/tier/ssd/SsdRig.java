@@ -1,0 +1,253 @@
+package io.flexkv.tier.ssd;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.BitSet;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.SplittableRandom;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.Semaphore;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Predicate;
+
+/**
+ * An engine on real files, host memory for its jobs, and the cache thread's part played by hand.
+ */
+final class SsdRig implements AutoCloseable {
+  static final long PATIENCE_NANOS = TimeUnit.SECONDS.toNanos(30);
+  static final long NAMESPACE_HI = 0x1111222233334444L;
+  static final long NAMESPACE_LO = 0x5555666677778888L;
+
+  private final Arena arena = Arena.ofShared();
+  private final MemorySegment memory;
+  private final Semaphore wakeUps = new Semaphore(0);
+  final List<SsdEvent> events = new ArrayList<>();
+  final Map<Long, SlotHeader> recovered = new LinkedHashMap<>();
+  final SsdEngine engine;
+  RecoverySink.Report report;
+  private long nextJob = 1;
+
+  private SsdRig(SsdOptions options, SsdTuning tuning, long memoryBytes) throws IOException {
+    memory = arena.allocate(memoryBytes, SsdStore.PAGE_BYTES);
+    engine = SsdOpening.open(options, tuning, wakeUps::release);
+  }
+
+  static SsdTuning tuning() {
+    return SsdTuning.defaults().withExtentBytes(256 << 10);
+  }
+
+  static SsdOptions options(int ringEntries, long capacity, Path... directories) {
+    return new SsdOptions(List.of(directories), capacity, 0, ringEntries, 4, 0);
+  }
+
+  /** Opens, and takes over what survived. */
+  static SsdRig open(SsdOptions options, SsdTuning tuning) throws IOException {
+    return open(options, tuning, survivor -> true);
+  }
+
+  static SsdRig open(SsdOptions options, SsdTuning tuning, Predicate<RecoverySink.Survivor> accepts)
+      throws IOException {
+    SsdRig rig = new SsdRig(options, tuning, 32 << 20);
+    rig.recover(accepts);
+    return rig;
+  }
+
+  private void recover(Predicate<RecoverySink.Survivor> accepts) {
+    CountDownLatch finished = new CountDownLatch(1);
+    engine.recover(
+        new RecoverySink() {
+          @Override
+          public BitSet offer(List<Survivor> batch) {
+            assertThat(batch).hasSizeLessThanOrEqualTo(MAX_BATCH);
+            BitSet taken = new BitSet();
+            for (int i = 0; i < batch.size(); i++) {
+              if (accepts.test(batch.get(i))) {
+                taken.set(i);
+                recovered.put(batch.get(i).slot(), batch.get(i).header());
+              }
+            }
+            return taken;
+          }
+
+          @Override
+          public void finished(Report done) {
+            report = done;
+            finished.countDown();
+          }
+        });
+    try {
+      assertThat(finished.await(PATIENCE_NANOS, TimeUnit.NANOSECONDS)).isTrue();
+    } catch (InterruptedException e) {
+      throw new IllegalStateException(e);
+    }
+  }
+
+  // ---- blocks
+
+  /** The header of a block whose bytes follow from its key and generation. */
+  static SlotHeader header(long key, long parent, int generation, long payloadBytes) {
+    return header(key, parent, generation, payloadBytes, 0);
+  }
+
+  static SlotHeader header(
+      long key, long parent, int generation, long payloadBytes, int eventBytes) {
+    SlotIdentity identity =
+        new SlotIdentity(NAMESPACE_HI, NAMESPACE_LO, generation, 0, ~key, key, 77, payloadBytes);
+    byte[] event = new byte[eventBytes];
+    new SplittableRandom(key).nextBytes(event);
+    boolean hasParent = parent != 0;
+    return new SlotHeader(identity, hasParent, hasParent ? ~parent : 0, parent, 16, 4711, event);
+  }
+
+  /** Host memory of page {@code page}. */
+  long address(int page) {
+    return memory.address() + (long) page * SsdStore.PAGE_BYTES;
+  }
+
+  private static void fill(long address, SlotIdentity identity, boolean check) {
+    long bytes = identity.payloadBytes();
+    MemorySegment block = MemorySegment.ofAddress(address).reinterpret(bytes);
+    SplittableRandom random = new SplittableRandom(identity.keyLo() * 31 + identity.generation());
+    for (long at = 0; at + 8 <= bytes; at += 8) {
+      long word = random.nextLong();
+      if (!check) {
+        block.set(ValueLayout.JAVA_LONG_UNALIGNED, at, word);
+      } else if (block.get(ValueLayout.JAVA_LONG_UNALIGNED, at) != word) {
+        throw new AssertionError("wrong bytes at %d of %s".formatted(at, identity));
+      }
+    }
+  }
+
+  static void fillBlock(long address, SlotIdentity identity) {
+    fill(address, identity, false);
+  }
+
+  static void checkBlock(long address, SlotIdentity identity) {
+    fill(address, identity, true);
+  }
+
+  /** Writes blocks into new slots; the slots. */
+  long[] write(List<SlotHeader> headers) {
+    long[] slots = new long[headers.size()];
+    for (int i = 0; i < slots.length; i++) {
+      slots[i] = engine.allocate(headers.get(i).identity().payloadBytes());
+      assertThat(slots[i]).as("slot for block %d", i).isPositive();
+    }
+    SsdEvent.Ended end = await(submitWrite(slots, headers));
+    assertThat(end.outcome()).as("%s", end.cause()).isEqualTo(SsdEvent.Outcome.DONE);
+    assertThat(end.job().stored().cardinality()).isEqualTo(slots.length);
+    return slots;
+  }
+
+  long write(SlotHeader header) {
+    return write(List.of(header))[0];
+  }
+
+  SsdJob submitWrite(long[] slots, List<SlotHeader> headers) {
+    long[] addresses = addresses(headers.stream().map(SlotHeader::identity).toList());
+    for (int i = 0; i < slots.length; i++) {
+      fillBlock(addresses[i], headers.get(i).identity());
+    }
+    SsdJob job = SsdJob.write(nextJob++, slots, addresses, headers);
+    assertThat(engine.submit(job)).isTrue();
+    return job;
+  }
+
+  private long[] addresses(List<SlotIdentity> identities) {
+    long[] addresses = new long[identities.size()];
+    long at = memory.address();
+    for (int i = 0; i < addresses.length; i++) {
+      addresses[i] = at;
+      at += SsdEngine.rounded(identities.get(i).payloadBytes());
+    }
+    assertThat(at).isLessThanOrEqualTo(memory.address() + memory.byteSize());
+    return addresses;
+  }
+
+  SsdJob readJob(long[] slots, List<SlotIdentity> identities, long deadline) {
+    return SsdJob.read(
+        nextJob++, SsdJob.Priority.READ_LIVE, slots, addresses(identities), identities, deadline);
+  }
+
+  /** Reads a chain; leading blocks that are ready have been compared with what they should be. */
+  SsdEvent.Ended read(long[] slots, List<SlotIdentity> identities) {
+    memory.fill((byte) 0x5A);
+    SsdJob job = readJob(slots, identities, SsdJob.NO_DEADLINE);
+    assertThat(engine.submit(job)).isTrue();
+    SsdEvent.Ended end = await(job);
+    assertThat(end.drained()).isTrue();
+    for (int i = 0; i < end.ready(); i++) {
+      checkBlock(job.address(i), job.identity(i));
+    }
+    return end;
+  }
+
+  SsdEvent.Ended read(long slot, SlotIdentity identity) {
+    return read(new long[] {slot}, List.of(identity));
+  }
+
+  // ---- events
+
+  /** The next event; fails if none comes. */
+  SsdEvent next() {
+    long deadline = System.nanoTime() + PATIENCE_NANOS;
+    while (true) {
+      SsdEvent event = engine.poll();
+      if (event != null) {
+        events.add(event);
+        return event;
+      }
+      try {
+        boolean woken =
+            wakeUps.tryAcquire(Math.max(1, deadline - System.nanoTime()), TimeUnit.NANOSECONDS);
+        assertThat(woken).as("an event within the time").isTrue();
+      } catch (InterruptedException e) {
+        throw new IllegalStateException(e);
+      }
+    }
+  }
+
+  SsdEvent.Ended await(SsdJob job) {
+    while (true) {
+      if (next() instanceof SsdEvent.Ended ended && ended.job() == job) {
+        return ended;
+      }
+    }
+  }
+
+  <E extends SsdEvent> E await(Class<E> kind) {
+    while (true) {
+      SsdEvent event = next();
+      if (kind.isInstance(event)) {
+        return kind.cast(event);
+      }
+    }
+  }
+
+  /** Waits until something of the engine is so. */
+  void until(java.util.function.BooleanSupplier condition) {
+    long deadline = System.nanoTime() + PATIENCE_NANOS;
+    while (!condition.getAsBoolean()) {
+      assertThat(System.nanoTime() - deadline).as("waited in vain").isNegative();
+      try {
+        Thread.sleep(2);
+      } catch (InterruptedException e) {
+        throw new IllegalStateException(e);
+      }
+    }
+  }
+
+  @Override
+  public void close() {
+    engine.close();
+    arena.close();
+  }
+}
