@@ -2,7 +2,6 @@ package io.flexkv.tier.ssd;
 
 import io.flexkv.ffm.Errno;
 import java.lang.System.Logger.Level;
-import java.util.Set;
 
 /**
  * The access to one block of a job: a read is verified before it counts, a write is followed by its
@@ -11,20 +10,22 @@ import java.util.Set;
 final class BlockAccess extends BlockOp {
   private static final System.Logger LOG = System.getLogger(BlockAccess.class.getName());
 
-  /** What all accesses share. */
-  record Shared(SsdCounters counters, Set<Long> badSlots) {}
-
   private final OpenJob open;
   private final int block;
   private final SsdDirectory directory;
   private final SlotSpan span;
   private final int index;
-  private final Shared shared;
+  private final SsdCounters counters;
   private boolean begun;
   private int sum;
 
   private BlockAccess(
-      OpenJob open, int block, SsdDirectory directory, SlotSpan span, long offset, Shared shared) {
+      OpenJob open,
+      int block,
+      SsdDirectory directory,
+      SlotSpan span,
+      long offset,
+      SsdCounters counters) {
     super(
         urgency(open.job().priority()),
         open.job().isWrite(),
@@ -37,13 +38,13 @@ final class BlockAccess extends BlockOp {
     this.directory = directory;
     this.span = span;
     this.index = span.indexOf(offset);
-    this.shared = shared;
+    this.counters = counters;
   }
 
   static BlockAccess of(
-      OpenJob open, int block, SsdDirectory directory, SlotSpan span, Shared shared) {
+      OpenJob open, int block, SsdDirectory directory, SlotSpan span, SsdCounters counters) {
     long offset = SlotNumber.offset(open.job().slot(block));
-    return new BlockAccess(open, block, directory, span, offset, shared);
+    return new BlockAccess(open, block, directory, span, offset, counters);
   }
 
   private static Urgency urgency(SsdJob.Priority priority) {
@@ -86,10 +87,12 @@ final class BlockAccess extends BlockOp {
       return;
     }
     if (begun) {
-      shared.counters().writeErrors.increment();
-      directory.writeFailed(errno);
+      counters.writeErrors.increment();
     }
     open.failed(block, begun, false, text(errno));
+    if (begun) {
+      directory.writeFailed(errno); // afterwards, for it ends what else is under way
+    }
   }
 
   private void committed(int errno) {
@@ -97,30 +100,32 @@ final class BlockAccess extends BlockOp {
       open.failed(block, true, false, "its header was not written: " + Errno.describe(errno));
       return;
     }
-    shared.counters().writtenBlocks.increment();
-    shared.counters().writtenBytes.add(identity().payloadBytes());
+    counters.writtenBlocks.increment();
+    counters.writtenBytes.add(identity().payloadBytes());
     open.succeeded(block);
   }
 
   private void read(int errno) {
     if (errno != 0) {
       if (begun) {
-        shared.counters().readErrors.increment();
-        directory.readFailed(errno);
+        counters.readErrors.increment();
       }
       open.failed(block, begun, false, text(errno));
+      if (begun) {
+        directory.readFailed(errno);
+      }
       return;
     }
     long digest = identity().digest();
-    if (span.identityDigests[index] != digest) {
+    if (span.identityDigest(index) != digest) {
       open.failed(block, true, false, "slot %x holds another block".formatted(slot()));
       return;
     }
     int found = Checksums.ofBlock(digest, open.job().address(block), identity().payloadBytes());
     if (found == span.sums[index]) {
       span.unproven[index] = 0;
-      shared.counters().readBlocks.increment();
-      shared.counters().readBytes.add(identity().payloadBytes());
+      counters.readBlocks.increment();
+      counters.readBytes.add(identity().payloadBytes());
       open.succeeded(block);
     } else {
       mismatch(found);
@@ -135,13 +140,14 @@ final class BlockAccess extends BlockOp {
     String what =
         "%s, file %d, slot %x: checksum %08x, wanted %08x"
             .formatted(directory.path(), file() - 1, slot(), found, span.sums[index]);
-    shared.counters().corruptBlocks.increment();
+    counters.corruptBlocks.increment();
     boolean stale = (span.unproven[index] & DirectoryScan.UNPROVEN) != 0;
     if (stale) {
-      shared.counters().staleBlocks.increment();
+      counters.staleBlocks.increment();
       LOG.log(Level.DEBUG, "SSD block was being overwritten at the last end: {0}", what);
     } else {
-      shared.badSlots().add(slot());
+      counters.quarantinedBytes.add(span.stride);
+      span.markBad(index);
       LOG.log(Level.ERROR, "SSD block is corrupt, its slot is not used any more: {0}", what);
     }
     open.failed(block, true, !stale, what);

@@ -86,6 +86,50 @@ final class DirectoryFiles implements AutoCloseable {
     }
   }
 
+  /**
+   * Opens a directory as it is.
+   *
+   * @throws IOException if it was never used, or by another version
+   */
+  static DirectoryFiles openToExamine(Path path) throws IOException {
+    DirectoryLock lock = DirectoryLock.take(path);
+    try {
+      if (!Files.exists(path.resolve(META))) {
+        throw new IOException(path + " holds no " + META + ": FlexKV has never used it");
+      }
+      DirectFile metaFile = DirectFile.openToRead(path.resolve(META));
+      DirectoryMeta found = readMeta(path, metaFile);
+      DirectoryFiles files = new DirectoryFiles(path, lock, metaFile, found);
+      if (!files.filesAreThere(found)) {
+        throw new IOException(path + ": data files are missing or too short");
+      }
+      for (int file = 0; file < fileCount(found); file++) {
+        files.dataFiles.add(DirectFile.openToRead(files.dataPath(file)));
+      }
+      return files;
+    } catch (IOException | RuntimeException e) {
+      lock.close();
+      throw e;
+    }
+  }
+
+  private static DirectoryMeta readMeta(Path path, DirectFile metaFile) throws IOException {
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment copies = arena.allocate(2L * DirectoryMeta.BYTES, SsdStore.PAGE_BYTES);
+      long read = metaFile.read(0, copies.address(), copies.byteSize());
+      DirectoryMeta found =
+          newer(
+              DirectoryMeta.decode(copies.asSlice(0, DirectoryMeta.BYTES)),
+              DirectoryMeta.decode(copies.asSlice(DirectoryMeta.BYTES, DirectoryMeta.BYTES)));
+      if (read != copies.byteSize() || found == null) {
+        throw new IOException(
+            "%s: %s is damaged, or of another format than %d: the next start empties the directory"
+                .formatted(path, META, DirectoryMeta.VERSION));
+      }
+      return found;
+    }
+  }
+
   private static void makeFolder(Path path) throws IOException {
     Path parent = path.getParent();
     if (parent != null && !Files.isDirectory(path)) {

@@ -35,9 +35,16 @@ final class DirectorySpace {
 
   /**
    * @param sequence gives each span its number
+   * @param salt any number, another one each time that a directory is opened in one life
    */
   DirectorySpace(
-      int directory, int extents, long extentBytes, int extentsPerFile, LongSupplier sequence) {
+      int directory,
+      int extents,
+      long extentBytes,
+      int extentsPerFile,
+      LongSupplier sequence,
+      long salt) {
+    this.salt = (int) (salt & (SlotNumber.GENERATIONS / 2 - 1));
     this.directory = directory;
     this.extents = extents;
     this.extentBytes = extentBytes;
@@ -198,7 +205,6 @@ final class DirectorySpace {
   void restore(SlotSpan span) {
     place(span);
     usedBytes += span.used() * span.stride;
-    salt = Math.max(salt, 1);
     if (!span.full()) {
       open.computeIfAbsent(span.stride, stride -> new LinkedHashSet<>()).add(span);
     }

@@ -426,7 +426,7 @@ final class HeaderLog {
         into.live++;
         if (entry.movedFrom() == 0) {
           entry.span().sums[entry.index()] = entry.sum();
-          entry.span().identityDigests[entry.index()] = entry.digest();
+          entry.span().setIdentityDigest(entry.index(), entry.digest());
           entry.span().unproven[entry.index()] = 0;
         }
       }
@@ -489,6 +489,11 @@ final class HeaderLog {
       stuck = false;
     }
     start(true);
+  }
+
+  /** The page that holds the header of a slot, 0 if there is none. */
+  synchronized int headerPage(SlotSpan span, int index) {
+    return span.headerPages[index];
   }
 
   /** Bytes of pages written since the start. */

@@ -1,5 +1,8 @@
 package io.flexkv.tier.ssd;
 
+import java.lang.invoke.MethodHandles;
+import java.lang.invoke.VarHandle;
+
 /**
  * Neighbouring extents cut into slots of one size: slot {@code i} lies at {@code start + i *
  * stride}.
@@ -12,6 +15,7 @@ package io.flexkv.tier.ssd;
  */
 final class SlotSpan {
   private static final int BITS = Long.SIZE;
+  private static final VarHandle DIGEST = MethodHandles.arrayElementVarHandle(long[].class);
 
   final int firstExtent;
   final int extents;
@@ -34,6 +38,9 @@ final class SlotSpan {
   /** By slot: 1 if it was found at a start and nobody has verified its bytes since. */
   final byte[] unproven;
 
+  /** By slot: 1 if its bytes did not verify. Set by any thread before the owner hears of it. */
+  private final byte[] bad;
+
   private final long[] held;
   private final int[] generations;
   private int used;
@@ -53,6 +60,7 @@ final class SlotSpan {
     this.sums = new int[slots];
     this.headerPages = new int[slots];
     this.unproven = new byte[slots];
+    this.bad = new byte[slots];
     this.held = new long[(slots + BITS - 1) / BITS];
     this.generations = new int[slots];
     java.util.Arrays.fill(generations, salt);
@@ -120,9 +128,30 @@ final class SlotSpan {
     return (held[index / BITS] & 1L << index) != 0;
   }
 
-  /** Takes a slot back; it must be held. */
+  /** What a slot holds, as of now. Any thread. */
+  long identityDigest(int index) {
+    return (long) DIGEST.getVolatile(identityDigests, index);
+  }
+
+  /** From now on a slot holds something else, or nothing. */
+  void setIdentityDigest(int index, long digest) {
+    DIGEST.setVolatile(identityDigests, index, digest);
+  }
+
+  /** A slot must not be used any more: reads of it miss, and it is never handed out again. */
+  void markBad(int index) {
+    bad[index] = 1;
+    setIdentityDigest(index, 0);
+  }
+
+  boolean isBad(int index) {
+    return bad[index] != 0;
+  }
+
+  /** Takes a slot back; it must be held. Whoever still reads it finds that it holds nothing. */
   void give(long slot) {
     int index = indexOf(SlotNumber.offset(slot));
+    setIdentityDigest(index, 0);
     held[index / BITS] &= ~(1L << index);
     used--;
   }

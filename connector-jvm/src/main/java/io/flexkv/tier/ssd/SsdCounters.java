@@ -11,6 +11,7 @@ final class SsdCounters {
   final LongAdder corruptBlocks = new LongAdder();
   final LongAdder staleBlocks = new LongAdder();
   final LongAdder quarantinedBytes = new LongAdder();
+  final LongAdder scrubbedBlocks = new LongAdder();
   final LongAdder readErrors = new LongAdder();
   final LongAdder writeErrors = new LongAdder();
   final LongAdder deadlinesMissed = new LongAdder();
@@ -27,6 +28,7 @@ final class SsdCounters {
         quarantinedBytes.sum(),
         readErrors.sum(),
         writeErrors.sum(),
-        deadlinesMissed.sum());
+        deadlinesMissed.sum(),
+        scrubbedBlocks.sum());
   }
 }

@@ -47,6 +47,7 @@ final class SsdDirectory {
   private final DirectorySpace space;
   private final HeaderLog log;
   private final LogCleaner cleaner;
+  private final Scrub scrub;
   private final Arena arena = Arena.ofShared();
   private final MemorySegment metaCopy;
   private final Queue<Raise> raises = new ConcurrentLinkedQueue<>();
@@ -68,7 +69,13 @@ final class SsdDirectory {
   /**
    * @param files open, with a description that has been settled
    */
-  SsdDirectory(int index, DirectoryFiles files, SsdOptions options, SsdTuning tuning, Owner owner) {
+  SsdDirectory(
+      int index,
+      DirectoryFiles files,
+      SsdOptions options,
+      SsdTuning tuning,
+      SsdCounters counters,
+      Owner owner) {
     this.index = index;
     this.files = files;
     this.tuning = tuning;
@@ -78,9 +85,15 @@ final class SsdDirectory {
     this.metaCopy = arena.allocate(DirectoryMeta.BYTES, SsdStore.PAGE_BYTES);
     this.space =
         new DirectorySpace(
-            index, meta.extents, meta.extentBytes, files.extentsPerFile(), this::nextSequence);
+            index,
+            meta.extents,
+            meta.extentBytes,
+            files.extentsPerFile(),
+            this::nextSequence,
+            meta.directoryId);
     this.log = new HeaderLog(files, io, space, arena, this::askForUpkeep, this::writeFailed);
     this.cleaner = new LogCleaner(log, files, io, arena);
+    this.scrub = new Scrub(this, counters, options.scrubBytesPerSecond(), arena);
     this.careThread =
         Thread.ofPlatform().daemon().name("flexkv-ssd-" + index + "-care").unstarted(this::care);
   }
@@ -360,6 +373,9 @@ final class SsdDirectory {
       owner.wakeUp();
     }
     long now = System.nanoTime();
+    if (mayClean) {
+      scrub.step(now);
+    }
     if (dirty && now - lastBarrier > tuning.barrierNanos()) {
       lastBarrier = now;
       barrier();
@@ -466,7 +482,7 @@ final class SsdDirectory {
     boolean quiet =
         careThread.getState() == Thread.State.NEW
             || ThreadBlockIo.joinAll(List.of(careThread), timeoutNanos);
-    if (quiet && wasServing && log.quiet()) {
+    if (quiet && wasServing && log.quiet() && payloadWrites.get() == 0) {
       files.meta().clean = true;
       storeMeta();
     }

@@ -46,8 +46,6 @@ public final class SsdEngine implements SsdStore {
   private final Queue<Long> givenUp = new ConcurrentLinkedQueue<>();
   private final Set<SsdDirectory> reattaching = ConcurrentHashMap.newKeySet();
   private final Queue<PendingReset> resets = new ConcurrentLinkedQueue<>();
-  private final BlockAccess.Shared shared =
-      new BlockAccess.Shared(counters, ConcurrentHashMap.newKeySet());
   private final OpenJob.News jobNews = new JobNews();
   private final SsdDirectory.Owner owner = new Owner();
   private final Thread watch;
@@ -67,7 +65,7 @@ public final class SsdEngine implements SsdStore {
     this.directories = new AtomicReferenceArray<>(files.size());
     for (int i = 0; i < files.size(); i++) {
       generations.putAll(files.get(i).meta().generations);
-      directories.set(i, new SsdDirectory(i, files.get(i), options, tuning, owner));
+      directories.set(i, new SsdDirectory(i, files.get(i), options, tuning, counters, owner));
     }
     watch = Thread.ofPlatform().daemon().name("flexkv-ssd-watch").start(this::watch);
   }
@@ -137,9 +135,8 @@ public final class SsdEngine implements SsdStore {
   public void free(long slot) {
     SsdDirectory directory = directoryFor(slot);
     SlotSpan span = directory.space().require(slot);
-    if (shared.badSlots().remove(slot)) {
-      counters.quarantinedBytes.add(span.stride);
-    } else {
+    // A bad slot stays held for ever: the disk cannot be trusted there.
+    if (!span.isBad(span.indexOf(SlotNumber.offset(slot)))) {
       directory.free(slot);
     }
   }
@@ -226,7 +223,7 @@ public final class SsdEngine implements SsdStore {
     for (int i = 0; i < job.blocks(); i++) {
       SsdDirectory directory = directoryFor(job.slot(i));
       SlotSpan span = directory.space().require(job.slot(i));
-      directory.io().submit(BlockAccess.of(open, i, directory, span, shared));
+      directory.io().submit(BlockAccess.of(open, i, directory, span, counters));
     }
   }
 
@@ -457,7 +454,7 @@ public final class SsdEngine implements SsdStore {
   private void replace(SsdDirectory old) throws IOException {
     old.close(CLOSE_NANOS);
     DirectoryFiles files = SsdOpening.openEmpty(old.path(), options, tuning);
-    SsdDirectory fresh = new SsdDirectory(old.index(), files, options, tuning, owner);
+    SsdDirectory fresh = new SsdDirectory(old.index(), files, options, tuning, counters, owner);
     fresh.merge(generations);
     fresh.io().registerMemory(memory);
     directories.set(old.index(), fresh);

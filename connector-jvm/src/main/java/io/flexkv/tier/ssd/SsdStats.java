@@ -15,6 +15,7 @@ package io.flexkv.tier.ssd;
  * @param readErrors accesses that the disk refused
  * @param writeErrors likewise
  * @param deadlinesMissed reads that ended at their deadline
+ * @param scrubbedBlocks blocks that the background scrub has read
  */
 public record SsdStats(
     long readBlocks,
@@ -27,4 +28,5 @@ public record SsdStats(
     long quarantinedBytes,
     long readErrors,
     long writeErrors,
-    long deadlinesMissed) {}
+    long deadlinesMissed,
+    long scrubbedBlocks) {}

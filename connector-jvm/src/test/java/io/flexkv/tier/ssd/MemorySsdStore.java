@@ -281,7 +281,7 @@ public final class MemorySsdStore implements SsdStore {
 
   @Override
   public SsdStats stats() {
-    return new SsdStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    return new SsdStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
   }
 
   @Override

@@ -10,10 +10,8 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
-import java.util.Map;
 import java.util.Set;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
@@ -43,14 +41,6 @@ class SsdRecoveryTest {
         .mapToObj(
             i -> SsdRig.header(firstKey + i, i == 0 ? 0 : firstKey + i - 1, 0, 30_000, eventBytes))
         .toList();
-  }
-
-  private static Map<Long, SlotHeader> bySlot(long[] slots, List<SlotHeader> headers) {
-    Map<Long, SlotHeader> map = new HashMap<>();
-    for (int i = 0; i < slots.length; i++) {
-      map.put(slots[i], headers.get(i));
-    }
-    return map;
   }
 
   private static Set<Long> keys(SsdRig rig) {

@@ -1,7 +1,5 @@
 package io.flexkv.tier.ssd;
 
-import static org.assertj.core.api.Assertions.assertThat;
-
 import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
@@ -40,6 +38,13 @@ final class SsdRig implements AutoCloseable {
     engine = SsdOpening.open(options, tuning, wakeUps::release);
   }
 
+  /** An assertion without a library: processes that are killed begin with this class. */
+  private static void check(boolean holds, String what) {
+    if (!holds) {
+      throw new AssertionError(what);
+    }
+  }
+
   static SsdTuning tuning() {
     return SsdTuning.defaults().withExtentBytes(256 << 10);
   }
@@ -66,7 +71,7 @@ final class SsdRig implements AutoCloseable {
         new RecoverySink() {
           @Override
           public BitSet offer(List<Survivor> batch) {
-            assertThat(batch).hasSizeLessThanOrEqualTo(MAX_BATCH);
+            check(batch.size() <= MAX_BATCH, "a batch of " + batch.size());
             BitSet taken = new BitSet();
             for (int i = 0; i < batch.size(); i++) {
               if (accepts.test(batch.get(i))) {
@@ -84,7 +89,7 @@ final class SsdRig implements AutoCloseable {
           }
         });
     try {
-      assertThat(finished.await(PATIENCE_NANOS, TimeUnit.NANOSECONDS)).isTrue();
+      check(finished.await(PATIENCE_NANOS, TimeUnit.NANOSECONDS), "recovery takes too long");
     } catch (InterruptedException e) {
       throw new IllegalStateException(e);
     }
@@ -139,11 +144,11 @@ final class SsdRig implements AutoCloseable {
     long[] slots = new long[headers.size()];
     for (int i = 0; i < slots.length; i++) {
       slots[i] = engine.allocate(headers.get(i).identity().payloadBytes());
-      assertThat(slots[i]).as("slot for block %d", i).isPositive();
+      check(slots[i] > 0, "no slot for block " + i);
     }
     SsdEvent.Ended end = await(submitWrite(slots, headers));
-    assertThat(end.outcome()).as("%s", end.cause()).isEqualTo(SsdEvent.Outcome.DONE);
-    assertThat(end.job().stored().cardinality()).isEqualTo(slots.length);
+    check(end.outcome() == SsdEvent.Outcome.DONE, "write: " + end);
+    check(end.job().stored().cardinality() == slots.length, "stored: " + end.job().stored());
     return slots;
   }
 
@@ -157,7 +162,7 @@ final class SsdRig implements AutoCloseable {
       fillBlock(addresses[i], headers.get(i).identity());
     }
     SsdJob job = SsdJob.write(nextJob++, slots, addresses, headers);
-    assertThat(engine.submit(job)).isTrue();
+    check(engine.submit(job), "refused");
     return job;
   }
 
@@ -168,7 +173,7 @@ final class SsdRig implements AutoCloseable {
       addresses[i] = at;
       at += SsdEngine.rounded(identities.get(i).payloadBytes());
     }
-    assertThat(at).isLessThanOrEqualTo(memory.address() + memory.byteSize());
+    check(at <= memory.address() + memory.byteSize(), "host memory is too small");
     return addresses;
   }
 
@@ -181,9 +186,9 @@ final class SsdRig implements AutoCloseable {
   SsdEvent.Ended read(long[] slots, List<SlotIdentity> identities) {
     memory.fill((byte) 0x5A);
     SsdJob job = readJob(slots, identities, SsdJob.NO_DEADLINE);
-    assertThat(engine.submit(job)).isTrue();
+    check(engine.submit(job), "refused");
     SsdEvent.Ended end = await(job);
-    assertThat(end.drained()).isTrue();
+    check(end.drained(), "not drained: " + end);
     for (int i = 0; i < end.ready(); i++) {
       checkBlock(job.address(i), job.identity(i));
     }
@@ -208,7 +213,7 @@ final class SsdRig implements AutoCloseable {
       try {
         boolean woken =
             wakeUps.tryAcquire(Math.max(1, deadline - System.nanoTime()), TimeUnit.NANOSECONDS);
-        assertThat(woken).as("an event within the time").isTrue();
+        check(woken, "no event within the time");
       } catch (InterruptedException e) {
         throw new IllegalStateException(e);
       }
@@ -236,7 +241,7 @@ final class SsdRig implements AutoCloseable {
   void until(java.util.function.BooleanSupplier condition) {
     long deadline = System.nanoTime() + PATIENCE_NANOS;
     while (!condition.getAsBoolean()) {
-      assertThat(System.nanoTime() - deadline).as("waited in vain").isNegative();
+      check(System.nanoTime() - deadline < 0, "waited in vain");
       try {
         Thread.sleep(2);
       } catch (InterruptedException e) {

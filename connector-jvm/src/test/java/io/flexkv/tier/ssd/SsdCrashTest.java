@@ -1,0 +1,105 @@
+package io.flexkv.tier.ssd;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Random;
+import java.util.concurrent.TimeUnit;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/**
+ * Processes killed at named points and by the clock, again and again on the same directories: none
+ * of their successors reads a wrong byte, and what had been stored is there.
+ */
+class SsdCrashTest {
+  /** Kills; the long form asks for more, e.g. {@code -Dflexkv.ssd.kills=1000}. */
+  private static final int KILLS = Integer.getInteger("flexkv.ssd.kills", 30);
+
+  private static final Pattern VERIFIED =
+      Pattern.compile(
+          "verified wanted=(\\d+) missing=(\\d+) stale=(\\d+) corrupt=(\\d+) wrong=(\\d+)");
+
+  @TempDir Path folder;
+
+  private final Random random = new Random(Long.getLong("flexkv.ssd.seed", 1));
+  private long killed;
+  private final long[] sums = new long[5];
+
+  @Test
+  void killedAnywhere_neverWrong_nearlyNothingMissing() throws Exception {
+    for (int i = 0; i < KILLS; i++) {
+      life(i);
+    }
+    life(-1); // looks at what the last one left, and ends by itself
+    System.out.printf(
+        "ssd crash: %d lives, %d killed; blocks wanted %d, missing %d, stale %d, wrong %d%n",
+        KILLS + 1, killed, sums[0], sums[1], sums[2], sums[4]);
+    assertThat(sums[4]).as("wrong blocks").isZero();
+    assertThat(sums[3]).as("blocks said to be corrupt").isZero();
+    assertThat(killed).isGreaterThan(KILLS * 8L / 10);
+    assertThat(sums[0]).isGreaterThan(10L * KILLS);
+    assertThat(sums[1]).as("missing of %d", sums[0]).isLessThanOrEqualTo(sums[0] / 100);
+  }
+
+  private void life(int number) throws IOException, InterruptedException {
+    List<String> points = SsdCrashChild.points();
+    String point = number < 0 ? "none" : points.get(number % points.size());
+    int count = 1 + random.nextInt(countsUpTo(point));
+    List<String> command = new ArrayList<>();
+    command.add(ProcessHandle.current().info().command().orElse("java"));
+    command.addAll(
+        List.of(
+            "--enable-native-access=ALL-UNNAMED",
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",
+            "-Xmx256m",
+            "-cp",
+            System.getProperty("java.class.path"),
+            SsdCrashChild.class.getName(),
+            folder.toString(),
+            Long.toString(random.nextLong()),
+            point,
+            Integer.toString(count),
+            number % 2 == 0 ? "0" : "8"));
+    Path said = folder.resolve("output");
+    Process child =
+        new ProcessBuilder(command).redirectErrorStream(true).redirectOutput(said.toFile()).start();
+    // By the clock: while it starts, recovers, verifies or works.
+    long millis = point.equals("timer") ? 200 + random.nextInt(500) : 60_000;
+    if (!child.waitFor(millis, TimeUnit.MILLISECONDS)) {
+      assertThat(point).isEqualTo("timer");
+      child.destroyForcibly();
+    }
+    assertThat(child.waitFor(60, TimeUnit.SECONDS)).isTrue();
+    String output = Files.readString(said);
+    boolean wasKilled = child.exitValue() == 137;
+    killed += wasKilled ? 1 : 0;
+    assertThat(wasKilled || child.exitValue() == 0)
+        .as("life %d, %s %d: exit %d%n%s", number, point, count, child.exitValue(), output)
+        .isTrue();
+    Matcher line = VERIFIED.matcher(output);
+    boolean verified = line.find();
+    // A kill may come before everything is looked at; the next life looks again.
+    assertThat(verified || wasKilled).as("%s", output).isTrue();
+    for (int i = 0; verified && i < sums.length; i++) {
+      sums[i] += Long.parseLong(line.group(i + 1));
+    }
+    assertThat(verified && sums[4] > 0 ? output : "").isEmpty();
+  }
+
+  private static int countsUpTo(String point) {
+    return switch (point) {
+      case "payload", "payload-torn" -> 150;
+      case "header", "header-torn" -> 60;
+      case "read" -> 40;
+      default -> 6;
+    };
+  }
+}
