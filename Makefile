@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test check bench test-gpu pack-gpu pages wheel clean \
+.PHONY: help install demo test check bench test-ssd soak-ssd test-gpu pack-gpu pages wheel clean \
 	java check-java check-python shim-tests end-to-end
 
 # With it set, every start of vLLM compiles thousands of modules again.
@@ -34,6 +34,13 @@ check: check-java check-python
 bench: ## records in build/bench/*.json, each beside its limit measured in the same run
 	@$(SETUP) venv 0.32.0 >/dev/null
 	@$(BIN)/python tests/bench
+
+test-ssd: ## the SSD tier: damage, faults, a hundred kills
+	@$(SETUP) mvn -B -ntp test -Dtest='io.flexkv.tier.ssd.*Test' -Dflexkv.ssd.kills=100
+
+soak-ssd: ## the same in long: a thousand kills, a million flipped bits, forty lives of the model
+	@$(SETUP) mvn -B -ntp test -Dtest='io.flexkv.tier.ssd.*Test' -Dflexkv.ssd.kills=1000 \
+		-Dflexkv.ssd.flips=1000000 -Dflexkv.ssd.lives=40
 
 test-gpu: ## the whole line on this machine's GPU with the installed vLLM
 	@python="$$($(SETUP) demo)"; "$$python" tests/gpu

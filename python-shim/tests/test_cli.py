@@ -332,3 +332,13 @@ def test_config_check_of_a_file_that_cannot_be_used(
     assert f"{path} lease_ttl_s is 0, must be a number from 1 to 3600" in error
     with pytest.raises(SystemExit):
         cli.main(["config", "check"])
+
+
+def test_doctor_with_ssd_asks_the_jar(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "asked"
+    stand_in = ["sh", "-c", f'printf "%s\\n" "$@" > {asked}; exit 3', "java"]
+    monkeypatch.setattr(cli.launcher, "command", lambda settings, mode="start": [*stand_in, mode])
+    assert cli.main(["doctor", "--address", address, "--ssd", "/a", "--ssd", "/b"]) == 3
+    assert asked.read_text().split() == ["doctor", "--ssd", "/a", "--ssd", "/b"]

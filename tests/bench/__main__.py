@@ -29,6 +29,7 @@ _PARTS = {
     "kvmanager": ("python-shim/tests/bench/kvmanager.py", True),
     "lookup": ("python-shim/tests/bench/lookup.py", True),
     "ready": ("tests/bench/ready.py", False),
+    "ssd": ("tests/bench/ssd.py", False),
 }
 
 

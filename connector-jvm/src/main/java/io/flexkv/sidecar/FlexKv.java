@@ -43,6 +43,7 @@ public final class FlexKv implements Callable<Integer> {
     root.addSubcommand("serve", serve("runs in the foreground until it is stopped", false));
     root.addSubcommand("start", serve("runs until its last client has been gone a while", true));
     root.addSubcommand("status", status());
+    root.addSubcommand("doctor", doctor());
     return root;
   }
 
@@ -59,6 +60,14 @@ public final class FlexKv implements Callable<Integer> {
     line.getCommandSpec()
         .usageMessage()
         .description("prints what a running sidecar says of itself");
+    return line;
+  }
+
+  private static CommandLine doctor() {
+    CommandLine line = new CommandLine(new DoctorCommand());
+    line.getCommandSpec()
+        .usageMessage()
+        .description("reads every block of the SSD tier's folders and says which do not verify");
     return line;
   }
 

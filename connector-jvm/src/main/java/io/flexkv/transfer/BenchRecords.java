@@ -11,7 +11,7 @@ import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /** The records of one bench run: each figure beside what the hardware did in the same run. */
-final class BenchRecords {
+public final class BenchRecords {
   /**
    * One figure; null where there is nothing to compare with.
    *
@@ -35,13 +35,14 @@ final class BenchRecords {
   private final String command;
   private final String machine;
 
-  BenchRecords(String command, String machine) {
+  /** No figures yet; {@code command} is what one types for them. */
+  public BenchRecords(String command, String machine) {
     this.command = command;
     this.machine = machine;
   }
 
   /** Cores, processor and runtime: enough to know whether two figures may be compared. */
-  static String machine() {
+  public static String machine() {
     return "%d cores %s, %s %s, Java %s"
         .formatted(
             Runtime.getRuntime().availableProcessors(),
@@ -64,12 +65,12 @@ final class BenchRecords {
   }
 
   /** A figure by itself. */
-  void add(String name, double value, String unit) {
+  public void add(String name, double value, String unit) {
     entries.add(new Entry(name, rounded(value), unit, null, null, null, null, command, machine));
   }
 
   /** A figure that shall reach a share of its limit. */
-  void add(String name, double value, String unit, double limit, double bar) {
+  public void add(String name, double value, String unit, double limit, double bar) {
     double ratio = value / limit;
     entries.add(
         new Entry(
@@ -85,12 +86,12 @@ final class BenchRecords {
   }
 
   /** A fact that holds or does not. */
-  void check(String name, boolean holds) {
+  public void check(String name, boolean holds) {
     entries.add(new Entry(name, holds ? 1 : 0, "bool", null, null, 1.0, holds, command, machine));
   }
 
   /** Whether every fact of {@link #check} holds, whatever the figures are. */
-  boolean checksHold() {
+  public boolean checksHold() {
     return entries.stream()
         .noneMatch(e -> e.unit().equals("bool") && Boolean.FALSE.equals(e.met()));
   }
@@ -99,14 +100,15 @@ final class BenchRecords {
     return Math.round(value * 1000) / 1000.0;
   }
 
-  String json() throws IOException {
+  /** The JSON list. */
+  public String json() throws IOException {
     return new ObjectMapper()
         .enable(SerializationFeature.INDENT_OUTPUT)
         .writeValueAsString(entries);
   }
 
   /** Writes the JSON list; folders are made. */
-  void write(Path file) throws IOException {
+  public void write(Path file) throws IOException {
     Path folder = file.toAbsolutePath().getParent();
     if (folder != null) {
       Files.createDirectories(folder);

@@ -10,6 +10,11 @@ import java.lang.System.Logger.Level;
 final class BlockAccess extends BlockOp {
   private static final System.Logger LOG = System.getLogger(BlockAccess.class.getName());
 
+  /** A disk that has gone bad fills no log: the first ones, then one in so many. */
+  private static final int LOGGED_AT_LEAST = 100;
+
+  private static final int LOGGED_EACH = 100;
+
   private final OpenJob open;
   private final int block;
   private final SsdDirectory directory;
@@ -148,7 +153,10 @@ final class BlockAccess extends BlockOp {
     } else {
       counters.quarantinedBytes.add(span.stride);
       span.markBad(index);
-      LOG.log(Level.ERROR, "SSD block is corrupt, its slot is not used any more: {0}", what);
+      long count = counters.corruptBlocks.sum();
+      if (count <= LOGGED_AT_LEAST || count % LOGGED_EACH == 0) {
+        LOG.log(Level.ERROR, "SSD block is corrupt, its slot is not used any more: {0}", what);
+      }
     }
     open.failed(block, true, !stale, what);
   }

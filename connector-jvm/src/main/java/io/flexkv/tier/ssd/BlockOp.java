@@ -74,6 +74,10 @@ abstract class BlockOp {
     return file;
   }
 
+  int length() {
+    return length;
+  }
+
   /** Where in the file the part begins that is still to be transferred. */
   long at() {
     return offset + transferred;

@@ -102,7 +102,8 @@ final class SsdDirectory {
       String name, DirectoryFiles files, SsdOptions options, SsdTuning tuning) {
     if (options.ringEntries() > 0) {
       try {
-        return UringBlockIo.open(name, files.all(), options.ringEntries(), tuning.faults());
+        return UringBlockIo.open(
+            name, files.all(), options.ringEntries(), options.ringFlags(), tuning.faults());
       } catch (ErrnoException e) {
         LOG.log(
             Level.INFO,

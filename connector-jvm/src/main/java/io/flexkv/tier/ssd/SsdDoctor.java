@@ -60,7 +60,7 @@ public final class SsdDoctor {
     DirectoryFiles files = DirectoryFiles.openToExamine(path.toAbsolutePath().normalize());
     DirectoryMeta meta = files.meta();
     SsdOptions options =
-        new SsdOptions(List.of(path), meta.extents * meta.extentBytes, 0, 0, THREADS, 0);
+        new SsdOptions(List.of(path), meta.extents * meta.extentBytes, 0, 0, 0, THREADS, 0);
     SsdDirectory directory =
         new SsdDirectory(
             0, files, options, SsdTuning.defaults(), new SsdCounters(), Alone.INSTANCE);

@@ -29,6 +29,13 @@ import org.jspecify.annotations.Nullable;
 final class UringBlockIo implements BlockIo {
   private static final System.Logger LOG = System.getLogger(UringBlockIo.class.getName());
   private static final long WAKE_UP = -1;
+
+  /**
+   * What a disk is asked for at once at most: more makes no disk faster, and what the kernel has
+   * cannot be overtaken by what is more urgent.
+   */
+  private static final long MAX_BYTES_UNDER_WAY = 32L << 20;
+
   private static final long MAX_RANGE_BYTES = 1L << 30;
 
   private final List<DirectFile> files;
@@ -49,6 +56,7 @@ final class UringBlockIo implements BlockIo {
   private volatile @Nullable List<MemorySegment> offeredRanges;
   private volatile boolean asleep;
   private volatile boolean broken;
+  private long bytesUnderWay;
   private boolean polled;
   private boolean released;
 
@@ -72,12 +80,14 @@ final class UringBlockIo implements BlockIo {
   /**
    * Sets a ring up.
    *
-   * @param entries 2 to 4096
+   * @param entries 2 or more
+   * @param flags {@code IORING_SETUP_*} bits
    * @throws ErrnoException where io_uring is not to be had: use {@link ThreadBlockIo}
    */
-  static UringBlockIo open(String name, List<DirectFile> files, int entries, IoFaults faults)
+  static UringBlockIo open(
+      String name, List<DirectFile> files, int entries, int flags, IoFaults faults)
       throws ErrnoException {
-    IoUring ring = IoUring.open(Math.max(2, entries), 0);
+    IoUring ring = IoUring.open(Math.max(2, entries), flags);
     EventFd wakeUp = null;
     try {
       ring.registerFiles(files);
@@ -159,7 +169,9 @@ final class UringBlockIo implements BlockIo {
 
   private void admit() {
     BlockOp op;
-    while (!freePlaces.isEmpty() && (op = queue.poll()) != null) {
+    while (!freePlaces.isEmpty()
+        && bytesUnderWay < MAX_BYTES_UNDER_WAY
+        && (op = queue.poll()) != null) {
       if (!op.begin()) {
         end(op, Errno.ECANCELED);
         continue;
@@ -167,6 +179,7 @@ final class UringBlockIo implements BlockIo {
       int place = freePlaces.pop();
       begun.set(place, ThreadBlockIo.nonZero(System.nanoTime()));
       underWay.set(place, op);
+      bytesUnderWay += op.rest();
       send(place, op);
     }
   }
@@ -206,6 +219,7 @@ final class UringBlockIo implements BlockIo {
       send(place, op);
       return;
     }
+    bytesUnderWay -= op.length();
     underWay.set(place, null);
     begun.set(place, 0);
     freePlaces.push(place);

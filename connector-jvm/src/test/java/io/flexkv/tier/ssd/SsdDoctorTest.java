@@ -26,7 +26,7 @@ class SsdDoctorTest {
   }
 
   private SsdOptions options(long scrubBytesPerSecond) {
-    return new SsdOptions(List.of(directory()), 16 << 20, 0, 0, 4, scrubBytesPerSecond);
+    return new SsdOptions(List.of(directory()), 16 << 20, 0, 0, 0, 4, scrubBytesPerSecond);
   }
 
   private static List<SlotHeader> headers() {

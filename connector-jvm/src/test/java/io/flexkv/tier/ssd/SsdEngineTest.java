@@ -124,7 +124,7 @@ class SsdEngineTest {
   @Test
   void diskSpace_neverExceedsTheCap() throws IOException {
     Path a = folder.resolve("a");
-    SsdOptions split = new SsdOptions(List.of(a), CAPACITY, 4 << 20, 0, 4, 0);
+    SsdOptions split = new SsdOptions(List.of(a), CAPACITY, 4 << 20, 0, 0, 4, 0);
     try (SsdRig rig = SsdRig.open(split, SsdRig.tuning());
         Stream<Path> files = Files.list(a)) {
       rig.write(chain(1, 20, 600_000));

@@ -132,11 +132,14 @@ class SsdFaultTest {
   @Test
   void allDirectoriesLost_everythingIsFull_nothingHangs() throws IOException {
     try (SsdRig rig = open(two(0))) {
-      long[] slots = allocate(rig, 8);
       faults = (op, length) -> op.isWrite() ? -Errno.EIO : length;
-      rig.await(rig.submitWrite(slots, headers(1, 8)));
-      rig.until(
-          () -> rig.engine.directories().stream().allMatch(d -> d.state() == SsdStore.State.LOST));
+      for (int directories = 2; directories > 0; directories--) {
+        long[] slots = {rig.engine.allocate(20_000)};
+        SsdEvent.Ended end = rig.await(rig.submitWrite(slots, headers(directories, 1)));
+        assertThat(end.outcome()).isEqualTo(SsdEvent.Outcome.FAILED);
+        int lost = rig.engine.directoryOf(slots[0]);
+        rig.until(() -> rig.engine.directories().get(lost).state() == SsdStore.State.LOST);
+      }
       assertThat(rig.engine.allocate(4096)).isEqualTo(SsdStore.FULL);
       rig.engine.resetNamespace(1, 2, 3);
       SsdEvent.ResetDone done = rig.await(SsdEvent.ResetDone.class);

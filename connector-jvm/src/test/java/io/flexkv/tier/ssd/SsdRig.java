@@ -50,7 +50,7 @@ final class SsdRig implements AutoCloseable {
   }
 
   static SsdOptions options(int ringEntries, long capacity, Path... directories) {
-    return new SsdOptions(List.of(directories), capacity, 0, ringEntries, 4, 0);
+    return new SsdOptions(List.of(directories), capacity, 0, ringEntries, 0, 4, 0);
   }
 
   /** Opens, and takes over what survived. */

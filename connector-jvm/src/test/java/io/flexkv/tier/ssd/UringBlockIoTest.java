@@ -10,7 +10,7 @@ class UringBlockIoTest extends BlockIoContract {
   @Override
   BlockIo open(List<DirectFile> files, IoFaults faults) {
     try {
-      return UringBlockIo.open("test-ssd-ring", files, 4, faults);
+      return UringBlockIo.open("test-ssd-ring", files, 4, 0, faults);
     } catch (ErrnoException e) {
       return abort("no io_uring here: " + e.getMessage());
     }
