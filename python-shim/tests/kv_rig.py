@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 from real_sidecar import find_built_jar
 
 from flexkv.common.config import CacheConfig, ModelConfig
+from flexkv.common.memory_handle import TensorSharedHandle
 from flexkv.common.storage import KVCacheLayout, KVCacheLayoutType
 from flexkv.kvmanager import KVManager
 from flexkv.protocol import ROLE_TOOL, Hello
@@ -92,6 +94,14 @@ def wait_for_no_leaks(address: str, timeout_s: float = 10.0) -> None:
             return
         assert time.monotonic() < deadline, f"left behind: {left}"
         time.sleep(0.02)
+
+
+def share_a_tensor(pipe: Connection) -> None:
+    """Another process: shares a tensor, and says later what has been written into it."""
+    tensor = torch.arange(12).reshape(3, 4)
+    pipe.send(TensorSharedHandle(tensor))
+    pipe.recv()
+    pipe.send(int(tensor[1, 2]))
 
 
 def slots_of(blocks: Sequence[int], block_tokens: int) -> np.ndarray[Any, np.dtype[np.int64]]:

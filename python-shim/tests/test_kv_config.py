@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from kv_rig import Shape
+from kv_rig import Shape, share_a_tensor
 
 from flexkv.addresses import manager_ports, publish_register_port, rank_address
 from flexkv.common.config import CacheConfig, LayerGroupSpec, ModelConfig, RankInfo
+from flexkv.common.memory_handle import TensorSharedHandle
 from flexkv.common.storage import KVCacheLayout, KVCacheLayoutType
 from flexkv.errors import ConfigError, FlexKVError
 from flexkv.layout import LayoutError
@@ -162,6 +164,27 @@ def test_tensor_of_another_shape_is_named() -> None:
         rank_layout([], layout)
     with pytest.raises(LayoutError, match=r"shape \(7, 3\) does not fit the layout LAYERFIRST"):
         rank_layout([torch.zeros(7, 3)], layout)
+
+
+def test_shared_handle_opens_in_another_process() -> None:
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=share_a_tensor, args=(theirs,), daemon=True)
+    process.start()
+    assert ours.poll(60), "the other process sent nothing"
+    tensor = ours.recv().get_tensor()
+    assert tensor.tolist() == torch.arange(12).reshape(3, 4).tolist()
+    tensor[1, 2] = 77
+    ours.send("written")
+    assert ours.poll(60)
+    assert ours.recv() == 77, "both see the same memory"
+    process.join(20)
+    assert process.exitcode == 0
+
+
+def test_shared_handle_of_something_else_is_named() -> None:
+    with pytest.raises(FlexKVError, match="a bytes cannot be shared, must be a torch tensor"):
+        TensorSharedHandle(b"x" * 64)
 
 
 # ---------------------------------------------------------------------- addresses

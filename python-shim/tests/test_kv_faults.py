@@ -232,6 +232,51 @@ while True:
 """
 
 
+_FORKING = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from kv_rig import Fleet, Shape
+fleet = Fleet.start(Shape("kv-first"), model="forks")
+tokens = list(range(32))
+fleet.fill(tokens, [0, 1])
+fleet.manager.wait(fleet.manager.put_async(tokens, fleet.slots([0, 1])))
+fleet.manager.get_match(tokens)
+child = os.fork()
+if child == 0:
+    assert not fleet.manager.is_ready(), "the child has no session"
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+    os._exit(0)
+time.sleep(60)
+"""
+
+
+def test_client_that_forked_is_killed_and_its_child_keeps_nothing(address: str) -> None:
+    tests = str(Path(__file__).parent)
+    keep = Fleet.start(Shape("kv-first"), model="keep", client=9)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _FORKING, tests], stdout=subprocess.PIPE, text=True
+    )
+    child = 0
+    try:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert status(address)["cache"]["leases"] == 1
+        process.kill()
+        process.wait()
+        wait_for_no_leaks(address)
+        assert len(status(address)["instances"]) == 1
+        os.kill(child, 0)  # it lives
+    finally:
+        if child:
+            os.kill(child, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        keep.close()
+
+
 def test_client_killed_amid_transfers_leaves_nothing_and_can_come_back(address: str) -> None:
     tests = str(Path(__file__).parent)
     keep = Fleet.start(Shape("kv-first"), model="keep", client=9)  # the sidecar stays

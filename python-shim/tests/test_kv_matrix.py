@@ -27,3 +27,12 @@ def address() -> Iterator[str]:
 def test_put_get_any_shape_brings_the_same_bytes(address: str, shape: Shape) -> None:
     assert put_get_verify(shape) > 0
     wait_for_no_leaks(address)
+
+
+def test_put_get_over_messages_in_place_of_rings(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on machines whose stores Python cannot order."""
+    monkeypatch.setenv("FLEXKV_RINGS", "0")
+    assert put_get_verify(Shape("kv-first", kv_heads=8, tp=2), model="messages") > 0
+    wait_for_no_leaks(address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -277,6 +278,32 @@ def test_tasks_never_launched_are_bounded(fleet: Fleet, monkeypatch: pytest.Monk
     fleet.manager.cancel(tasks)
 
 
+def test_threads_take_turns(fleet: Fleet) -> None:
+    """Each thread has its own blocks and prompts; all share one manager."""
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            mine = [4 * number + i for i in range(4)]
+            for turn in range(15):
+                tokens = [number * 1000 + turn] * (2 * SIZE)
+                fleet.fill(tokens, mine[:2])
+                task = fleet.manager.put_async(tokens, fleet.slots(mine[:2]))
+                assert fleet.manager.wait(task)[task].status is SUCCESS
+                task = fleet.manager.get_async(tokens, fleet.slots(mine[2:]))
+                assert fleet.manager.wait(task)[task].return_mask.all()
+                fleet.check(tokens, mine[2:])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors, errors
+
+
 # ---------------------------------------------------------------------- clients and ranks
 def test_ranks_in_any_order_and_a_late_manager(address: str) -> None:
     """The ranks may come first; the manager is ready when the last of them is there."""
@@ -430,6 +457,8 @@ def test_server_starts_one_and_lets_it_go(tmp_path: Path) -> None:
         sidecar_environment(Path(folder)) as address,
     ):
         server = KVServer.create_server(ModelConfig(), CacheConfig(), inherit_env=False)
-        assert status(address)["sessions"]
+        deadline = time.monotonic() + 10
+        while not status(address)["sessions"]:  # the cache thread lists them a moment later
+            assert time.monotonic() < deadline
         server.shutdown()
         kill_sidecar(address.removeprefix("ipc://"))

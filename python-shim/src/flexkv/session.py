@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -43,6 +44,8 @@ _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL | select.POLLRDHUP
 class Session:
     """See the module; made by ``open_session``.
 
+    It belongs to the process that opened it: in a child that was forked off later it is over.
+
     ``send``, ``poll``, ``wait_for``, ``alive``, ``set_revoke``, ``fence_seen`` and ``server_dead``
     belong to one thread (the attach thread in ``on_attach``, then the engine's); they never block,
     never raise for anything that the sidecar does, and log at most once a session.  ``control`` and
@@ -65,6 +68,7 @@ class Session:
         self.hello = hello
         self.welcome = welcome
         self._socket = sock
+        _open_here.add(self)
         self._file = file
         self._channel = channel
         self._eventfd = greeting.eventfd
@@ -257,6 +261,19 @@ class Session:
         sock = getattr(self, "_socket", None)
         if sock is not None:
             sock.close()
+
+
+_open_here: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """After a fork: the child's copy of a socket would hide the parent's death from the sidecar."""
+    for session in list(_open_here):
+        session._over = True
+        session._socket.close()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _fits(record: p.Record, wanted: int | Callable[[p.Record], bool]) -> bool:
