@@ -38,7 +38,13 @@ class PlainInstance:
     """Attached, registered and proved when the constructor returns."""
 
     def __init__(
-        self, socket_path: str, *, blocks: int = 64, block_bytes: int = 4096, rings: bool = True
+        self,
+        socket_path: str,
+        *,
+        blocks: int = 64,
+        block_bytes: int = 4096,
+        rings: bool = True,
+        namespace: str = "ab" * 32,
     ) -> None:
         self.blocks = blocks
         self.block_bytes = block_bytes
@@ -46,7 +52,7 @@ class PlainInstance:
         self.generations = GenerationTable(blocks)
         self._counter = 0
         name = f"plain-{uuid.uuid4()}"
-        common = {"instance": name, "namespace": "ab" * 32, "block_tokens": 16, "rings": rings}
+        common = {"instance": name, "namespace": namespace, "block_tokens": 16, "rings": rings}
         self.scheduler = open_session(
             socket_path,
             p.Hello(role=p.ROLE_SCHEDULER, pid=0, **common),  # type: ignore[arg-type]

@@ -74,6 +74,12 @@ def test_unknown_extra_is_a_warning_and_with_strict_an_error() -> None:
         Settings.load({**extra, "flexkv_strict": True}, {})
 
 
+def test_instances_beyond_the_announced_join() -> None:
+    settings = Settings.load(env={"FLEXKV_INSTANCE_ID": "2", "FLEXKV_INSTANCE_NUM": "2"})
+    assert settings.instance_id == 2
+    assert settings.notes == ((False, "instance 2 joins, although only 2 are announced"),)
+
+
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
     secret = "hunter2"
     settings = load_file(
@@ -133,7 +139,6 @@ def test_same_option_twice_in_extra() -> None:
         ({"FLEXKV_LOG_LEVEL": "LOUD"}, "DEBUG, INFO"),
         ({"ENABLE_FLEXKV": "maybe"}, "ENABLE_FLEXKV is 'maybe', must be 0 or 1"),
         ({"FLEXKV_IDLE_EXIT_S": "nan"}, "FLEXKV_IDLE_EXIT_S is 'nan'"),
-        ({"FLEXKV_INSTANCE_ID": "2"}, "must be below FLEXKV_INSTANCE_NUM"),
         ({"FLEXKV_CONFIG_PATH": "/no/such.json"}, "'/no/such.json', which cannot be read"),
         ({"FLEXKV_CONFIG_PATH": "/etc/passwd"}, "must end in .json, .yaml or .yml"),
     ],

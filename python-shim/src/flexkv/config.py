@@ -157,7 +157,7 @@ class _Loading:
         ]
         self._unknown(strict=bool(values["strict"]))
         self._notes += [Note(False, text) for text in self._file.remarks]
-        _check_instance(values)
+        self._instance(values)
         return Settings(
             **{name: value for name, value in values.items() if name in FIELDS},  # type: ignore[arg-type]
             config_path=self._path,
@@ -185,6 +185,14 @@ class _Loading:
         elif given:
             return given[0], self._env[given[0]]
         return "default", option.default_text
+
+    def _instance(self, values: Mapping[str, Any]) -> None:
+        """Instances may come late and be more than announced: that is only worth a line."""
+        number, announced = values["instance_id"], values["instance_num"]
+        if number >= announced:
+            self._notes.append(
+                Note(False, f"instance {number} joins, although only {announced} are announced")
+            )
 
     def _unknown(self, *, strict: bool) -> None:
         found = [*self._extra.unknown, *self._file.unknown, *unknown_variables(self._env)]
@@ -225,11 +233,3 @@ def _parsed(source: str, option: Option, value: Any) -> Value:
 
 def _plain(value: Value) -> Any:
     return ";".join(value) if isinstance(value, tuple) else value
-
-
-def _check_instance(values: Mapping[str, Any]) -> None:
-    if values["instance_id"] >= values["instance_num"]:
-        raise ConfigError(
-            f"FLEXKV_INSTANCE_ID is {values['instance_id']}, must be below FLEXKV_INSTANCE_NUM "
-            f"({values['instance_num']})"
-        )

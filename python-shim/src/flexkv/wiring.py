@@ -12,6 +12,7 @@ from flexkv.config import Settings
 from flexkv.engine import EngineFacts, adopt_failure_policy, page_sizes, read_facts
 from flexkv.fences import FENCE_EVENTS, Fences, NoFences, cuda_fences
 from flexkv.hooks import SchedulerHooks, WorkerHooks
+from flexkv.joining import Joining
 from flexkv.layout import derive_layout
 from flexkv.log import setup_logging
 from flexkv.lookups import LookupLimits
@@ -81,7 +82,12 @@ def _build_scheduler(
         logger.warning("FlexKV: %s", no_loads)
     settings = in_bytes(settings, facts, kv_cache_config)
     namespace = prepare_scheduler(vllm_config, settings)  # before vLLM reads its hash seed
-    link = Link(settings, lambda: hello_of(facts, namespace), generation_entries=facts.num_blocks)
+    link = Link(
+        settings,
+        lambda: hello_of(facts, namespace),
+        generation_entries=facts.num_blocks,
+        on_attach=Joining(settings),
+    )
     side = SchedulerSide(
         SchedulerFacts(
             facts.block_tokens,

@@ -264,6 +264,17 @@ public final class Settings {
     return notes;
   }
 
+  /** Every option of the sidecar that does something, by name, as text; no secrets. */
+  public Map<String, String> effective() {
+    Map<String, String> effective = new LinkedHashMap<>();
+    for (Option option : Options.ALL) {
+      if (option.ours() && option.status() == Option.Status.WORKS && !option.secret()) {
+        effective.put(option.name(), text(option));
+      }
+    }
+    return effective;
+  }
+
   /** What is not at its default, for the log. */
   public Map<String, String> changed() {
     Map<String, String> changed = new LinkedHashMap<>();

@@ -77,6 +77,7 @@ final class Sidecar {
         .on("confirm", sessions::confirm)
         .on("status", args -> status(sessions))
         .on("set", tuning::set)
+        .on("settings", args -> tuning.effective())
         .on("stop", args -> stopByRequest());
     rendezvous =
         RendezvousServer.create(

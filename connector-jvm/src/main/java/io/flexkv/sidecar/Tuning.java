@@ -84,6 +84,13 @@ final class Tuning {
     return now;
   }
 
+  /** {@code settings}: what counts now, so that an engine that joins can compare. */
+  JsonNode effective() {
+    ObjectNode now = JSON.createObjectNode();
+    settings.effective().forEach(now::put);
+    return now;
+  }
+
   private static boolean isEviction(String name) {
     return EVICTION.stream().anyMatch(option -> option.name().equals(name));
   }

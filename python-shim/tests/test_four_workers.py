@@ -1,0 +1,113 @@
+"""The ready configurations for four workers of a machine, and the script that starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexkv.config import Settings
+
+FOLDER = Path(__file__).resolve().parents[2] / "conf" / "four-workers"
+
+FAKE_VLLM = """#!/bin/sh
+env | grep -E '^(WORKER|FLEXKV_|CUDA_VISIBLE)' >"$OUT/$WORKER.env"
+printf '%s\\n' "$@" >"$OUT/$WORKER.args"
+mv "$OUT/$WORKER.args" "$OUT/$WORKER.started"
+[ "$WORKER" != "$DIES" ] || exit 3
+exec sleep 60
+"""
+
+
+def start(tmp_path: Path, mode: str, **env: str) -> subprocess.Popen[str]:
+    fake = tmp_path / "bin" / "vllm"
+    fake.parent.mkdir()
+    fake.write_text(FAKE_VLLM)
+    fake.chmod(0o755)
+    (tmp_path / "out").mkdir()
+    base = {k: v for k, v in os.environ.items() if not k.startswith("FLEXKV")}
+    path = f"{fake.parent}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        [FOLDER / "start.sh", mode, "some/model", "--block-size", "64"],
+        env={**base, "PATH": path, "OUT": str(tmp_path / "out"), "LOG_DIR": str(tmp_path / "logs"),
+             "DIES": "none", **env},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_started(tmp_path: Path, workers: int) -> list[tuple[dict[str, str], list[str]]]:
+    out = tmp_path / "out"
+    deadline = time.monotonic() + 20
+    while len(list(out.glob("*.started"))) < workers:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    found = []
+    for i in range(workers):
+        lines = (out / f"{i}.env").read_text().splitlines()
+        env = dict(line.split("=", 1) for line in lines)
+        found.append((env, (out / f"{i}.started").read_text().splitlines()))
+    return found
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 130
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody of its session is left
+
+
+def settings(found: list[tuple[dict[str, str], list[str]]]) -> list[Settings]:
+    return [Settings.load(env=env) for env, _ in found]
+
+
+def test_shared_workers_meet_at_one_address(tmp_path: Path) -> None:
+    process = start(tmp_path, "shared", TP="2")
+    found = wait_started(tmp_path, 4)
+    loaded = settings(found)
+    assert {s.server_recv_port for s in loaded} == {"ipc:///tmp/flexkv_server"}
+    assert [(s.instance_id, s.instance_num) for s in loaded] == [(i, 4) for i in range(4)]
+    assert all(s.notes == () for s in loaded)
+    assert [env["CUDA_VISIBLE_DEVICES"] for env, _ in found] == ["0,1", "2,3", "4,5", "6,7"]
+    for i, (_, args) in enumerate(found):
+        assert args[:4] == ["serve", "some/model", "--port", str(8000 + i)]
+        assert args[-2:] == ["--block-size", "64"]
+        transfer: Any = json.loads(args[args.index("--kv-transfer-config") + 1])
+        assert transfer == {"kv_connector": "FlexKVConnectorV1", "kv_role": "kv_both"}
+    end(process)
+
+
+def test_private_workers_have_addresses_of_their_own(tmp_path: Path) -> None:
+    process = start(tmp_path, "private", WORKERS="3", GPUS="0", BASE_PORT="9100")
+    found = wait_started(tmp_path, 3)
+    loaded = settings(found)
+    assert [s.server_recv_port for s in loaded] == [
+        f"ipc:///tmp/flexkv_server_{i}" for i in range(3)
+    ]
+    assert all(s.notes == () for s in loaded)
+    assert all("CUDA_VISIBLE_DEVICES" not in env for env, _ in found if not os.environ.get(
+        "CUDA_VISIBLE_DEVICES"))  # fmt: skip
+    assert [args[3] for _, args in found] == ["9100", "9101", "9102"]
+    end(process)
+
+
+def test_end_of_one_worker_ends_all(tmp_path: Path) -> None:
+    process = start(tmp_path, "shared", DIES="2")
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "a worker ended: ending all" in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def test_wrong_use_is_explained(tmp_path: Path) -> None:
+    process = start(tmp_path, "both")
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert "start.sh shared|private MODEL" in said
