@@ -147,7 +147,7 @@ def test_sidecar_frozen_answers_are_bounded_and_a_load_costs_its_life(
     assert not manager.get_match(tokens)[1].any(), "no answer is no hit"
     first_s = time.monotonic() - began
     began = time.monotonic()
-    for _ in range(100):
+    for _ in range(20):
         assert not manager.get_match(tokens)[1].any()
     silent_s = time.monotonic() - began
     manager.launch(task, fleet.slots(range(20, 28)))
@@ -158,7 +158,7 @@ def test_sidecar_frozen_answers_are_bounded_and_a_load_costs_its_life(
     assert answer.status is FAILED
     took = time.monotonic() - began
     assert first_s < 3, first_s
-    assert silent_s < 1, "nobody waits again for a sidecar that says nothing"
+    assert silent_s < 5, "twenty waits of a second each, if it waited again for a silent sidecar"
     assert took < 10, "deadline 0.5 s, drain 0.5 s, and the kernel's time to end it"
     assert gone(pid), "a load that does not drain costs the sidecar its life"
 
@@ -185,6 +185,38 @@ def test_put_that_is_far_too_late_is_disowned(
     assert not mask.any(), "wiped bytes must not be cached"
     manager.cancel(found)
     wait_for_no_leaks(address)
+
+
+def test_put_that_finds_no_room_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the pool is promised to a matched get: what else is put is not cached, no more."""
+    with (
+        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
+        sidecar_environment(Path(folder), num_cpu_blocks=4, cpu_cache_gb=0.1) as address,
+    ):
+        fleet = Fleet.start(Shape("kv-first"), model="tight")
+        try:
+            manager = fleet.manager
+            kept = list(range(4 * 16))
+            fleet.fill(kept, range(4))
+            put = manager.put_async(kept, fleet.slots(range(4)))
+            assert manager.wait(put)[put].return_mask.sum() == len(kept)
+            matched, mask = manager.get_match(kept)
+            assert mask.all()
+            other = [1000 + i for i in range(6 * 16)]
+            put = manager.put_async(other, fleet.slots(range(10, 16)))
+            answer = manager.wait(put)[put]
+            assert answer.status is SUCCESS
+            assert not answer.return_mask.any()
+            manager.launch(matched, fleet.slots(range(20, 24)))
+            assert manager.wait(matched)[matched].status is SUCCESS
+            fleet.check(kept, range(20, 24))
+            put = manager.put_async(other, fleet.slots(range(10, 16)))
+            answer = manager.wait(put)[put]
+            assert answer.status is SUCCESS
+            assert answer.return_mask.sum() == 4 * 16, "what there is room for, from the first on"
+            wait_for_no_leaks(address)
+        finally:
+            fleet.close()
 
 
 def test_rank_goes_amid_a_get_and_comes_back(fleet: Fleet, address: str) -> None:

@@ -126,9 +126,8 @@ class Transfers:
         if job is None or job.session is not session or record.boot_epoch != session.boot_epoch:
             return None
         job.ranks_open -= 1
-        if record.status != p.STATUS_OK:
-            job.ok = False
-        if not job.verdict_open and job.task.kind is TaskType.GET:
+        if job.task.kind is TaskType.GET:  # what became of a put its SaveDone says
+            job.ok = job.ok and record.status == p.STATUS_OK
             job.ok_blocks = min(job.ok_blocks, record.blocks_ok)
         return self._settle(record.job_id, job)
 

@@ -329,3 +329,12 @@ _REPLACED = {
     "ssd_cache_iouring_flags": _FILES,
     "enable_trace": "the sidecar's log and metrics tell what was moved",
 }
+
+
+def __getattr__(name: str) -> Any:
+    """``UserConfig`` and its loaders, which live in a module that reads the settings."""
+    from flexkv.common import user_config
+
+    if name in user_config.__all__:
+        return getattr(user_config, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
