@@ -38,7 +38,7 @@ RUNS = {
     "gpu-host-process-copies": "Copies of the process backend beside the bare system calls, "
     "16 idle cores",
 }
-#: Why a bar was missed, by the file and the beginning of the record's name.
+#: Why a bar was missed, by the file and a part of the record's name.
 REASONS: dict[tuple[str, str], str] = {}
 COLUMNS = ("name", "value", "unit", "limit", "ratio", "bar", "met")
 
@@ -56,8 +56,8 @@ def cell(value: Any) -> str:
 
 def reason(file: str, name: str) -> str:
     """Why this bar was missed; '' if nobody has said."""
-    for (where, beginning), text in REASONS.items():
-        if where == file and name.startswith(beginning):
+    for (where, part), text in REASONS.items():
+        if where == file and part in name:
             return text
     return ""
 
