@@ -68,8 +68,10 @@ def missed(records: dict[str, list[dict[str, Any]]]) -> list[tuple[str, dict[str
 
 
 def read() -> dict[str, list[dict[str, Any]]]:
-    """The committed records by file, in the page's order."""
-    return {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in RUNS}
+    """The committed records by file: those with a title in its order, then the others."""
+    there = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+    named = [name for name in RUNS if name in there]
+    return {name: there[name] for name in [*named, *(n for n in there if n not in RUNS)]}
 
 
 def page() -> str:
@@ -84,9 +86,9 @@ def page() -> str:
         why = reason(file, row["name"])
         lines.append(f"| {file} | {row['name']} | {value} | {cell(row['bar'])} | {why} |")
     lines.append("")
-    for file, title in RUNS.items():
+    for file in records:
         first = records[file][0]
-        lines += [f"## {title}", ""]
+        lines += [f"## {RUNS.get(file, file)}", ""]
         lines += [f"`{first['command']}` · [{file}.json]({file}.json) · {first['machine']}", ""]
         lines += [
             "| what | value | unit | limit | ratio | bar | met |",

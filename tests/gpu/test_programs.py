@@ -204,4 +204,4 @@ class TestReport:
         assert without == []
 
     def test_every_record_file_is_on_the_page(self) -> None:
-        assert {path.stem for path in report.FOLDER.glob("*.json")} == set(report.RUNS)
+        assert {path.stem for path in report.FOLDER.glob("*.json")} == set(report.read())
