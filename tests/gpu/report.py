@@ -28,6 +28,14 @@ RUNS = {
     "gpu-acceptance": "Equality that proves bytes: batch-invariant vLLM, weights that make every "
     "answer depend on the whole cache, prompts of 2k to 30k tokens. Answers are compared by tokens "
     "and by log-probabilities, bit for bit",
+    "gpu-acceptance-v1-evicting": "The same with vLLM's V1 model runner and a pool that holds a "
+    "third of the prompts, so that it evicts all the time",
+    "gpu-acceptance-tp2": "The same over two GPUs (tensor parallelism of 2, bfloat16 as one serves "
+    "it: the sidecar's hit against the engine's own)",
+    "gpu-pairs": "Engines with and without connectors on one GPU, measured in turns: time to first "
+    "token, its stages, throughput where nothing hits, a chat, a neighbour's token times",
+    "gpu-batches": "One engine after another: start-up with a large pool, 32 prompts of 8,192 "
+    "tokens at once, stalls while the pool is pinned",
     "gpu-death-stops-copies": "The sidecar killed in the middle of loads of 1 GiB, "
     "canaries in the blocks afterwards",
     "gpu-copy-paths": "Copy paths of the CUDA backend, byte for byte, and their rates beside "
