@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test check bench test-ssd soak-ssd test-gpu pack-gpu pages wheel clean \
+.PHONY: help install demo test check bench test-ssd soak-ssd test-dynamo test-gpu pack-gpu pages wheel clean \
 	java check-java check-python shim-tests end-to-end
 
 # With it set, every start of vLLM compiles thousands of modules again.
@@ -25,8 +25,8 @@ install: ## .venv: the wheel, real vLLM on the CPU, the tests' tools (.venv-vllm
 demo: ## the main job on real vLLM: cold, then from the cache (VLLM_PYTHON=… to use yours)
 	@python="$$($(SETUP) demo)"; "$$python" tests/demo
 
-test: ## all that CI checks: Java, format, lint, types, shim, end to end
-test: java check-python shim-tests end-to-end
+test: ## all that CI checks: Java, format, lint, types, shim, end to end, Dynamo's router
+test: java check-python shim-tests end-to-end test-dynamo
 
 check: ## format, lint, types, architecture
 check: check-java check-python
@@ -41,6 +41,12 @@ test-ssd: ## the SSD tier: damage, faults, a hundred kills
 soak-ssd: ## the same in long: a thousand kills, a million flipped bits, forty lives of the model
 	@$(SETUP) mvn -B -ntp test -Dtest='io.flexkv.tier.ssd.*Test' -Dflexkv.ssd.kills=1000 \
 		-Dflexkv.ssd.flips=1000000 -Dflexkv.ssd.lives=40
+
+test-dynamo: ## NVIDIA Dynamo's real router and frontend on our KV events (.venv-dynamo, 0.3 GB)
+	@$(SETUP) venv 0.32.0 >/dev/null
+	@$(SETUP) dynamo >/dev/null
+	$(SECTION) 'Dynamo: its real index and choice of a worker, from our real event bytes'
+	@$(BIN)/pytest tests/dynamo
 
 test-gpu: ## the whole line on this machine's GPU with the installed vLLM
 	@python="$$($(SETUP) demo)"; "$$python" tests/gpu

@@ -164,6 +164,10 @@ class FakeSidecar:
         self.jobs: dict[int, Job] = {}
         self.early: dict[tuple[int, int], p.Go] = {}
         self.finished_saves: list[Job] = []
+        self.block_tokens = 4
+        self.facts: dict[bytes, tuple[bytes, bytes, bytes]] = {}
+        """Parent, tokens and extra keys of blocks, as the scheduler told them."""
+        self.taken: list[p.NoticesTaken] = []
         self._next_session = 0
         self._next_lease = 0
 
@@ -280,6 +284,9 @@ class FakeSidecar:
         """Drops the last ``count`` entries and what hangs on them (leases hold none here)."""
         for key in list(self.cache)[-count:]:
             del self.cache[key]
+            if key[1] in self.facts:
+                last = bytes(8) + key[1][-8:]
+                self._to(self.scheduler, p.KvNotice(p.NOTICE_EVICTED, p.TIER_HOST, 0, 16, last))
 
     # ------------------------------------------------------------------ records
     def _to(self, session: FakeSession | None, record: p.Record) -> None:
@@ -301,7 +308,13 @@ class FakeSidecar:
                 self.leases = {k: v for k, v in self.leases.items() if v[0] != record.request_id}
             case p.Reset():
                 self.generation += 1
+                if self.facts:
+                    self._to(session, p.KvNotice(p.NOTICE_CLEARED, 0, 0, 16, b""))
                 self._to(session, p.ResetAnswer(record.query_id, self.generation))
+            case p.NoticesTaken():
+                self.taken.append(record)
+                if record.flags & p.NOTICES_ANEW:
+                    self.list_all()
             case p.Go():
                 self._go(session, record)
             case p.Revoke():
@@ -314,10 +327,35 @@ class FakeSidecar:
         keys = [record.hashes[i : i + width] for i in range(0, len(record.hashes), width)]
         chain = self.chains.setdefault(record.request_id, [])
         assert record.first_index <= len(chain), "a gap in the chain"
-        overlap = chain[record.first_index :]
+        overlap = chain[record.first_index : record.first_index + len(keys)]
         assert overlap == keys[: len(overlap)], "another chain under the same request"
-        del chain[record.first_index :]
-        chain.extend(keys)
+        chain.extend(keys[len(chain) - record.first_index :])
+        self._learn(record, keys)
+
+    def _learn(self, record: p.Extend, keys: list[bytes]) -> None:
+        step = 4 * self.block_tokens
+        told = len(record.tokens) // step
+        for i in range(told):
+            at = len(keys) - told + i
+            parent = keys[at - 1] if at else b""
+            assert at or record.first_index == 0, "whose child is the first block?"
+            self.facts[keys[at]] = (parent, record.tokens[i * step : (i + 1) * step], b"")
+
+    def _stored(self, key: bytes) -> None:
+        if key in self.facts:
+            parent, tokens, extra = self.facts[key]
+            record = p.KvNotice(
+                p.NOTICE_STORED, p.TIER_HOST, 0, len(key), key, parent, tokens, extra
+            )
+            self._to(self.scheduler, record)
+
+    def list_all(self) -> None:
+        """A listing, as a scheduler gets it when its instance is ready, or when it asks."""
+        self._to(self.scheduler, p.KvNotice(p.NOTICE_LIST_BEGIN, 0, 0, 16, b""))
+        for generation, key in self.cache:
+            if generation == self.generation:
+                self._stored(key)
+        self._to(self.scheduler, p.KvNotice(p.NOTICE_LIST_END, 0, 0, 16, b""))
 
     def _servable(self, chain: list[bytes]) -> int:
         depth = 0
@@ -450,6 +488,7 @@ class FakeSidecar:
             if slot not in self.cache and len(self.cache) < self.capacity:
                 parts = {rank: job.copied[rank][index] for rank in range(self.world_size)}
                 self.cache[slot] = Entry(parts, ready=True)
+                self._stored(job.keys[index])
         dropped = len(job.keys) - good
         self._to(self.scheduler, p.SaveDone(job.record.job_id, good, 0, dropped))
 

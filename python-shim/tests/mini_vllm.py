@@ -25,6 +25,9 @@ from flexkv.metadata import StepMetadata
 from flexkv.protocol import FENCE_EVENT
 
 CELL = 8
+CLEARED = ("cleared",)
+"""vLLM's ``AllBlocksCleared``."""
+
 WAITING, LOADING, RUNNING, PREEMPTED, FINISHED = (
     "waiting",
     "loading",
@@ -78,6 +81,10 @@ class Request:
     def num_tokens(self) -> int:
         return len(self.tokens)
 
+    @property
+    def all_token_ids(self) -> list[int]:
+        return self.tokens
+
     def next_tokens(self, count: int) -> list[int]:
         """What the model will say next: known to the tests, not to the scheduler."""
         return [1000 + len(self.tokens) + i for i in range(count)]
@@ -96,6 +103,8 @@ class BlockPool:
         self.hash_of: dict[int, bytes] = {}
         self.by_hash: dict[bytes, int] = {}
         self.free: deque[int] = deque(range(1, blocks))
+        self.cached_block_hash_to_block = object()
+        """Another object after each reset, as vLLM's map is."""
 
     def new(self, count: int) -> list[int] | None:
         if count > len(self.free):
@@ -270,6 +279,10 @@ class MiniEngine:
         self.max_running = max_running
         self.by_priority = by_priority
         self.pool = BlockPool(blocks)
+        self.pool_events: list[Any] = []
+        self.events: list[Any] = []
+        """What was published: the pool's events of a step, then the connector's."""
+        hooks.bind_gpu_block_pool(self.pool)
         self.weights = 1
         self.workers = list(workers) if workers is not None else []
         for worker, worker_hook in zip(self.workers, worker_hooks, strict=True):
@@ -350,6 +363,8 @@ class MiniEngine:
         if not held:
             self.pool.hash_of.clear()
             self.pool.by_hash.clear()
+            self.pool.cached_block_hash_to_block = object()
+            self.pool_events.append(CLEARED)
         answer = self.hooks.reset_cache() if connector else True
         return not held and answer is not False
 
@@ -552,6 +567,8 @@ class MiniEngine:
             if request.life == out.lives[request_id] and request_id in out.samples:
                 self._sampled(request, out.drafts[request_id])
         self.hooks.update_connector_output(ConnectorOutput(received or None, invalid))
+        self.events += [*self.pool_events, *self.hooks.take_events()]
+        self.pool_events.clear()
         for name in received:
             request = self.requests.get(name)
             if request is None:
@@ -606,7 +623,7 @@ class MiniEngine:
         return out
 
     def has_requests(self) -> bool:
-        return bool(self.requests or self.finished_ids)
+        return bool(self.requests or self.finished_ids or self.hooks.has_pending_push_work())
 
     def leaked(self) -> int:
         """Blocks that are neither free nor null while nothing runs."""

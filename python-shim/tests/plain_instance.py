@@ -13,6 +13,7 @@ import os
 import random
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from flexkv import protocol as p
@@ -45,6 +46,7 @@ class PlainInstance:
         block_bytes: int = 4096,
         rings: bool = True,
         namespace: str = "ab" * 32,
+        events: bool = False,
     ) -> None:
         self.blocks = blocks
         self.block_bytes = block_bytes
@@ -55,7 +57,7 @@ class PlainInstance:
         common = {"instance": name, "namespace": namespace, "block_tokens": 16, "rings": rings}
         self.scheduler = open_session(
             socket_path,
-            p.Hello(role=p.ROLE_SCHEDULER, pid=0, **common),  # type: ignore[arg-type]
+            p.Hello(role=p.ROLE_SCHEDULER, pid=0, events=events, **common),  # type: ignore[arg-type]
             self.generations,
         )
         self.worker = open_session(
@@ -134,12 +136,19 @@ class PlainInstance:
                 return answer
             time.sleep(0.001)
 
-    def save(self, request: int, hashes: bytes, block_ids: list[int]) -> p.SaveDone:
-        """Saves one chain from these blocks and waits for it."""
+    def save(
+        self,
+        request: int,
+        hashes: bytes,
+        block_ids: list[int],
+        facts: Sequence[p.Record] = (),
+    ) -> p.SaveDone:
+        """Saves one chain from these blocks and waits for it; ``facts`` are what events need."""
         job = self._next_job()
         counters = tuple(self.generations[b] for b in block_ids)
         assert self.scheduler.send(
             p.Extend(request, 0, 32, hashes),
+            *facts,
             p.PlanSave(job, request, 0, tuple(block_ids), counters),
         )
         assert self.worker.send(p.Go(job, 0, p.NO_INDEX, p.NO_INDEX, 5000, p.KIND_SAVE))

@@ -10,6 +10,7 @@ from typing import Any
 from memory_sidecar import FakeGenerations, FakeLink, FakeSidecar
 from mini_vllm import LOADING, MiniEngine, Request, StreamFences, Worker, block_hash, cell
 
+from flexkv.events import EventFeed, EventMaker
 from flexkv.hooks import SchedulerHooks, WorkerHooks
 from flexkv.lookups import LookupLimits
 from flexkv.protocol import KIND_LOAD, KIND_SAVE
@@ -40,9 +41,11 @@ class Rig:
         attach: bool = True,
         limits: WorkerLimits | None = None,
         sidecar: FakeSidecar | None = None,
+        events: EventMaker | None = None,
         **engine: Any,
     ) -> None:
         self.clock = Clock()
+        feed = None if events is None else EventFeed(BLOCK, events, self.clock)
         self.generations = FakeGenerations(blocks)
         self.link = FakeLink(self.generations)
         self.side = SchedulerSide(
@@ -50,6 +53,7 @@ class Rig:
             self.link,
             LookupLimits(asks_max=50, silent_s=0.3),
             self.clock,
+            events=feed,
         )
         self.hooks = SchedulerHooks(lambda: self.side)
         self.workers = [Worker(rank, blocks, BLOCK) for rank in range(ranks)]

@@ -167,7 +167,7 @@ def test_extend_beyond_the_limits_is_refused(record: p.Extend) -> None:
 
 
 def test_other_records_and_full_extends_go_whole() -> None:
-    for record in (p.Extend(1, 0, 32, b"x" * 32, (1, 2), b"abc"), p.Echo(1), p.EndRequest(4)):
+    for record in (p.Extend(1, 0, 32, b"x" * 32, bytes(8), b"abc"), p.Echo(1), p.EndRequest(4)):
         assert encode(record) == (record.encode(),)
 
 

@@ -27,6 +27,7 @@ _PARTS = {
     "copies": ("tests/bench/copies.py", False),
     "hooks": ("python-shim/tests/bench/hooks.py", True),
     "kvmanager": ("python-shim/tests/bench/kvmanager.py", True),
+    "events": ("tests/bench/events.py", False),
     "lookup": ("python-shim/tests/bench/lookup.py", True),
     "ready": ("tests/bench/ready.py", False),
     "ssd": ("tests/bench/ssd.py", False),

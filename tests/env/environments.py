@@ -52,6 +52,25 @@ def prepare(version: str) -> Path:
     return venv / "bin" / "python"
 
 
+def prepare_dynamo() -> Path:
+    """Makes the environment with NVIDIA Dynamo's router; returns its Python."""
+    venv = ROOT / ".venv-dynamo"
+    pins = [_REQUIREMENTS / "dynamo.txt", _REQUIREMENTS / "dynamo-deps.txt"]
+    python = find_python()
+    stamp = venv / _STAMP
+    base = f"{python}:{digest(pins)}"
+    inside = venv / "bin" / "python"
+    if not stamp.is_file() or json.loads(stamp.read_text()).get("base") != base:
+        uv, env = find_uv(), environment()
+        install: list[str | Path] = [uv, "pip", "install", "--python", inside]
+        run("making .venv-dynamo", [uv, "venv", "--clear", "--python", python, venv], env=env)
+        run("installing Dynamo's router", [*install, "--no-deps", "-r", pins[0]], env=env)
+        run("installing what it needs", [*install, "-r", pins[1]], env=env)
+        run("loading Dynamo's router", [inside, "-c", "import dynamo.llm"])
+        stamp.write_text(json.dumps({"base": base}))
+    return inside
+
+
 def install_wheel(python: Path, wheel: Path, *, dependencies: bool = True) -> None:
     """Installs the wheel, in place of an older one of the same version."""
     argv: list[str | Path] = [find_uv(), "pip", "install", "--python", python]

@@ -17,12 +17,14 @@ BLOCK_TOKENS = 32
 class EngineSettings:
     """What an engine is started with.
 
-    `kv_transfer` is the value of `--kv-transfer-config`, None for plain vLLM; `blocks` the number
-    of blocks in the engine's own pool, block 0 included, which is never handed out.
+    `kv_transfer` is the value of `--kv-transfer-config`, None for plain vLLM, `kv_events` that of
+    `--kv-events-config`; `blocks` the number of blocks in the engine's own pool, block 0 included,
+    which is never handed out.
     """
 
     model: str
     kv_transfer: Mapping[str, Any] | None = None
+    kv_events: Mapping[str, Any] | None = None
     blocks: int = 600
     block_tokens: int = BLOCK_TOKENS
     max_sequences: int = 16
@@ -60,6 +62,8 @@ class Engine:
         arguments: dict[str, Any] = {}
         if settings.kv_transfer is not None:
             arguments["kv_transfer_config"] = dict(settings.kv_transfer)
+        if settings.kv_events is not None:
+            arguments["kv_events_config"] = dict(settings.kv_events)
         self._llm = LLM(
             settings.model,
             dtype="float32",

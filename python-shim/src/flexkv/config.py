@@ -67,6 +67,9 @@ class Settings:
     weights_version: str = ""
     plugin_replace: bool = True
     set_hash_seed: bool = True
+    kv_events: bool = True
+    kv_events_cpu_medium: str = "CPU"
+    dynamo_connector_flag: bool = True
     strict: bool = False
     config_path: str = ""
     sidecar: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -87,12 +87,17 @@ class HookForwarding:
     ) -> tuple[bool, dict[str, Any] | None]:
         return self.request_finished(request, block_ids[0] if block_ids else [])
 
+    def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
+        if self._scheduler is not None:
+            self._scheduler.bind_gpu_block_pool(gpu_block_pool)
+
     def take_events(self) -> Iterable[Any]:
-        return ()
+        """KV events of our tiers: they leave in the batch of this step."""
+        return () if self._scheduler is None else self._scheduler.take_events()
 
     def has_pending_push_work(self) -> bool:
-        """False: nothing of ours needs an idle engine to keep stepping."""
-        return False
+        """True while KV events wait, which go out only when the engine steps; bounded."""
+        return self._scheduler is not None and self._scheduler.has_pending_push_work()
 
     def reset_cache(self) -> bool | None:
         return None if self._scheduler is None else self._scheduler.reset_cache()

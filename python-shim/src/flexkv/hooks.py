@@ -34,6 +34,8 @@ class SchedulerHooks:
         self._logged_at = time.monotonic()
         self._logged = ""
         self._rescued: list[StepJob] = []
+        self._pool: Any = None
+        self._cache_seen: Any = None
         self.guard = Guard("scheduler", self._switch_off)
         self.side: SchedulerSide | None = None
         self.side = self.guard.run("__init__", None, build)
@@ -113,6 +115,40 @@ class SchedulerHooks:
         if not done:
             self.guard.run("reset_cache", None, side.reset_abandoned)
         return True
+
+    def bind_gpu_block_pool(self, pool: Any) -> None:
+        """The pool whose prefix cache vLLM may reset; see ``take_events``."""
+        self._pool = pool
+        self._cache_seen = getattr(pool, "cached_block_hash_to_block", None)
+
+    def take_events(self) -> list[Any]:
+        """Called right behind the block pool's own, into the same batch.
+
+        When the pool forgot its prefix cache, its events say ``AllBlocksCleared``, by which routers
+        forget every tier of this engine: what ours hold is announced anew then.
+        """
+        side = self.side
+        if side is None or side.events is None:
+            return []
+        if self._cache_was_reset():
+            self._cache_seen = self._pool.cached_block_hash_to_block
+            side.events.forgotten()
+        if not self._serving:
+            return self.guard.run("take_events", [], side.events.take)  # takes back what was said
+        return self.guard.run("take_events", [], side.take_events)
+
+    def has_pending_push_work(self) -> bool:
+        side = self.side
+        if side is None or side.events is None or not self._serving:
+            return False
+        if self._cache_was_reset():
+            return True
+        return self.guard.run("has_pending_push_work", False, side.keeps_engine_awake)
+
+    def _cache_was_reset(self) -> bool:
+        """A reset makes a new map; nothing else does."""
+        cache = getattr(self._pool, "cached_block_hash_to_block", None)
+        return cache is not self._cache_seen
 
     def _log(self, side: SchedulerSide) -> None:
         line = scheduler_line(side)

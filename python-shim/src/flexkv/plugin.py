@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from flexkv.config import Settings
+from flexkv.dynamo import adopt_connector_flag
 from flexkv.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,10 @@ def register() -> None:
             sys.meta_path.insert(0, _FactoryFinder())
     except Exception:
         logger.exception("FlexKV could not register its connector; vLLM's in-tree one stays")
+    try:
+        adopt_connector_flag()
+    except Exception:
+        logger.exception("FlexKV could not answer for Dynamo's --connector; use its remedy")
 
 
 def replace_in(module: ModuleType) -> None:

@@ -167,6 +167,7 @@ TYPE_PLAN_SAVE = 4
 TYPE_END_REQUEST = 5
 TYPE_RESET = 6
 TYPE_ECHO = 7
+TYPE_NOTICES_TAKEN = 8
 # worker to sidecar
 TYPE_GO = 32
 TYPE_REVOKE = 33
@@ -213,6 +214,11 @@ TIER_REMOTE = 3
 NOTICE_STORED = 1
 NOTICE_EVICTED = 2
 NOTICE_CLEARED = 3
+NOTICE_LIST_BEGIN = 4
+"""A listing of all that is resident begins; what is not named before its end is gone."""
+NOTICE_LIST_END = 5
+NOTICES_ANEW = 1
+"""Flag of ``NoticesTaken``: list anew."""
 
 
 def _check(condition: bool, text: str) -> None:
@@ -230,6 +236,12 @@ def _u32s(values: tuple[int, ...]) -> bytes:
     return struct.pack(f"<{len(values)}I", *values)
 
 
+def _u32_count(packed: bytes) -> int:
+    count, rest = divmod(len(packed), 4)
+    _check(rest == 0, f"{len(packed)} bytes of token ids, 4 each")
+    return count
+
+
 def _u64s(values: tuple[int, ...]) -> bytes:
     return struct.pack(f"<{len(values)}Q", *values)
 
@@ -238,8 +250,10 @@ def _u64s(values: tuple[int, ...]) -> bytes:
 class Extend:
     """Appends whole block hashes to a request's chain; overlap with what is known must be equal.
 
-    ``tokens`` and ``extra_keys`` are what KV events need (tokens of these blocks; extra keys as an
-    opaque blob) and stay empty while events are off.
+    ``tokens`` (u32 each, packed) and ``extra_keys`` are what KV events need; they come before a
+    save plan, and with events only.  They are those of the record's last blocks: of all of them, or
+    of all but the first, which then only says whose child the second is.  Extra keys are empty, or
+    hold for each block with tokens a u32 of their length and so many bytes.
     """
 
     TYPE: ClassVar[int] = TYPE_EXTEND
@@ -248,7 +262,7 @@ class Extend:
     first_index: int
     hash_bytes: int
     hashes: bytes
-    tokens: tuple[int, ...] = ()
+    tokens: bytes = b""
     extra_keys: bytes = b""
 
     def encode(self) -> bytes:
@@ -256,10 +270,10 @@ class Extend:
         _check(rest == 0 and count <= MAX_KEYS_A_RECORD, f"{len(self.hashes)} bytes of hashes")
         fixed = self._S.pack(
             self.request_id, self.first_index, count, self.hash_bytes, 0,
-            len(self.tokens), len(self.extra_keys),
+            _u32_count(self.tokens), len(self.extra_keys),
         )  # fmt: skip
         body = fixed + self.hashes
-        body += b"\0" * (align8(len(body)) - len(body)) + _u32s(self.tokens) + self.extra_keys
+        body += b"\0" * (align8(len(body)) - len(body)) + self.tokens + self.extra_keys
         return _header(self.TYPE, body)
 
     @classmethod
@@ -270,9 +284,9 @@ class Extend:
         end = cls._S.size + count * hash_bytes
         tail = align8(end)
         _check(len(body) == tail + 4 * n_tokens + n_extra, f"extend of {len(body)} bytes")
-        tokens = struct.unpack_from(f"<{n_tokens}I", body, tail)
+        extra = tail + 4 * n_tokens
         return cls(
-            request, first, hash_bytes, body[cls._S.size : end], tokens, body[tail + 4 * n_tokens :]
+            request, first, hash_bytes, body[cls._S.size : end], body[tail:extra], body[extra:]
         )
 
 
@@ -401,6 +415,26 @@ class Reset:
 
     @classmethod
     def decode(cls, body: bytes) -> Reset:
+        return cls(*cls._S.unpack(body))
+
+
+@dataclass(slots=True)
+class NoticesTaken:
+    """So many notices were taken since the session began: more come only up to a window.
+
+    With the flag ``NOTICES_ANEW`` a listing of all that is resident is wanted.
+    """
+
+    TYPE: ClassVar[int] = TYPE_NOTICES_TAKEN
+    _S: ClassVar[struct.Struct] = struct.Struct("<QI4x")
+    taken: int
+    flags: int = 0
+
+    def encode(self) -> bytes:
+        return _header(self.TYPE, self._S.pack(self.taken, self.flags))
+
+    @classmethod
+    def decode(cls, body: bytes) -> NoticesTaken:
         return cls(*cls._S.unpack(body))
 
 
@@ -559,7 +593,10 @@ class SaveDone:
 class KvNotice:
     """Blocks entered or left a tier, in vLLM's own hashes: the raw material of KV events.
 
-    ``parent`` is empty at the root.  Tokens and extra keys are those the ``Extend`` carried.
+    Stored blocks of a record are a chain: ``parent`` is that of the first (empty at the root), each
+    is the next one's.  Tokens and extra keys are those the ``Extend`` carried, packed alike.
+    Hashes of evicted blocks are of 16 bytes, of which the last 8 count.  The other kinds name no
+    blocks.
     """
 
     TYPE: ClassVar[int] = TYPE_KV_NOTICE
@@ -570,7 +607,7 @@ class KvNotice:
     hash_bytes: int
     hashes: bytes
     parent: bytes = b""
-    tokens: tuple[int, ...] = ()
+    tokens: bytes = b""
     extra_keys: bytes = b""
 
     def encode(self) -> bytes:
@@ -579,10 +616,10 @@ class KvNotice:
         _check(len(self.parent) in (0, self.hash_bytes), f"parent of {len(self.parent)} bytes")
         fixed = self._S.pack(
             self.kind, self.tier, self.group, self.hash_bytes, count, len(self.parent),
-            len(self.tokens), len(self.extra_keys),
+            _u32_count(self.tokens), len(self.extra_keys),
         )  # fmt: skip
         body = fixed + self.hashes + self.parent
-        body += b"\0" * (align8(len(body)) - len(body)) + _u32s(self.tokens) + self.extra_keys
+        body += b"\0" * (align8(len(body)) - len(body)) + self.tokens + self.extra_keys
         return _header(self.TYPE, body)
 
     @classmethod
@@ -595,9 +632,10 @@ class KvNotice:
         end = hashes_end + n_parent
         tail = align8(end)
         _check(len(body) == tail + 4 * n_tokens + n_extra, f"notice of {len(body)} bytes")
+        extra = tail + 4 * n_tokens
         return cls(
             kind, tier, group, width, body[cls._S.size : hashes_end], body[hashes_end:end],
-            struct.unpack_from(f"<{n_tokens}I", body, tail), body[tail + 4 * n_tokens :],
+            body[tail:extra], body[extra:],
         )  # fmt: skip
 
 
@@ -633,15 +671,15 @@ class JobDone:
 
 
 Record = (
-    Extend | Lookup | PlanLoad | PlanSave | EndRequest | Reset | Echo | EchoAnswer | Go | Revoke
-    | LookupAnswer | ResetAnswer | SaveDone | KvNotice | JobDone
+    Extend | Lookup | PlanLoad | PlanSave | EndRequest | Reset | NoticesTaken | Echo | EchoAnswer
+    | Go | Revoke | LookupAnswer | ResetAnswer | SaveDone | KvNotice | JobDone
 )  # fmt: skip
 
 RECORD_CLASSES: dict[int, type[Any]] = {
     cls.TYPE: cls
     for cls in (
-        Extend, Lookup, PlanLoad, PlanSave, EndRequest, Reset, Echo, EchoAnswer, Go, Revoke,
-        LookupAnswer, ResetAnswer, SaveDone, KvNotice, JobDone,
+        Extend, Lookup, PlanLoad, PlanSave, EndRequest, Reset, NoticesTaken, Echo, EchoAnswer,
+        Go, Revoke, LookupAnswer, ResetAnswer, SaveDone, KvNotice, JobDone,
     )
 }  # fmt: skip
 

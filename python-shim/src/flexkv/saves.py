@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from flexkv.blocks import BlockTable
+from flexkv.events import EventFeed
 from flexkv.lookups import extensions
 from flexkv.metadata import BEFORE_FORWARD, StepJob
 from flexkv.protocol import KIND_SAVE, MAX_BLOCKS_A_PLAN, EndRequest, PlanSave, Record
@@ -23,11 +24,16 @@ class SavePlanner:
     """Plans saves in chain order, once each.  Scheduler thread only."""
 
     def __init__(
-        self, block_tokens: int, table: BlockTable, new_job: Callable[[Session], int]
+        self,
+        block_tokens: int,
+        table: BlockTable,
+        new_job: Callable[[Session], int],
+        events: EventFeed | None = None,
     ) -> None:
         self._block_tokens = block_tokens
         self._table = table
         self._new_job = new_job
+        self._events = events
         self._ends: deque[EndRequest] = deque(maxlen=MAX_ENDS_KEPT)
         self.jobs = self.blocks = self.ring_full = 0
 
@@ -86,20 +92,29 @@ class SavePlanner:
     ) -> list[StepJob]:
         records: list[Record] = extensions(state)
         jobs: list[StepJob] = []
-        for start in range(first, end, MAX_BLOCKS_A_PLAN):
-            ids = tuple(state.blocks[start : min(start + MAX_BLOCKS_A_PLAN, end)])
+        events = self._events
+        most = MAX_BLOCKS_A_PLAN
+        if events is not None:
+            most = min(most, events.blocks_a_plan(len(state.request.block_hashes[first])))
+        for start in range(first, end, most):
+            stop = min(start + most, end)
+            ids = tuple(state.blocks[start:stop])
+            if events is not None:
+                records += events.facts(state, start, stop)
             job = self._new_job(session)
-            generations = self._table.generations(ids)
-            records.append(PlanSave(job, state.number, start, ids, generations))
+            records.append(PlanSave(job, state.number, start, ids, self._table.generations(ids)))
+            if not session.send(*records):
+                # Dropped for now: the next step tries again, from the same block.
+                self.ring_full += 1
+                break
+            records = []
             jobs.append(StepJob(job, session.boot_epoch, state.request_id, KIND_SAVE, when))
-        if not session.send(*records):
-            # Dropped for now: the next step tries again, from the same block.
-            self.ring_full += 1
-            return []
-        state.sent = max(state.sent, len(state.request.block_hashes))
-        state.saved = end
+            state.sent = max(state.sent, len(state.request.block_hashes))
+            state.saved = stop
+            self.blocks += stop - start
         self.jobs += len(jobs)
-        self.blocks += end - first
+        if events is not None:
+            events.planned(len(jobs))
         return jobs
 
     def plan_finished(

@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexkv.blocks import NULL_BLOCK, BlockTable
+from flexkv.events import EventFeed
 from flexkv.lookups import LookupLimits, Lookups
 from flexkv.metadata import AFTER_FORWARD, BEFORE_FORWARD, VOID_EPOCH, StepJob, StepMetadata
 from flexkv.protocol import (
     KIND_LOAD,
     STATUS_OK,
+    KvNotice,
     LookupAnswer,
     PlanLoad,
     Record,
@@ -71,12 +73,14 @@ class SchedulerSide:
         limits: LookupLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         log_interval_requests: int = 200,
+        events: EventFeed | None = None,
     ) -> None:
         self._facts = facts
         self._link = link
         self._table = BlockTable(link.generations, facts.num_blocks)
         self.lookups = Lookups(facts.block_tokens, limits or LookupLimits(), clock)
-        self.saves = SavePlanner(facts.block_tokens, self._table, self._new_job)
+        self.events = events
+        self.saves = SavePlanner(facts.block_tokens, self._table, self._new_job, events)
         self._states: dict[str, RequestState] = {}
         self._loading: dict[str, RequestState] = {}
         self._session: Session | None = None
@@ -235,9 +239,27 @@ class SchedulerSide:
             self._dispatch(session.wait_for(self._reset_query, RESET_WAIT_US))
         return True
 
+    def take_events(self) -> list[Any]:
+        """KV events of this step; removes of everything while there is no sidecar."""
+        feed = self.events
+        if feed is None:
+            return []
+        session = self._live_session()
+        events = feed.take()
+        if session is not None:
+            feed.tell(session.send)
+        return events
+
+    def keeps_engine_awake(self) -> bool:
+        """Whether an idle engine should step on, because events wait for a step to go out with."""
+        feed = self.events
+        return feed is not None and self._live_session() is not None and feed.keeps_engine_awake()
+
     def abandon(self) -> None:
         """This side failed and counts no assignment any more: no save that is open may commit."""
         self._table.disown_all()
+        if self.events is not None:
+            self.events.lost()
 
     def reset_abandoned(self) -> None:
         """A reset of a side that failed: the sidecar serves others, and this engine's next life.
@@ -288,7 +310,11 @@ class SchedulerSide:
                 state.forget_session()
             for state, _ in self._finished:
                 state.forget_session()
+            if self.events is not None and session is not None:
+                self.events.attached()
         if session is None or not session.alive():
+            if self.events is not None:
+                self.events.lost()
             return None
         for record in session.poll():
             self._dispatch(record)
@@ -313,7 +339,12 @@ class SchedulerSide:
         elif isinstance(record, ResetAnswer):
             if record.query_id == self._reset_query and _confirms(record):
                 self._reset_owed = False
+        elif isinstance(record, KvNotice):
+            if self.events is not None:
+                self.events.heard(record)
         elif isinstance(record, SaveDone):
+            if self.events is not None:
+                self.events.save_done()
             self.blocks_committed += record.committed
             self.blocks_dropped += record.dropped
 

@@ -27,6 +27,13 @@ def scheduler_line(side: SchedulerSide) -> str:
         "blocks dropped": side.blocks_dropped,
         "ring full": side.saves.ring_full,
     }
+    if side.events is not None:
+        figures |= {
+            "events stored": side.events.stored,
+            "events removed": side.events.removed,
+            "blocks untold": side.events.untold,
+            "listings": side.events.listings,
+        }
     return _line(figures)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from flexkv.capacity import in_bytes
 from flexkv.client import FENCE_WORDS, REVOKE_WORDS, Link
 from flexkv.config import Settings
+from flexkv.dynamo import EVENTS_EXAMPLE, under_dynamo
 from flexkv.engine import EngineFacts, adopt_failure_policy, page_sizes, read_facts
+from flexkv.events import MAX_BLOCK_BYTES, EventFeed
 from flexkv.fences import FENCE_EVENTS, Fences, NoFences, cuda_fences
 from flexkv.hooks import SchedulerHooks, WorkerHooks
 from flexkv.joining import Joining
@@ -50,7 +53,7 @@ def load_settings(vllm_config: Any) -> Settings:
     return settings
 
 
-def hello_of(facts: EngineFacts, namespace: str) -> Hello:
+def hello_of(facts: EngineFacts, namespace: str, *, events: bool = False) -> Hello:
     """Who this process is, for the sidecar."""
     return Hello(
         role=facts.role,
@@ -61,6 +64,7 @@ def hello_of(facts: EngineFacts, namespace: str) -> Hello:
         namespace=namespace,
         kv_groups=facts.kv_groups,
         block_tokens=facts.block_tokens,
+        events=events,
     )
 
 
@@ -82,9 +86,10 @@ def _build_scheduler(
         logger.warning("FlexKV: %s", no_loads)
     settings = in_bytes(settings, facts, kv_cache_config)
     namespace = prepare_scheduler(vllm_config, settings)  # before vLLM reads its hash seed
+    feed = _event_feed(vllm_config, settings, facts)
     link = Link(
         settings,
-        lambda: hello_of(facts, namespace),
+        lambda: hello_of(facts, namespace, events=feed is not None),
         generation_entries=facts.num_blocks,
         on_attach=Joining(settings),
     )
@@ -98,9 +103,35 @@ def _build_scheduler(
         link,
         LookupLimits(lookup_spin_us=settings.lookup_spin_us, step_spin_us=settings.step_spin_us),
         log_interval_requests=settings.num_log_interval_requests,
+        events=feed,
     )
     link.start()
     return side
+
+
+def _event_feed(vllm_config: Any, settings: Settings, facts: EngineFacts) -> EventFeed | None:
+    """Where vLLM publishes KV events, those of our tiers; ``None`` where it does not."""
+    wanted = getattr(vllm_config, "kv_events_config", None)
+    if not getattr(wanted, "enable_kv_cache_events", False):
+        if under_dynamo():
+            logger.warning(
+                "FlexKV: this Dynamo worker publishes no KV events, so a kv router sees no tier of "
+                "it and only balances load. Remedy: --kv-events-config '%s'",
+                EVENTS_EXAMPLE,
+            )
+        return None
+    if not settings.kv_events or not facts.can_save:
+        return None
+    if 4 * facts.block_tokens > MAX_BLOCK_BYTES:
+        logger.warning(
+            "FlexKV announces no blocks: %d tokens a block, at most %d travel",
+            facts.block_tokens, MAX_BLOCK_BYTES // 4,
+        )  # fmt: skip
+        return None
+    from flexkv.vllm_events import VllmEvents
+
+    maker = VllmEvents(facts.block_tokens, settings.kv_events_cpu_medium)
+    return EventFeed(facts.block_tokens, maker, time.monotonic)
 
 
 class _Rank:

@@ -2,7 +2,8 @@
 
 That wrapper hands on neither ``handle_preemptions``, ``on_new_request``, ``reset_cache`` nor the
 newer hooks, and it keeps a step's metadata to itself.  So here lookups start when the scheduler
-asks, fences are recorded in ``start_load_kv``, and a reset of vLLM's cache does not reach FlexKV.
+asks, fences are recorded in ``start_load_kv``, and a reset of vLLM's cache reaches neither FlexKV
+nor its KV events.
 The plugin puts ``flexkv.connector`` in the wrapper's place, where none of this applies.
 """
 

@@ -7,6 +7,10 @@ import java.lang.foreign.MemorySegment;
 /**
  * Appends whole block hashes to a request's chain; overlap with what is known must be equal.
  *
+ * <p>Tokens come with events only, before a save plan: those of the record's last blocks, which are
+ * all of them, or all but the first; that one then only says whose child the second is. Extra keys
+ * are empty, or hold for each block with tokens a u32 of their length and so many bytes.
+ *
  * <pre>
  *  8           16        20      24      26     28         32         36    40
  *  +-----------+---------+-------+-------+------+----------+----------+-----+--------+
@@ -102,6 +106,7 @@ public final class ExtendRecord extends RecordView {
   /**
    * Writes a record to the start of {@code to}.
    *
+   * @param tokens u32 each
    * @return its length in bytes
    */
   public static int encode(
@@ -110,25 +115,28 @@ public final class ExtendRecord extends RecordView {
       int firstIndex,
       int hashBytes,
       byte[] hashes,
-      int[] tokens,
+      byte[] tokens,
       byte[] extraKeys) {
-    if (hashes.length % hashBytes != 0 || hashes.length / hashBytes > Protocol.MAX_KEYS_A_RECORD) {
+    if (hashes.length % hashBytes != 0
+        || hashes.length / hashBytes > Protocol.MAX_KEYS_A_RECORD
+        || tokens.length % 4 != 0) {
       throw new IllegalArgumentException(
-          hashes.length + " bytes of hashes of " + hashBytes + " bytes");
+          "%d bytes of hashes of %d bytes, %d bytes of tokens"
+              .formatted(hashes.length, hashBytes, tokens.length));
     }
     int hashesEnd = HASHES + hashes.length;
     int tokensAt = (int) Wire.align8(hashesEnd);
-    int extraAt = tokensAt + 4 * tokens.length;
+    int extraAt = tokensAt + tokens.length;
     RecordDescriptor.encode(to, extraAt + (long) extraKeys.length, RecordDescriptor.TYPE_EXTEND);
     to.asSlice(REQUEST, HASHES - REQUEST).fill((byte) 0);
     to.set(Wire.U64, REQUEST, requestId);
     to.set(Wire.U32, FIRST, firstIndex);
     to.set(Wire.U32, COUNT, hashes.length / hashBytes);
     to.set(Wire.U16, HASH_BYTES, (short) hashBytes);
-    to.set(Wire.U32, TOKENS, tokens.length);
+    to.set(Wire.U32, TOKENS, tokens.length / 4);
     to.set(Wire.U32, EXTRA, extraKeys.length);
     WireArrays.copy(hashes, to, HASHES, tokensAt);
-    WireArrays.copy(tokens, to, tokensAt);
+    WireArrays.copy(tokens, to, tokensAt, extraAt);
     WireArrays.copy(extraKeys, to, extraAt, extraAt + extraKeys.length);
     return extraAt + extraKeys.length;
   }

@@ -3,9 +3,15 @@ package io.flexkv.protocol;
 import static io.flexkv.protocol.ProtocolException.check;
 
 import java.lang.foreign.MemorySegment;
+import java.nio.ByteBuffer;
 
 /**
  * Blocks entered or left a tier, in the engine's own hashes: the raw material of KV events.
+ *
+ * <p>Stored blocks of a record are a chain: parent is that of the first, each block is the next
+ * one's; tokens are those of all of them. Extra keys are empty, or hold for each block a u32 of
+ * their length and so many bytes. Hashes of evicted blocks are of 16 bytes, of which the last 8
+ * count. The other kinds name no blocks.
  *
  * <pre>
  *  8      10     12      14      16      20       24       28      32
@@ -109,6 +115,7 @@ public final class KvNoticeRecord extends RecordView {
    * Writes a record to the start of {@code to}.
    *
    * @param parent empty at the root of a chain
+   * @param tokens u32 each
    * @return its length in bytes
    */
   public static int encode(
@@ -117,33 +124,36 @@ public final class KvNoticeRecord extends RecordView {
       int tier,
       int group,
       int hashBytes,
-      byte[] hashes,
-      byte[] parent,
-      int[] tokens,
-      byte[] extraKeys) {
-    if (hashes.length % hashBytes != 0
-        || hashes.length / hashBytes > Protocol.MAX_KEYS_A_RECORD
-        || (parent.length != 0 && parent.length != hashBytes)) {
+      ByteBuffer hashes,
+      ByteBuffer parent,
+      ByteBuffer tokens,
+      ByteBuffer extraKeys) {
+    int width = parent.remaining();
+    if (hashes.remaining() % hashBytes != 0
+        || hashes.remaining() / hashBytes > Protocol.MAX_KEYS_A_RECORD
+        || (width != 0 && width != hashBytes)
+        || tokens.remaining() % 4 != 0) {
       throw new IllegalArgumentException(
-          "%d bytes of hashes of %d bytes, parent of %d bytes"
-              .formatted(hashes.length, hashBytes, parent.length));
+          "%d bytes of hashes of %d bytes, parent of %d bytes, %d bytes of tokens"
+              .formatted(hashes.remaining(), hashBytes, width, tokens.remaining()));
     }
-    int parentAt = HASHES + hashes.length;
-    int tokensAt = (int) Wire.align8(parentAt + (long) parent.length);
-    int extraAt = tokensAt + 4 * tokens.length;
-    RecordDescriptor.encode(to, extraAt + (long) extraKeys.length, RecordDescriptor.TYPE_KV_NOTICE);
+    int parentAt = HASHES + hashes.remaining();
+    int tokensAt = (int) Wire.align8(parentAt + (long) width);
+    int extraAt = tokensAt + tokens.remaining();
+    int end = extraAt + extraKeys.remaining();
+    RecordDescriptor.encode(to, end, RecordDescriptor.TYPE_KV_NOTICE);
     to.set(Wire.U16, KIND, (short) kind);
     to.set(Wire.U16, TIER, (short) tier);
     to.set(Wire.U16, GROUP, (short) group);
     to.set(Wire.U16, HASH_BYTES, (short) hashBytes);
-    to.set(Wire.U32, COUNT, hashes.length / hashBytes);
-    to.set(Wire.U32, PARENT_BYTES, parent.length);
-    to.set(Wire.U32, TOKENS, tokens.length);
-    to.set(Wire.U32, EXTRA, extraKeys.length);
+    to.set(Wire.U32, COUNT, hashes.remaining() / hashBytes);
+    to.set(Wire.U32, PARENT_BYTES, width);
+    to.set(Wire.U32, TOKENS, tokens.remaining() / 4);
+    to.set(Wire.U32, EXTRA, extraKeys.remaining());
     WireArrays.copy(hashes, to, HASHES, parentAt);
     WireArrays.copy(parent, to, parentAt, tokensAt);
-    WireArrays.copy(tokens, to, tokensAt);
-    WireArrays.copy(extraKeys, to, extraAt, extraAt + (long) extraKeys.length);
-    return extraAt + extraKeys.length;
+    WireArrays.copy(tokens, to, tokensAt, extraAt);
+    WireArrays.copy(extraKeys, to, extraAt, end);
+    return end;
   }
 }

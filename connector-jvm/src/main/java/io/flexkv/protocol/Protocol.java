@@ -51,6 +51,14 @@ public final class Protocol {
   public static final int NOTICE_EVICTED = 2;
   public static final int NOTICE_CLEARED = 3;
 
+  /** A listing of all that is resident begins; what is not named before its end is gone. */
+  public static final int NOTICE_LIST_BEGIN = 4;
+
+  public static final int NOTICE_LIST_END = 5;
+
+  /** Flag of {@code NoticesTaken}: list anew. */
+  public static final int NOTICES_ANEW = 1;
+
   private Protocol() {}
 
   /** The scheduler session that planned a job. */

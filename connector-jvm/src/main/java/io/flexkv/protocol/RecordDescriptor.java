@@ -34,6 +34,7 @@ public final class RecordDescriptor {
   public static final int TYPE_END_REQUEST = 5;
   public static final int TYPE_RESET = 6;
   public static final int TYPE_ECHO = 7;
+  public static final int TYPE_NOTICES_TAKEN = 8;
   public static final int TYPE_GO = 32;
   public static final int TYPE_REVOKE = 33;
   public static final int TYPE_LOOKUP_ANSWER = 64;

@@ -2,6 +2,7 @@ package io.flexkv.protocol;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.nio.ByteBuffer;
 
 /** Copies of arrays into records. */
 final class WireArrays {
@@ -11,6 +12,14 @@ final class WireArrays {
   static void copy(byte[] from, MemorySegment to, long at, long end) {
     MemorySegment.copy(from, 0, to, ValueLayout.JAVA_BYTE, at, from.length);
     for (long i = at + from.length; i < end; i++) {
+      to.set(ValueLayout.JAVA_BYTE, i, (byte) 0);
+    }
+  }
+
+  /** Copies what remains of a buffer, which stays as it is, and zeros up to {@code end}. */
+  static void copy(ByteBuffer from, MemorySegment to, long at, long end) {
+    MemorySegment.copy(MemorySegment.ofBuffer(from), 0, to, at, from.remaining());
+    for (long i = at + from.remaining(); i < end; i++) {
       to.set(ValueLayout.JAVA_BYTE, i, (byte) 0);
     }
   }

@@ -6,6 +6,7 @@ import io.flexkv.cache.CacheStats;
 import io.flexkv.cache.EvictionSettings;
 import io.flexkv.cache.SlotAllocator;
 import io.flexkv.cache.SsdConfig;
+import io.flexkv.events.EventHub;
 import io.flexkv.ffm.EventFd;
 import io.flexkv.ffm.PollSet;
 import io.flexkv.protocol.Protocol;
@@ -46,6 +47,7 @@ public final class CacheAgent implements Runnable {
   private final AgentInbox inbox;
   private final Directory directory = new Directory();
   private final Outbox outbox;
+  private final EventHub events = new EventHub();
   private final JobRouter jobs;
   private final SsdRouter ssd;
   private final CacheCore core;
@@ -89,7 +91,7 @@ public final class CacheAgent implements Runnable {
     this.inbox = new AgentInbox(wake);
     this.outbox = new Outbox(identity.bootEpoch());
     this.ssd = new SsdRouter(store, slots, identity.bootEpoch(), System::nanoTime);
-    this.jobs = new JobRouter(directory, outbox, slots, ssd, System::nanoTime);
+    this.jobs = new JobRouter(directory, outbox, slots, ssd, events, System::nanoTime);
     this.core =
         new CacheCore(
             limits,
@@ -102,8 +104,8 @@ public final class CacheAgent implements Runnable {
             identity.bootEpoch());
     jobs.bind(core);
     ssd.bind(core);
-    this.records = new RecordHandler(core, jobs, ssd, outbox);
-    this.readiness = new Readiness(core, jobs, ssd);
+    this.records = new RecordHandler(core, jobs, ssd, events, outbox);
+    this.readiness = new Readiness(core, jobs, ssd, events, outbox);
     this.completions = new CompletionQueue(MAX_COMPLETIONS, inbox::signal);
     this.lastTickNanos = System.nanoTime();
   }
@@ -160,6 +162,10 @@ public final class CacheAgent implements Runnable {
     return ssd;
   }
 
+  EventHub events() {
+    return events;
+  }
+
   int openParts() {
     return jobs.openParts();
   }
@@ -197,6 +203,7 @@ public final class CacheAgent implements Runnable {
     work += readRings();
     work += tick();
     work += jobs.run();
+    work += events.pump();
     work += endBroken();
     return work;
   }
@@ -209,9 +216,6 @@ public final class CacheAgent implements Runnable {
         end(session);
       } else {
         directory.add(session);
-        if (session.hello.events()) {
-          LOG.warn("{}: KV events are not served by this version", session.label());
-        }
         readiness.update(session.instance);
       }
     }

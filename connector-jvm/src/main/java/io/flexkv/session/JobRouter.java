@@ -5,7 +5,9 @@ import io.flexkv.cache.CacheCore;
 import io.flexkv.cache.CacheEffects;
 import io.flexkv.cache.JobStatus;
 import io.flexkv.cache.SsdTransfer;
+import io.flexkv.cache.Tier;
 import io.flexkv.device.Direction;
+import io.flexkv.events.EventHub;
 import io.flexkv.protocol.GoRecord;
 import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.ProtocolException;
@@ -43,6 +45,7 @@ final class JobRouter implements CacheEffects {
   private final Outbox outbox;
   private final HostSlots slots;
   private final SsdRouter ssd;
+  private final EventHub events;
   private final LongSupplier nanoTime;
   private final ArrayDeque<Runnable> effects = new ArrayDeque<>();
   private final Map<PartJob.Key, PartJob> parts = new HashMap<>();
@@ -50,11 +53,17 @@ final class JobRouter implements CacheEffects {
   private @Nullable CacheCore core;
 
   JobRouter(
-      Directory directory, Outbox outbox, HostSlots slots, SsdRouter ssd, LongSupplier nanoTime) {
+      Directory directory,
+      Outbox outbox,
+      HostSlots slots,
+      SsdRouter ssd,
+      EventHub events,
+      LongSupplier nanoTime) {
     this.directory = directory;
     this.outbox = outbox;
     this.slots = slots;
     this.ssd = ssd;
+    this.events = events;
     this.nanoTime = nanoTime;
   }
 
@@ -288,6 +297,7 @@ final class JobRouter implements CacheEffects {
     effects.add(() -> {
       Session scheduler = directory.session(Protocol.sessionOfJob(jobId));
       if (scheduler != null) {
+        events.flush(scheduler.id); // it waits for no more notices of this save from here on
         outbox.saveDone(scheduler, jobId, committed, skipped, dropped, Protocol.STATUS_OK);
       }
     });
@@ -306,6 +316,29 @@ final class JobRouter implements CacheEffects {
   @Override
   public void cancelTransfer(long transferId) {
     effects.add(() -> ssd.cancel(transferId));
+  }
+
+  @Override
+  public void stored(
+      Tier tier, int namespace, int group, long hash, long parentHash, boolean hasParent) {
+    events.stored(namespace, wire(tier), group, hash);
+  }
+
+  @Override
+  public void evicted(Tier tier, int namespace, int group, long hash) {
+    events.evicted(namespace, wire(tier), group, hash);
+  }
+
+  @Override
+  public void cleared(int namespace, int generation) {
+    events.cleared(namespace);
+  }
+
+  private static int wire(Tier tier) {
+    return switch (tier) {
+      case HOST -> Protocol.TIER_HOST;
+      case SSD -> Protocol.TIER_SSD;
+    };
   }
 
   private void start(

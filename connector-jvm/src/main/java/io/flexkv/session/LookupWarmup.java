@@ -2,6 +2,7 @@ package io.flexkv.session;
 
 import io.flexkv.cache.CacheConfig;
 import io.flexkv.cache.CacheCore;
+import io.flexkv.events.EventHub;
 import io.flexkv.ffm.Linux;
 import io.flexkv.ffm.SharedMemory;
 import io.flexkv.protocol.EndRequestRecord;
@@ -59,10 +60,11 @@ public final class LookupWarmup {
         new HostSlots(HostPool.create("flexkv-warmup", POOL_BYTES, POOL_BYTES, arena), 0);
     Outbox outbox = new Outbox(1);
     SsdRouter ssd = new SsdRouter(null, slots, 1, System::nanoTime);
-    JobRouter jobs = new JobRouter(new Directory(), outbox, slots, ssd, System::nanoTime);
+    EventHub events = new EventHub();
+    JobRouter jobs = new JobRouter(new Directory(), outbox, slots, ssd, events, System::nanoTime);
     core = new CacheCore(CacheConfig.defaults(), slots, jobs, System::nanoTime, 1);
     jobs.bind(core);
-    handler = new RecordHandler(core, jobs, ssd, outbox);
+    handler = new RecordHandler(core, jobs, ssd, events, outbox);
     session = new Session(1, hello, hello.pid(), memory);
     SessionFileDescriptor.Geometry g = memory.geometry();
     toServer =
@@ -159,7 +161,7 @@ public final class LookupWarmup {
   private int ask(int request, byte[] hashes, int keys) throws ProtocolException {
     byte[] first = Arrays.copyOf(hashes, HASH_BYTES * keys / 2);
     byte[] second = Arrays.copyOfRange(hashes, first.length, HASH_BYTES * keys);
-    int[] noTokens = new int[0];
+    byte[] noTokens = new byte[0];
     byte[] noKeys = new byte[0];
     send(ExtendRecord.encode(scratch, request, 0, HASH_BYTES, first, noTokens, noKeys));
     send(ExtendRecord.encode(scratch, request, keys / 2, HASH_BYTES, second, noTokens, noKeys));

@@ -90,6 +90,19 @@ final class Outbox {
     send(to, EchoRecord.encodeAnswer(scratch, question));
   }
 
+  /** Sends a notice if there is room at once; unlike answers, notices wait where they come from. */
+  boolean notice(Session to, MemorySegment record, int length) {
+    if (to.ended) {
+      return false;
+    }
+    try {
+      return to.offer(record, length);
+    } catch (ProtocolException e) {
+      breakOff(to, String.valueOf(e.getMessage()));
+      return false;
+    }
+  }
+
   private void send(Session to, int length) {
     if (to.ended) {
       return;

@@ -1,6 +1,7 @@
 package io.flexkv.session;
 
 import io.flexkv.cache.CacheCore;
+import io.flexkv.events.EventHub;
 import java.util.Arrays;
 import java.util.HexFormat;
 import java.util.List;
@@ -19,11 +20,15 @@ final class Readiness {
   private final CacheCore core;
   private final JobRouter jobs;
   private final SsdRouter ssd;
+  private final EventHub events;
+  private final Outbox outbox;
 
-  Readiness(CacheCore core, JobRouter jobs, SsdRouter ssd) {
+  Readiness(CacheCore core, JobRouter jobs, SsdRouter ssd, EventHub events, Outbox outbox) {
     this.core = core;
     this.jobs = jobs;
     this.ssd = ssd;
+    this.events = events;
+    this.outbox = outbox;
   }
 
   /** Looks again whether an instance is ready; does nothing for tools. */
@@ -81,6 +86,7 @@ final class Readiness {
           (generation, durable) -> waiting.forEach(answer -> answer.reset(generation, durable)));
     }
     jobs.run();
+    subscribe(instance);
     LOG.info(
         "instance {} is ready: {} ranks{}, {} bytes a block, namespace {}",
         instance.name,
@@ -88,6 +94,18 @@ final class Readiness {
         instance.storedOnce ? " with the same bytes, stored once" : "",
         Arrays.stream(partBytes).sum(),
         HexFormat.of().toHexDigits(digest[0]));
+  }
+
+  /** From now on its scheduler hears of the namespace's blocks, if it asked to. */
+  private void subscribe(Instance instance) {
+    Session scheduler = instance.scheduler;
+    if (scheduler != null && scheduler.hello.events()) {
+      events.subscribe(
+          scheduler.id,
+          instance.namespace,
+          scheduler.hello.blockTokens(),
+          (record, length) -> outbox.notice(scheduler, record, length));
+    }
   }
 
   private static long[] offsets(long[] partBytes) {
@@ -106,6 +124,7 @@ final class Readiness {
   /** A session has ended: what it held goes, except what a copy may still touch. */
   void sessionEnded(Instance instance, Session session) {
     if (instance.scheduler == session) {
+      events.unsubscribe(session.id);
       instance.ready = false;
       close(instance);
       jobs.schedulerEnded(session);

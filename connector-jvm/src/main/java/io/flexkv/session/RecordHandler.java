@@ -2,11 +2,13 @@ package io.flexkv.session;
 
 import io.flexkv.cache.CacheCore;
 import io.flexkv.cache.LookupResult;
+import io.flexkv.events.EventHub;
 import io.flexkv.protocol.EchoRecord;
 import io.flexkv.protocol.EndRequestRecord;
 import io.flexkv.protocol.ExtendRecord;
 import io.flexkv.protocol.GoRecord;
 import io.flexkv.protocol.LookupRecord;
+import io.flexkv.protocol.NoticesTakenRecord;
 import io.flexkv.protocol.PlanLoadRecord;
 import io.flexkv.protocol.PlanSaveRecord;
 import io.flexkv.protocol.Protocol;
@@ -24,6 +26,7 @@ final class RecordHandler {
   private final CacheCore core;
   private final JobRouter jobs;
   private final SsdRouter ssd;
+  private final EventHub events;
   private final Outbox outbox;
   private final ExtendRecord extend = new ExtendRecord();
   private final LookupRecord lookup = new LookupRecord();
@@ -31,14 +34,16 @@ final class RecordHandler {
   private final PlanSaveRecord planSave = new PlanSaveRecord();
   private final EndRequestRecord endRequest = new EndRequestRecord();
   private final ResetRecord reset = new ResetRecord();
+  private final NoticesTakenRecord taken = new NoticesTakenRecord();
   private final EchoRecord echo = EchoRecord.question();
   private final GoRecord go = new GoRecord();
   private final RevokeRecord revoke = new RevokeRecord();
 
-  RecordHandler(CacheCore core, JobRouter jobs, SsdRouter ssd, Outbox outbox) {
+  RecordHandler(CacheCore core, JobRouter jobs, SsdRouter ssd, EventHub events, Outbox outbox) {
     this.core = core;
     this.jobs = jobs;
     this.ssd = ssd;
+    this.events = events;
     this.outbox = outbox;
   }
 
@@ -63,7 +68,7 @@ final class RecordHandler {
       case RecordDescriptor.TYPE_EXTEND -> {
         scheduler(session, type);
         extend.wrap(record, length);
-        onExtend(instance);
+        onExtend(session, instance);
       }
       case RecordDescriptor.TYPE_LOOKUP -> {
         scheduler(session, type);
@@ -90,6 +95,11 @@ final class RecordHandler {
         scheduler(session, type);
         reset.wrap(record, length);
         onReset(session, instance);
+      }
+      case RecordDescriptor.TYPE_NOTICES_TAKEN -> {
+        scheduler(session, type);
+        taken.wrap(record, length);
+        events.taken(session.id, taken.taken(), (taken.flags() & Protocol.NOTICES_ANEW) != 0);
       }
       case RecordDescriptor.TYPE_GO -> {
         go.wrap(record, length);
@@ -124,7 +134,7 @@ final class RecordHandler {
     return (int) value;
   }
 
-  private void onExtend(Instance instance) throws ProtocolException {
+  private void onExtend(Session session, Instance instance) throws ProtocolException {
     // Not open in the core: it keeps nothing, and the lookup behind it says so.
     core.extendChain(
         instance.id,
@@ -134,6 +144,9 @@ final class RecordHandler {
         extend.hashesOffset(),
         extend.hashBytes(),
         extend.count());
+    if (extend.tokensCount() > 0 && session.hello.events() && instance.namespace >= 0) {
+      events.learn(instance.namespace, 0, session.hello.blockTokens(), extend);
+    }
   }
 
   private void onLookup(Session session, Instance instance) throws ProtocolException {

@@ -102,6 +102,19 @@ final class Session {
     waitingBytes += length;
   }
 
+  /**
+   * Sends a record if there is room now and nothing waits before it.
+   *
+   * @throws ProtocolException if the client broke its ring
+   */
+  boolean offer(MemorySegment record, int length) throws ProtocolException {
+    if (!waiting.isEmpty() || length > maxRecordBytes() || !writer.tryWrite(record, length)) {
+      return false;
+    }
+    unflushed = bridge != null;
+    return true;
+  }
+
   /** Sends what has waited, as far as there is room; returns how many records went. */
   int sendWaiting() throws ProtocolException {
     int sent = 0;

@@ -5,6 +5,8 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.cache.CacheStats;
 import io.flexkv.cache.DropReason;
+import io.flexkv.events.EventCounters;
+import io.flexkv.events.EventHub;
 import io.flexkv.transfer.JobStages;
 import io.flexkv.transfer.MoverCounters;
 import java.util.Locale;
@@ -49,7 +51,18 @@ final class StatusView {
     counters(json.putObject("cache"), agent.stats());
     SsdView.put(json.putObject("ssd"), agent.stats().ssd(), agent.ssd().store());
     json.put("open_parts", agent.openParts());
+    events(json.putObject("events"), agent.events());
     return json;
+  }
+
+  private static void events(ObjectNode json, EventHub hub) {
+    EventCounters told = hub.counters();
+    json.put("known_blocks", hub.knownBlocks());
+    json.put("stored_told", told.storedTold());
+    json.put("evicted_told", told.evictedTold());
+    json.put("listings", told.listings());
+    json.put("overruns", told.overruns());
+    json.put("blocks_without_facts", told.blocksWithoutFacts());
   }
 
   private static void side(ObjectNode json, MoverCounters.Side side) {

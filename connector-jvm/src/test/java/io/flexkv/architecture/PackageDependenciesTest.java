@@ -37,6 +37,7 @@ class PackageDependenciesTest {
                   Set.of(
                       "admin",
                       "session",
+                      "events",
                       "cache",
                       "tier",
                       "tier.ssd",
@@ -59,6 +60,7 @@ class PackageDependenciesTest {
               entry(
                   "session",
                   Set.of(
+                      "events",
                       "cache",
                       "tier",
                       "tier.ssd",
@@ -71,6 +73,7 @@ class PackageDependenciesTest {
               entry("transfer", Set.of("cache", "device", "ffm", "protocol", "config")),
               entry("tier", Set.of("cache", "ffm", "protocol", "config")),
               entry("tier.ssd", Set.of("ffm")),
+              entry("events", Set.of("protocol")),
               entry("device", Set.of("ffm", "protocol", "config")),
               entry("cache", Set.of()),
               entry("protocol", Set.of()),
@@ -82,6 +85,7 @@ class PackageDependenciesTest {
       Map.of(
           "cache", List.of(),
           "protocol", List.of(),
+          "events", List.of(),
           "ffm", List.of(),
           "tier.ssd", List.of(),
           "config", List.of("com.fasterxml.jackson..", "org.yaml.snakeyaml.."));

@@ -1,6 +1,7 @@
 package io.flexkv.protocol;
 
 import io.flexkv.protocol.RecordCase.Fields;
+import java.nio.ByteBuffer;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.random.RandomGenerator;
@@ -34,7 +35,7 @@ final class RecordCases {
                   .with("first_index", RecordCase.u32(r))
                   .with("hash_bytes", (long) width)
                   .with("hashes", RecordCase.bytes(r, width * count(r, 2000)))
-                  .with("tokens", RecordCase.ints(r, r.nextInt(50)))
+                  .with("tokens", RecordCase.bytes(r, 4 * r.nextInt(50)))
                   .with("extra_keys", RecordCase.bytes(r, r.nextInt(30)));
             },
             (to, f) ->
@@ -44,7 +45,7 @@ final class RecordCases {
                     f.i("first_index"),
                     f.i("hash_bytes"),
                     f.bytes("hashes"),
-                    f.ints("tokens"),
+                    f.bytes("tokens"),
                     f.bytes("extra_keys")),
             ExtendRecord::new,
             view -> {
@@ -55,7 +56,7 @@ final class RecordCases {
                   .with("first_index", v.firstIndex())
                   .with("hash_bytes", (long) v.hashBytes())
                   .with("hashes", RecordCase.bytesOf(v, v.hashesOffset(), bytes))
-                  .with("tokens", RecordCase.intsOf(v, v.tokensOffset(), v.tokensCount()))
+                  .with("tokens", RecordCase.bytesOf(v, v.tokensOffset(), 4L * v.tokensCount()))
                   .with("extra_keys", RecordCase.bytesOf(v, v.extraOffset(), v.extraBytes()));
             }));
     add(
@@ -180,6 +181,16 @@ final class RecordCases {
             (to, f) -> ResetRecord.encode(to, f.num("query_id")),
             ResetRecord::new,
             v -> new Fields().with("query_id", ((ResetRecord) v).queryId())));
+    add(
+        RecordCase.of(
+            "NoticesTaken",
+            r -> new Fields().with("taken", RecordCase.u64(r)).with("flags", RecordCase.u32(r)),
+            (to, f) -> NoticesTakenRecord.encode(to, f.num("taken"), f.i("flags")),
+            NoticesTakenRecord::new,
+            view -> {
+              NoticesTakenRecord v = (NoticesTakenRecord) view;
+              return new Fields().with("taken", v.taken()).with("flags", v.flags());
+            }));
     add(
         RecordCase.of(
             "Echo",
@@ -354,7 +365,7 @@ final class RecordCases {
                   .with("hash_bytes", (long) width)
                   .with("hashes", RecordCase.bytes(r, width * count(r, 2000)))
                   .with("parent", RecordCase.bytes(r, r.nextBoolean() ? width : 0))
-                  .with("tokens", RecordCase.ints(r, r.nextInt(50)))
+                  .with("tokens", RecordCase.bytes(r, 4 * r.nextInt(50)))
                   .with("extra_keys", RecordCase.bytes(r, r.nextInt(30)));
             },
             (to, f) ->
@@ -364,10 +375,10 @@ final class RecordCases {
                     f.i("tier"),
                     f.i("group"),
                     f.i("hash_bytes"),
-                    f.bytes("hashes"),
-                    f.bytes("parent"),
-                    f.ints("tokens"),
-                    f.bytes("extra_keys")),
+                    ByteBuffer.wrap(f.bytes("hashes")),
+                    ByteBuffer.wrap(f.bytes("parent")),
+                    ByteBuffer.wrap(f.bytes("tokens")),
+                    ByteBuffer.wrap(f.bytes("extra_keys"))),
             KvNoticeRecord::new,
             view -> {
               KvNoticeRecord v = (KvNoticeRecord) view;
@@ -379,7 +390,7 @@ final class RecordCases {
                   .with("hash_bytes", (long) v.hashBytes())
                   .with("hashes", RecordCase.bytesOf(v, v.hashesOffset(), bytes))
                   .with("parent", RecordCase.bytesOf(v, v.parentOffset(), v.parentBytes()))
-                  .with("tokens", RecordCase.intsOf(v, v.tokensOffset(), v.tokensCount()))
+                  .with("tokens", RecordCase.bytesOf(v, v.tokensOffset(), 4L * v.tokensCount()))
                   .with("extra_keys", RecordCase.bytesOf(v, v.extraOffset(), v.extraBytes()));
             }));
     add(

@@ -108,7 +108,7 @@ class InstanceTest {
 
   private void extend(long request) throws Exception {
     scheduler.send(
-        ExtendRecord.encode(scheduler.scratch, request, 0, 32, hashes, new int[0], new byte[0]));
+        ExtendRecord.encode(scheduler.scratch, request, 0, 32, hashes, new byte[0], new byte[0]));
   }
 
   private LookupAnswerRecord lookup(long request, int chain) throws Exception {

@@ -31,7 +31,7 @@ class LookupAllocationTest {
       byte[] hashes = new byte[32 * KEYS];
       new Random(1).nextBytes(hashes);
       scheduler.send(
-          ExtendRecord.encode(scheduler.scratch, 1, 0, 32, hashes, new int[0], new byte[0]));
+          ExtendRecord.encode(scheduler.scratch, 1, 0, 32, hashes, new byte[0], new byte[0]));
       LookupAnswerRecord answer = new LookupAnswerRecord();
       ThreadMXBean threads = (ThreadMXBean) ManagementFactory.getThreadMXBean();
       double best = Double.MAX_VALUE;

@@ -75,7 +75,7 @@ class ReturnedRankTest {
     byte[] hashes = new byte[32];
     new Random(3).nextBytes(hashes);
     scheduler.send(
-        ExtendRecord.encode(scheduler.scratch, 1, 0, 32, hashes, new int[0], new byte[0]));
+        ExtendRecord.encode(scheduler.scratch, 1, 0, 32, hashes, new byte[0], new byte[0]));
     long save = Protocol.jobId(scheduler.sessionId, 1);
     scheduler.send(
         PlanSaveRecord.encode(scheduler.scratch, save, 1, 0, new int[] {4}, new long[1], 0));

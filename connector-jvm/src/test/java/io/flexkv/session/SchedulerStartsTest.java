@@ -89,7 +89,7 @@ class SchedulerStartsTest {
 
   private LookupAnswerRecord lookup() throws Exception {
     scheduler.send(
-        ExtendRecord.encode(scheduler.scratch, 1, 0, 32, hashes, new int[0], new byte[0]));
+        ExtendRecord.encode(scheduler.scratch, 1, 0, 32, hashes, new byte[0], new byte[0]));
     scheduler.send(LookupRecord.encode(scheduler.scratch, ++counter, 1, 8, 0, 1000, 0));
     return scheduler.receive(new LookupAnswerRecord());
   }
