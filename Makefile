@@ -35,8 +35,11 @@ bench: ## records in build/bench/*.json, each beside its limit measured in the s
 	@$(SETUP) venv 0.32.0 >/dev/null
 	@$(BIN)/python tests/bench
 
-test-ssd: ## the SSD tier: damage, faults, a hundred kills
-	@$(SETUP) mvn -B -ntp test -Dtest='io.flexkv.tier.ssd.*Test' -Dflexkv.ssd.kills=100
+test-ssd: ## the SSD tier: damage, faults, a hundred kills; two tiers in the core; real vLLM over restarts
+	@$(SETUP) mvn -B -ntp test -Dflexkv.ssd.kills=100 \
+		-Dtest='io.flexkv.tier.ssd.*Test,Ssd*Test,SimulationTest,WritePolicyTraceTest,MoverTest'
+	@$(SETUP) install
+	@$(BIN)/pytest tests/e2e/test_ssd.py
 
 soak-ssd: ## the same in long: a thousand kills, a million flipped bits, forty lives of the model
 	@$(SETUP) mvn -B -ntp test -Dtest='io.flexkv.tier.ssd.*Test' -Dflexkv.ssd.kills=1000 \

@@ -31,6 +31,7 @@ _PARTS = {
     "lookup": ("python-shim/tests/bench/lookup.py", True),
     "ready": ("tests/bench/ready.py", False),
     "ssd": ("tests/bench/ssd.py", False),
+    "ssd-hit": ("tests/bench/ssd_hit.py", False),
 }
 
 

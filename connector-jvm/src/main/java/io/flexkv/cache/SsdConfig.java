@@ -34,16 +34,16 @@ public record SsdConfig(
   }
 
   /**
-   * What suits a host tier of this size: an eighth of it may wait to be written, an eighth be
-   * written, a quarter be read, at most 1 GiB each.
+   * What suits a host tier of this size: all of it may wait to be written (what waits can be
+   * evicted as any other block), half of it be read, and an eighth, at most 1 GiB, be written.
    */
   public static SsdConfig forHost(long hostBytes) {
     long eighth = Math.max(1, Math.min(1L << 30, hostBytes / 8));
     return new SsdConfig(
         WritePolicy.THROUGH,
+        Math.max(1, hostBytes),
         eighth,
-        eighth,
-        Math.max(1, Math.min(1L << 30, hostBytes / 4)),
+        Math.max(1, hostBytes / 2),
         32L << 20,
         TimeUnit.MILLISECONDS.toNanos(500));
   }

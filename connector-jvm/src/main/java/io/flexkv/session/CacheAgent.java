@@ -11,7 +11,6 @@ import io.flexkv.ffm.EventFd;
 import io.flexkv.ffm.PollSet;
 import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.ProtocolException;
-import io.flexkv.tier.ssd.SsdStore;
 import io.flexkv.transfer.Completion;
 import io.flexkv.transfer.CompletionQueue;
 import java.io.IOException;
@@ -68,21 +67,19 @@ public final class CacheAgent implements Runnable {
    */
   public CacheAgent(BootIdentity identity, HostSlots slots, CacheConfig limits, long spinNanos)
       throws IOException {
-    this(identity, slots, null, SsdConfig.forHost(slots.capacityBytes()), limits, spinNanos);
+    this(identity, slots, null, limits, spinNanos);
   }
 
   /**
    * @param slots the host tier
-   * @param store the SSD tier, null if there is none; stays the caller's to close, after this
-   * @param ssdConfig how it is used
+   * @param ssdUse the SSD tier, null if there is none
    * @param limits of the cache core
    * @param spinNanos how long to spin after the last work
    */
   public CacheAgent(
       BootIdentity identity,
       HostSlots slots,
-      @Nullable SsdStore store,
-      SsdConfig ssdConfig,
+      @Nullable SsdUse ssdUse,
       CacheConfig limits,
       long spinNanos)
       throws IOException {
@@ -90,15 +87,15 @@ public final class CacheAgent implements Runnable {
     this.wake = EventFd.create();
     this.inbox = new AgentInbox(wake);
     this.outbox = new Outbox(identity.bootEpoch());
-    this.ssd = new SsdRouter(store, slots, identity.bootEpoch(), System::nanoTime);
+    this.ssd = new SsdRouter(ssdUse, slots, identity.bootEpoch(), System::nanoTime);
     this.jobs = new JobRouter(directory, outbox, slots, ssd, events, System::nanoTime);
     this.core =
         new CacheCore(
             limits,
             EvictionSettings.DEFAULT,
             slots,
-            store == null ? SlotAllocator.NONE : ssd,
-            ssdConfig,
+            ssdUse == null ? SlotAllocator.NONE : ssd,
+            ssdUse == null ? SsdConfig.forHost(slots.capacityBytes()) : ssdUse.config(),
             jobs,
             System::nanoTime,
             identity.bootEpoch());

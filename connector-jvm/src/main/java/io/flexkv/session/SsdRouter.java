@@ -53,18 +53,21 @@ final class SsdRouter implements SlotAllocator {
   }
 
   private final @Nullable SsdStore store;
+  private final long maxBlocks;
   private final HostSlots host;
   private final long bootEpoch;
   private final LongSupplier nanoTime;
   private final Map<Digest, Integer> blockTokens = new HashMap<>();
   private final ArrayDeque<Waiting> resets = new ArrayDeque<>();
+  private long blocks;
   private @Nullable CacheCore core;
 
   /**
-   * @param store null: there is no SSD tier
+   * @param use null: there is no SSD tier
    */
-  SsdRouter(@Nullable SsdStore store, HostSlots host, long bootEpoch, LongSupplier nanoTime) {
-    this.store = store;
+  SsdRouter(@Nullable SsdUse use, HostSlots host, long bootEpoch, LongSupplier nanoTime) {
+    this.store = use == null ? null : use.store();
+    this.maxBlocks = use == null || use.maxBlocks() == 0 ? Long.MAX_VALUE : use.maxBlocks();
     this.host = host;
     this.bootEpoch = bootEpoch;
     this.nanoTime = nanoTime;
@@ -87,12 +90,21 @@ final class SsdRouter implements SlotAllocator {
 
   @Override
   public long allocate(long slotBytes) {
-    return store == null ? FULL : store.allocate(slotBytes);
+    if (store == null || blocks >= maxBlocks) {
+      return FULL;
+    }
+    long slot = store.allocate(slotBytes);
+    if (slot == SsdStore.FULL) {
+      return FULL;
+    }
+    blocks++;
+    return slot;
   }
 
   @Override
   public void free(long slot) {
     there().free(slot);
+    blocks--;
   }
 
   @Override
@@ -321,7 +333,10 @@ final class SsdRouter implements SlotAllocator {
               header.parentHi(),
               header.parentLo(),
               is.payloadBytes());
-      taken.set(i, core().ssd().adopt(block, survivor.slot()));
+      if (blocks < maxBlocks && core().ssd().adopt(block, survivor.slot())) {
+        blocks++;
+        taken.set(i);
+      }
     }
     return taken;
   }

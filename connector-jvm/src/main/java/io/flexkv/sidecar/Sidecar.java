@@ -18,6 +18,7 @@ import io.flexkv.session.HostSlots;
 import io.flexkv.session.LookupWarmup;
 import io.flexkv.session.RendezvousServer;
 import io.flexkv.session.SessionControl;
+import io.flexkv.session.SsdUse;
 import io.flexkv.tier.HostPool;
 import io.flexkv.tier.PoolPages;
 import io.flexkv.tier.PoolPrefault;
@@ -41,6 +42,7 @@ final class Sidecar {
   private final BootIdentity identity;
   private final HostPool pool;
   private final Devices devices;
+  private final @Nullable SsdUse ssd;
   private final CacheAgent agent;
   private final ControlServer control;
   private final RendezvousServer rendezvous;
@@ -63,7 +65,10 @@ final class Sidecar {
     long plan = settings.nanos(Options.PLAN_TTL_S);
     CacheConfig limits =
         CacheConfig.defaults().withTimes(settings.nanos(Options.LEASE_TTL_S), plan, plan);
-    agent = new CacheAgent(identity, slots, limits, settings.integer(Options.SPIN_US) * 1000);
+    SsdSetup.News ssdNews = new SsdSetup.News();
+    ssd = SsdSetup.open(settings, ssdNews);
+    agent = new CacheAgent(identity, slots, ssd, limits, settings.integer(Options.SPIN_US) * 1000);
+    ssdNews.to(agent::ssdMoved);
     devices = new Devices(pool.segments(), CudaCopyPath.AUTO);
     agent.setEviction(Tuning.eviction(settings));
     SessionControl sessions = new SessionControl(agent, devices::open);
@@ -207,6 +212,10 @@ final class Sidecar {
     rendezvousThread.join(JOIN_MILLIS);
     agent.stop();
     agentThread.join(JOIN_MILLIS);
+    SsdUse disks = ssd;
+    if (disks != null) {
+      disks.store().close();
+    }
     control.close();
     PoolPrefault running = prefault;
     if (running != null && !running.finished()) {

@@ -2,6 +2,7 @@ package io.flexkv.transfer;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.flexkv.cache.AvailableBlocks;
 import io.flexkv.device.DeviceException;
 import io.flexkv.device.Direction;
 import io.flexkv.device.FakeDevice;
@@ -104,6 +105,22 @@ final class MoverFixture implements AutoCloseable {
         new RevokeWord(revokeWords, 8 * (id % 8)),
         System.nanoTime() + 30 * SECOND,
         generations);
+  }
+
+  /** A load over these blocks, as they come. */
+  TransferJob job(long id, AvailableBlocks available, int... blocks) {
+    TransferJob all = job(id, Direction.LOAD, blocks);
+    return new TransferJob(
+        id,
+        all.part(),
+        all.direction(),
+        all.gpuBlocks(),
+        all.hostAddresses(),
+        null,
+        all.revoke(),
+        all.deadlineNanos(),
+        null,
+        available);
   }
 
   void revokeByWord(long id) {

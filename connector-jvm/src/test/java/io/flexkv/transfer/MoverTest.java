@@ -2,8 +2,10 @@ package io.flexkv.transfer;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.flexkv.cache.GrowingBlocks;
 import io.flexkv.device.Direction;
 import io.flexkv.device.SliceLimits;
+import java.util.Arrays;
 import java.util.BitSet;
 import java.util.concurrent.atomic.AtomicLongArray;
 import java.util.stream.IntStream;
@@ -462,6 +464,55 @@ final class MoverTest {
       for (int block = 0; block < 64; block++) {
         assertThat(f.blockInHost(block)).isEqualTo(f.blockInEngine(block));
       }
+    }
+  }
+
+  @Test
+  void load_blocksComeWhileItRuns_eachIsCopiedOnlyWhenItIsThere() throws Exception {
+    try (MoverFixture f = new MoverFixture()) {
+      f.fillEngine(1);
+      assertThat(f.mover.submit(f.job(1, Direction.SAVE, 4, 5, 6, 7))).isTrue();
+      f.next();
+      byte[][] saved = {f.blockInEngine(4), f.blockInEngine(5), f.blockInEngine(6)};
+      f.fillEngine(2);
+      byte[] before = f.blockInEngine(6);
+      GrowingBlocks blocks = new GrowingBlocks(1);
+      assertThat(f.mover.submit(f.job(2, blocks.available(), 4, 5, 6))).isTrue();
+      MoverFixture.await("the first", () -> Arrays.equals(f.blockInEngine(4), saved[0]));
+      blocks.raiseTo(2);
+      MoverFixture.await("the second", () -> Arrays.equals(f.blockInEngine(5), saved[1]));
+      assertThat(f.blockInEngine(6)).as("it is not there").isEqualTo(before);
+      assertThat(f.completions.poll()).as("it waits").isNull();
+      blocks.raiseTo(3);
+      assertThat(f.next().status()).isEqualTo(Completion.Status.OK);
+      assertThat(f.blockInEngine(6)).isEqualTo(saved[2]);
+    }
+  }
+
+  @Test
+  void load_restOfItsBlocksDoesNotCome_failsWithWhatCame() throws Exception {
+    try (MoverFixture f = new MoverFixture()) {
+      GrowingBlocks blocks = new GrowingBlocks(2);
+      assertThat(f.mover.submit(f.job(1, blocks.available(), 4, 5, 6))).isTrue();
+      blocks.cut();
+      Completion done = f.next();
+      assertThat(done.status()).isEqualTo(Completion.Status.FAILED);
+      assertThat(done.blocksOk()).isEqualTo(first(2));
+      assertThat(done.cause()).contains("could not be read");
+    }
+  }
+
+  @Test
+  void load_waitsForBlocks_isRevokedAndOtherLoadsPass() throws Exception {
+    try (MoverFixture f = new MoverFixture()) {
+      GrowingBlocks blocks = new GrowingBlocks(0);
+      assertThat(f.mover.submit(f.job(1, blocks.available(), 4, 5))).isTrue();
+      assertThat(f.mover.submit(f.job(2, Direction.LOAD, 9))).isTrue();
+      assertThat(f.next().jobId()).isEqualTo(2);
+      f.revokeByWord(1);
+      Completion done = f.next();
+      assertThat(done.status()).isEqualTo(Completion.Status.REVOKED);
+      assertThat(done.bytes()).isZero();
     }
   }
 }

@@ -1,0 +1,86 @@
+package io.flexkv.sidecar;
+
+import io.flexkv.cache.SsdConfig;
+import io.flexkv.cache.WritePolicy;
+import io.flexkv.config.Options;
+import io.flexkv.config.Settings;
+import io.flexkv.session.SsdUse;
+import io.flexkv.tier.ssd.SsdEngine;
+import io.flexkv.tier.ssd.SsdOptions;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/** The SSD tier as the settings want it. */
+final class SsdSetup {
+  private static final Logger LOG = LoggerFactory.getLogger(SsdSetup.class);
+  private static final int THREADS = 8;
+  private static final double GB = 1e9;
+
+  private SsdSetup() {}
+
+  /** Passes the store's news on, once somebody is there to hear them. */
+  static final class News implements Runnable {
+    private volatile Runnable hearer = () -> {};
+
+    void to(Runnable whom) {
+      hearer = whom;
+    }
+
+    @Override
+    public void run() {
+      hearer.run();
+    }
+  }
+
+  /**
+   * Opens it. A disk that cannot be used is one line in the log: the host tier serves alone then.
+   *
+   * @param wakeUp called when the store has news
+   * @return null if it is off or cannot be used
+   */
+  static @Nullable SsdUse open(Settings settings, Runnable wakeUp) {
+    long bytes = (long) (settings.number(Options.SSD_CACHE_GB) * GB);
+    String enabled = settings.text(Options.ENABLE_SSD);
+    if (bytes == 0 || enabled.equals("0") || enabled.equals("false")) {
+      if (settings.integer(Options.NUM_SSD_BLOCKS) > 0 && bytes == 0) {
+        LOG.warn("num_ssd_blocks alone makes no SSD tier: ssd_cache_gb says how large it is");
+      }
+      return null;
+    }
+    List<Path> folders = settings.paths(Options.SSD_CACHE_DIR).stream().map(Path::of).toList();
+    double fileGb = settings.number(Options.MAX_FILE_SIZE_GB);
+    try {
+      SsdOptions options =
+          new SsdOptions(
+              folders,
+              bytes,
+              fileGb <= 0 ? 0 : (long) (fileGb * GB),
+              (int) settings.integer(Options.IOURING_ENTRIES),
+              (int) settings.integer(Options.IOURING_FLAGS),
+              THREADS,
+              0);
+      SsdEngine store = SsdEngine.open(options, wakeUp);
+      LOG.info("SSD tier: {} bytes in {}", store.capacityBytes(), folders);
+      return new SsdUse(store, config(settings), settings.integer(Options.NUM_SSD_BLOCKS));
+    } catch (IOException | IllegalArgumentException e) {
+      LOG.error("no SSD tier, the host tier serves alone: {}", e.getMessage());
+      return null;
+    }
+  }
+
+  private static SsdConfig config(Settings settings) {
+    WritePolicy policy =
+        switch (settings.text(Options.SSD_WRITE_POLICY)) {
+          case "on_evict" -> WritePolicy.BACK;
+          case "second_hit" -> WritePolicy.SECOND_HIT;
+          default -> WritePolicy.THROUGH;
+        };
+    return SsdConfig.forHost(settings.hostBytes())
+        .withWritePolicy(policy)
+        .withWait(settings.integer(Options.SSD_WAIT_MS) * 1_000_000);
+  }
+}

@@ -1,0 +1,215 @@
+"""A hit on the SSD, from the first question to the last byte in the engine's memory.
+
+One chain of 1 GiB is saved by a plain instance (process backend, no vLLM) and is on the SSD alone
+once the sidecar was started anew.  First and last byte are beside the time in which the same files
+are read past the page cache by threads that do nothing else, in the same run.  Then: lookups of
+host memory while another chain is being written to the SSD, beside the same lookups on an idle one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python-shim" / "tests"))
+
+from harness import checkout, processes
+from harness.records import Records, table
+from harness.sidecar import Sidecar
+from plain_instance import PlainInstance, random_hashes
+
+from flexkv import protocol as p
+
+_BLOCK_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
+_READERS = 8
+_LOOKUPS = 2000
+_LOOKUP_KEYS = 512
+_SPIN_US = 200_000.0
+
+
+def main() -> int:
+    """Measures and writes the records."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mib", type=int, default=1024, help="size of the chain")
+    parser.add_argument("--dir", type=Path, default=Path("build"), help="on the disk to measure")
+    parser.add_argument("--out", type=Path, default=checkout.RECORDS / "ssd-hit.json")
+    options = parser.parse_args()
+    records = Records()
+    options.dir.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="fkv-", dir="/tmp") as run,
+        tempfile.TemporaryDirectory(prefix="ssd-hit-", dir=options.dir) as disk,
+    ):
+        gb = options.mib * 1.25 / 1000
+        sidecar = Sidecar(
+            Path(run),
+            FLEXKV_CPU_CACHE_GB=f"{2 * gb + 0.3:.2f}",
+            FLEXKV_SSD_CACHE_GB=f"{2 * gb + 0.3:.2f}",
+            FLEXKV_SSD_CACHE_DIR=disk,
+        )
+        hashes = random_hashes(7, options.mib)
+        with _serving(sidecar, Path(run, "first.log")):
+            _fill(sidecar, hashes, options.mib)
+        with _serving(sidecar, Path(run, "second.log")):
+            _hit(sidecar, hashes, options.mib, Path(disk), records)
+            _lookups(sidecar, options.mib, records)
+    records.write(options.out)
+    sys.stdout.write(table(records.all) + "\n")
+    return 0
+
+
+@contextmanager
+def _serving(sidecar: Sidecar, log: Path) -> Iterator[None]:
+    child = sidecar.start(log)
+    try:
+        yield
+    finally:
+        child.terminate()
+        child.wait(20)
+
+
+def _ssd(sidecar: Sidecar) -> dict[str, Any]:
+    figures: dict[str, Any] = sidecar.status()["ssd"]
+    return figures
+
+
+def _payload(block: int) -> bytes:
+    return block.to_bytes(8, "little") * (_BLOCK_BYTES // 8)
+
+
+def _fill(sidecar: Sidecar, hashes: bytes, blocks: int) -> None:
+    engine = PlainInstance(str(sidecar.socket), blocks=blocks + 4, block_bytes=_BLOCK_BYTES)
+    for block in range(blocks):
+        engine.write_block(2 + block, _payload(block))
+    saved = engine.save(1, hashes, list(range(2, 2 + blocks)))
+    assert saved.committed == blocks, saved
+
+    def written() -> bool:
+        figures = _ssd(sidecar)
+        return bool(figures["blocks"] >= blocks and figures["writes"] == 0)
+
+    processes.wait_until(written, 120, "the chain is on the SSD", 0.1)
+    engine.close()
+
+
+def _hit(sidecar: Sidecar, hashes: bytes, blocks: int, disk: Path, records: Records) -> None:
+    found = lambda: _ssd(sidecar)["adopted_blocks"] >= blocks  # noqa: E731
+    processes.wait_until(found, 60, "the chain is found again", 0.1)
+    engine = PlainInstance(str(sidecar.socket), blocks=blocks + 4, block_bytes=_BLOCK_BYTES)
+    limit_s = _bare_read(disk, blocks * _BLOCK_BYTES)
+    first_s: list[float] = []
+    began = time.perf_counter()
+
+    def watch() -> None:
+        last = (3 * _BLOCK_BYTES) - 8
+        wanted = (0).to_bytes(8, "little")
+        while engine.memory[last : last + 8] == b"\xff" * 8:
+            time.sleep(0.0002)
+        assert engine.memory[last : last + 8] == wanted
+        first_s.append(time.perf_counter() - began)
+
+    engine.write_block(2, b"\xff" * _BLOCK_BYTES)
+    watcher = threading.Thread(target=watch)
+    # What is watched is the end of block 2, where the first block of the chain goes.
+    watcher.start()
+    answer = engine.lookup(5, hashes)
+    answered_s = time.perf_counter() - began
+    assert answer.servable == blocks, answer
+    done = engine.load(answer, list(range(2, 2 + blocks)))
+    last_s = time.perf_counter() - began
+    watcher.join(5)
+    assert done.status == p.STATUS_OK, done
+    for block in range(blocks):
+        assert engine.read_block(2 + block) == _payload(block), f"block {block} is wrong"
+    mib = blocks * _BLOCK_BYTES >> 20
+    records.add(f"SSD hit of {mib} MiB: answered", 1000 * answered_s, "ms")
+    value = 1000 * first_s[0]
+    records.add(f"SSD hit of {mib} MiB: first byte", value, "ms", bar="<= 50", met=value <= 50)
+    ratio = last_s / limit_s
+    records.add(
+        f"SSD hit of {mib} MiB: last byte",
+        1000 * last_s,
+        "ms",
+        limit=1000 * limit_s,
+        bar="<= 1.15 x bare read",
+        met=ratio <= 1.15,
+    )
+    engine.close()
+
+
+def _bare_read(disk: Path, wanted: int) -> float:
+    """Seconds in which threads read so many bytes of the tier's files past the page cache."""
+    pieces: list[tuple[int, int]] = []
+    descriptors = []
+    left = wanted
+    for file in sorted(disk.iterdir(), key=lambda f: -f.stat().st_size):
+        fd = os.open(file, os.O_RDONLY | os.O_DIRECT)
+        descriptors.append(fd)
+        for offset in range(0, file.stat().st_size - _READ_BYTES, _READ_BYTES):
+            if left > 0:
+                pieces.append((fd, offset))
+                left -= _READ_BYTES
+    buffers = threading.local()
+
+    def read(piece: tuple[int, int]) -> int:
+        if not hasattr(buffers, "one"):
+            buffers.one = mmap.mmap(-1, _READ_BYTES)
+        return os.preadv(piece[0], [buffers.one], piece[1])
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(_READERS) as readers:
+        total = sum(readers.map(read, pieces))
+    took = time.perf_counter() - began
+    for fd in descriptors:
+        os.close(fd)
+    return took * wanted / max(1, total)
+
+
+def _lookups(sidecar: Sidecar, blocks: int, records: Records) -> None:
+    """Lookups of one chain in host memory, alone and while another chain is written."""
+    engine = PlainInstance(str(sidecar.socket), blocks=blocks // 2 + 8, block_bytes=_BLOCK_BYTES)
+    keys = min(_LOOKUP_KEYS, blocks // 4)
+    chain = random_hashes(11, keys)
+    assert engine.save(1, chain, list(range(2, 2 + keys))).committed == keys
+    processes.wait_until(lambda: _ssd(sidecar)["writes"] == 0, 60, "its writes end", 0.1)
+    idle = _p99(engine, chain)
+    other = random_hashes(12, blocks // 2)
+    engine.save(2, other, list(range(2, 2 + blocks // 2)))
+    busy = _p99(engine, chain)
+    still = _ssd(sidecar)["writes"]
+    name = f"lookup of {keys} keys, p99, while the SSD is written"
+    records.add(name, busy, "us", limit=idle, bar="<= 1.10 x idle", met=busy <= 1.1 * idle)
+    records.add("SSD writes under way when the lookups ended", still, "")
+    engine.close()
+
+
+def _p99(engine: PlainInstance, chain: bytes) -> float:
+    hashes = [chain[i : i + 32] for i in range(0, len(chain), 32)]
+    took = []
+    for number in range(_LOOKUPS):
+        request = 1_000_000 + number
+        query = (1 << 40) + number
+        began = time.perf_counter_ns()
+        engine.scheduler.ask(p.Lookup(query, request, len(hashes), 0, len(hashes)), hashes, 0)
+        answer = engine.scheduler.wait_for(query, _SPIN_US)
+        took.append((time.perf_counter_ns() - began) / 1000)
+        assert isinstance(answer, p.LookupAnswer), answer
+        assert engine.scheduler.send(p.EndRequest(request))
+    return statistics.quantiles(took, n=100)[98]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
