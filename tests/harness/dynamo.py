@@ -237,6 +237,7 @@ class Frontend:
     def _all_there(self) -> bool:
         try:
             health = _post(f"http://127.0.0.1:{self._port}/health", None)
+            models = _post(f"http://127.0.0.1:{self._port}/v1/models", None)
         except (urllib.error.URLError, ConnectionError):
             return False
         serving = {
@@ -244,7 +245,8 @@ class Frontend:
             for row in health.get("instances", [])
             if row["endpoint"] == "generate"
         }
-        return len(serving) == len(self._workers)
+        # A frontend knows a worker a moment before it takes requests for its model.
+        return len(serving) == len(self._workers) and bool(models.get("data"))
 
     def _start_frontend(self) -> subprocess.Popen[bytes]:
         arguments = ["-m", "dynamo.frontend", "--router-mode", "kv"]
