@@ -16,7 +16,7 @@ from fake_sidecar import FakeSidecar
 from test_launcher import fake_java
 
 import flexkv
-from flexkv import cli, doctor
+from flexkv import cli, doctor, launcher
 from flexkv.config import Settings
 from flexkv.errors import ControlError
 from flexkv.java import java_version
@@ -339,6 +339,6 @@ def test_doctor_with_ssd_asks_the_jar(
 ) -> None:
     asked = tmp_path / "asked"
     stand_in = ["sh", "-c", f'printf "%s\\n" "$@" > {asked}; exit 3', "java"]
-    monkeypatch.setattr(cli.launcher, "command", lambda settings, mode="start": [*stand_in, mode])
+    monkeypatch.setattr(launcher, "command", lambda settings, mode="start": [*stand_in, mode])
     assert cli.main(["doctor", "--address", address, "--ssd", "/a", "--ssd", "/b"]) == 3
     assert asked.read_text().split() == ["doctor", "--ssd", "/a", "--ssd", "/b"]
