@@ -100,6 +100,28 @@ final class MoverTest {
   }
 
   @Test
+  void submit_nothingEnds_slicesGrowAndTheBytesOnTheirWayAreBounded() throws Exception {
+    int[] blocks = IntStream.range(0, 64).toArray();
+    try (MoverFixture f =
+        new MoverFixture(
+            256,
+            device -> {
+              device.held = true;
+              device.limits = new SliceLimits(64, 2048, 1024, 16, 4096, 0, Long.MAX_VALUE);
+            })) {
+      assertThat(f.mover.submit(f.job(1, Direction.SAVE, blocks))).isTrue();
+      MoverFixture.await("three slices", () -> f.device.submitted.get() == 3);
+      Thread.sleep(20); // time for a fourth, if it comes
+      assertThat(f.device.submitted.get()).isEqualTo(3);
+      f.device.mayEnd.release(3);
+      MoverFixture.await("they ended", () -> f.device.ended.size() == 3);
+      assertThat(f.device.ended).extracting(e -> e.bytes()).containsExactly(1024L, 1024L, 2048L);
+      f.device.mayEnd.release(1000);
+      assertThat(f.next().status()).isEqualTo(Completion.Status.OK);
+    }
+  }
+
+  @Test
   void submit_noBlocks_isOkAtOnce() throws Exception {
     try (MoverFixture f = new MoverFixture()) {
       assertThat(f.mover.submit(f.job(1, Direction.LOAD))).isTrue();
