@@ -139,6 +139,7 @@ class Sidecar:
                 "pending blocks": figures["pending_blocks"],
                 "slots in quarantine": figures["quarantined_slots"],
                 "open parts": status["open_parts"],
+                "reads of the SSD": status["ssd"]["reads"],
                 "sessions": sum(one["role"] != ROLE_TOOL for one in status["sessions"]) - clients,
             }
 

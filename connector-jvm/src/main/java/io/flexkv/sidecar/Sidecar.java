@@ -36,6 +36,7 @@ final class Sidecar {
   private static final Logger LOG = LoggerFactory.getLogger(Sidecar.class);
   private static final long LOCK_PATIENCE_MILLIS = 3000;
   private static final long JOIN_MILLIS = 800;
+  private static final long WRITES_MILLIS = 600;
   private static final ObjectMapper JSON = new ObjectMapper();
 
   private final AddressLock lock;
@@ -44,6 +45,7 @@ final class Sidecar {
   private final Devices devices;
   private final @Nullable SsdUse ssd;
   private final CacheAgent agent;
+  private final SessionControl sessions;
   private final ControlServer control;
   private final RendezvousServer rendezvous;
   private final Thread agentThread;
@@ -71,7 +73,7 @@ final class Sidecar {
     ssdNews.to(agent::ssdMoved);
     devices = new Devices(pool.segments(), CudaCopyPath.AUTO);
     agent.setEviction(Tuning.eviction(settings));
-    SessionControl sessions = new SessionControl(agent, devices::open);
+    sessions = new SessionControl(agent, devices::open);
     Tuning tuning = new Tuning(settings, sessions::setEviction);
     control = new ControlServer(identity.controlToken());
     control
@@ -197,6 +199,23 @@ final class Sidecar {
     stopAsked.countDown();
   }
 
+  /** Lets blocks that wait for the SSD get there, for a moment: what does not is not kept. */
+  private void awaitWrites() throws InterruptedException {
+    long until = System.nanoTime() + WRITES_MILLIS * 1_000_000;
+    while (ssd != null && System.nanoTime() < until) {
+      try {
+        JsonNode now = sessions.status().path("ssd");
+        if (now.path("queued_bytes").asLong() == 0 && now.path("writes").asInt() == 0) {
+          return;
+        }
+      } catch (RequestException e) {
+        LOG.debug("the cache thread does not answer: {}", e.getMessage());
+        return;
+      }
+      TimeUnit.MILLISECONDS.sleep(10);
+    }
+  }
+
   /** Waits until somebody asks it to end or it has been idle for long enough, then ends it. */
   void serveUntilEnd() throws IOException, InterruptedException {
     while (!stopAsked.await(500, TimeUnit.MILLISECONDS)) {
@@ -210,6 +229,7 @@ final class Sidecar {
     lock.unlinkSocket();
     rendezvous.close();
     rendezvousThread.join(JOIN_MILLIS);
+    awaitWrites();
     agent.stop();
     agentThread.join(JOIN_MILLIS);
     SsdUse disks = ssd;

@@ -1,0 +1,56 @@
+package io.flexkv.sidecar;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.flexkv.cache.WritePolicy;
+import io.flexkv.config.Settings;
+import io.flexkv.session.SsdUse;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+class SsdSetupTest {
+  @TempDir Path folder;
+
+  private static SsdUse open(Map<String, String> options) throws Exception {
+    return SsdSetup.open(Settings.load(Map.of(), options), () -> {});
+  }
+
+  @Test
+  void open_noSize_isOff() throws Exception {
+    assertThat(open(Map.of("ssd_cache_dir", folder.toString()))).isNull();
+    assertThat(open(Map.of("ssd_cache_gb", "1", "enable_ssd", "0"))).isNull();
+  }
+
+  @Test
+  void open_folderIsAFile_hostTierServesAlone() throws Exception {
+    Path file = Files.createFile(folder.resolve("f"));
+    assertThat(open(Map.of("ssd_cache_gb", "0.1", "ssd_cache_dir", file.toString()))).isNull();
+  }
+
+  @Test
+  void open_options_reachTheStoreAndTheCore() throws Exception {
+    SsdUse use =
+        open(
+            Map.of(
+                "ssd_cache_gb",
+                "0.1",
+                "ssd_cache_dir",
+                folder.resolve("a") + ";" + folder.resolve("b"),
+                "ssd_write_policy",
+                "second_hit",
+                "ssd_wait_ms",
+                "70",
+                "num_ssd_blocks",
+                "9"));
+    try (var store = use.store()) {
+      assertThat(store.directories()).hasSize(2);
+      assertThat(store.capacityBytes()).isBetween(90_000_000L, 100_000_000L);
+      assertThat(use.config().writePolicy()).isEqualTo(WritePolicy.SECOND_HIT);
+      assertThat(use.config().waitNanos()).isEqualTo(70_000_000L);
+      assertThat(use.maxBlocks()).isEqualTo(9);
+    }
+  }
+}
