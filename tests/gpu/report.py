@@ -38,8 +38,12 @@ RUNS = {
     "tokens at once, stalls while the pool is pinned",
     "gpu-death-stops-copies": "The sidecar killed in the middle of loads of 1 GiB, "
     "canaries in the blocks afterwards",
-    "gpu-copy-paths": "Copy paths of the CUDA backend, byte for byte, and their rates beside "
-    "copies of 32 MiB",
+    "gpu-fences": "Jobs behind their fences, and the same with the fences removed",
+    "gpu-pool-pages": "Kinds of memory for the host pool: how long its pages take to come, to be "
+    "pinned and to go",
+    "gpu-copy-paths": "Copy paths of the CUDA backend, byte for byte",
+    "gpu-copy-bench": "The movers beside the link and beside bare loops of whichever call of the "
+    "driver moves such rows best",
     "gpu-host-lookup": "Lookups from Python beside a bare echo through the ring, 16 idle cores",
     "gpu-host-hooks": "What the hooks cost an engine's step, on the scheduler's thread and on a "
     "worker's, 16 idle cores",
