@@ -1,6 +1,6 @@
 """The SSD tier beside bare `O_DIRECT` calls in the same run, and how long a start takes.
 
-`io.flexkv.sidecar.SsdBench` measures and writes the records. It needs 9 GB for two minutes in the
+`io.flexkv.sidecar.SsdBench` measures and writes the records. It needs 7 GB for two minutes in the
 folder that `FLEXKV_BENCH_SSD_DIR` names, `build/bench` unless set.
 """
 

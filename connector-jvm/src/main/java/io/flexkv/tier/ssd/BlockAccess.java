@@ -67,12 +67,16 @@ final class BlockAccess extends BlockOp {
   @Override
   boolean begin() {
     begun = open.begin(block);
-    if (begun && isWrite()) {
+    return begun;
+  }
+
+  @Override
+  void meanwhile() {
+    if (isWrite()) {
       sum =
           Checksums.ofBlock(
               identity().digest(), open.job().address(block), identity().payloadBytes());
     }
-    return begun;
   }
 
   @Override

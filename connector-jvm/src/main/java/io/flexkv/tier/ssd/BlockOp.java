@@ -55,6 +55,9 @@ abstract class BlockOp {
    */
   abstract boolean begin();
 
+  /** What else is to be done before the end; runs while the disk works, where that is possible. */
+  void meanwhile() {}
+
   /**
    * The end.
    *

@@ -295,18 +295,19 @@ final class SsdDirectory {
     if (state != SsdStore.State.SERVING) {
       return SsdStore.FULL;
     }
-    feedLog();
-    return log.stuck() ? SsdStore.FULL : space.allocate(stride);
+    // A log that waits for room takes no more headers, unless an extent is on its way to it.
+    boolean fed = feedLog();
+    return log.stuck() && !fed ? SsdStore.FULL : space.allocate(stride);
   }
 
-  /** Gives the header log an extent if it wants one and one is free. */
-  void feedLog() {
+  /** Gives the header log an extent if it wants one; false if none is free. */
+  boolean feedLog() {
     if (!log.wantsExtent() || extentAsked || state != SsdStore.State.SERVING) {
-      return;
+      return true;
     }
     int extent = space.takeExtent();
     if (extent < 0) {
-      return;
+      return false;
     }
     extentAsked = true;
     care.add(() -> {
@@ -319,6 +320,7 @@ final class SsdDirectory {
       }
       extentAsked = false;
     });
+    return true;
   }
 
   /** Takes a slot back. */

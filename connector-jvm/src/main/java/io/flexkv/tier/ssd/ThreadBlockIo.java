@@ -53,7 +53,11 @@ final class ThreadBlockIo implements BlockIo {
       int errno = Errno.EIO;
       try {
         begun.set(index, nonZero(System.nanoTime()));
-        errno = op.begin() ? transfer(op) : Errno.ECANCELED;
+        boolean wanted = op.begin();
+        if (wanted) {
+          op.meanwhile();
+        }
+        errno = wanted ? transfer(op) : Errno.ECANCELED;
       } catch (RuntimeException e) {
         LOG.log(Level.ERROR, "an access ended by an error of the program", e);
       } finally {

@@ -36,6 +36,9 @@ final class UringBlockIo implements BlockIo {
    */
   private static final long MAX_BYTES_UNDER_WAY = 32L << 20;
 
+  /** Payload writes under way: enough for any disk, and soon over where a live read waits. */
+  private static final int MAX_WRITES = 8;
+
   private static final long MAX_RANGE_BYTES = 1L << 30;
 
   private final List<DirectFile> files;
@@ -50,6 +53,7 @@ final class UringBlockIo implements BlockIo {
 
   private final AtomicReferenceArray<@Nullable BlockOp> underWay;
   private final Deque<Integer> freePlaces = new ArrayDeque<>();
+  private final List<BlockOp> fresh = new ArrayList<>();
   private final List<BlockOp> ended = new ArrayList<>();
   private final List<Integer> endedErrno = new ArrayList<>();
   private List<MemorySegment> ranges = List.of();
@@ -68,7 +72,7 @@ final class UringBlockIo implements BlockIo {
     this.wakeUp = wakeUp;
     // One entry is the poll's.
     int places = Math.max(1, ring.entries() - 1);
-    this.queue = new IoQueue(Math.max(1, places / 2));
+    this.queue = new IoQueue(Math.clamp(places / 2, 1, MAX_WRITES));
     this.begun = new AtomicLongArray(places);
     this.underWay = new AtomicReferenceArray<>(places);
     for (int i = 0; i < places; i++) {
@@ -155,16 +159,25 @@ final class UringBlockIo implements BlockIo {
       ring.preparePoll(wakeUp.fd(), WAKE_UP);
       polled = true;
     }
+    admit();
+    meanwhile();
     asleep = true;
     admit(); // after the word, so that nothing that was queued before it is slept over
-    boolean nothingToDo = ended.isEmpty() && !(queue.closed() && idle());
+    boolean nothingToDo = ended.isEmpty() && fresh.isEmpty() && !(queue.closed() && idle());
     ring.enter(nothingToDo ? 1 : 0);
     asleep = false;
     ring.reap(this::completed);
     // The disk gets new work before the old is looked at.
     admit();
-    ring.enter(0);
+    meanwhile();
     finish();
+  }
+
+  /** The disk begins with what was admitted, and this thread does its part of it. */
+  private void meanwhile() throws ErrnoException {
+    ring.enter(0);
+    fresh.forEach(BlockOp::meanwhile);
+    fresh.clear();
   }
 
   private void admit() {
@@ -180,6 +193,7 @@ final class UringBlockIo implements BlockIo {
       begun.set(place, ThreadBlockIo.nonZero(System.nanoTime()));
       underWay.set(place, op);
       bytesUnderWay += op.rest();
+      fresh.add(op);
       send(place, op);
     }
   }
