@@ -305,7 +305,7 @@ public final class SsdBench {
     try (SsdEngine engine = SsdEngine.open(options, news::release)) {
       recover(engine);
       int count = (int) (ROUND_BYTES / size);
-      for (long bytes = 0; bytes < RESTART_BYTES * 9 / 10; bytes += ROUND_BYTES) {
+      for (long bytes = 0; bytes < RESTART_BYTES * 8 / 10; bytes += ROUND_BYTES) {
         write(engine, allocate(engine, count, size), size);
         blocks += count;
       }
