@@ -36,7 +36,7 @@ import org.jspecify.annotations.Nullable;
  */
 final class HeaderLog {
   static final int BATCH_PAGES = 16;
-  static final long MAX_WAIT_NANOS = 5_000_000;
+  static final long MAX_WAIT_NANOS = 20_000_000;
 
   /** How long a header waits for a place in a log that is full. */
   static final long MAX_STUCK_NANOS = 2_000_000_000L;
