@@ -9,6 +9,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Tells schedulers which blocks of their namespace each tier holds. Cache thread only.
@@ -28,6 +29,7 @@ public final class EventHub {
   private final Map<Integer, NamespaceFeed> feeds = new LinkedHashMap<>();
   private final EventCounters counters = new EventCounters();
   private final NoticeBuilder builder = new NoticeBuilder();
+  private @Nullable SurvivorFacts survivor;
   private final MemorySegment scratch = Arena.ofAuto().allocate(Protocol.MAX_RECORD_BYTES, 8);
 
   /**
@@ -109,8 +111,37 @@ public final class EventHub {
     extras.checkEnd();
   }
 
+  /**
+   * What an event must say of a block, for a tier that survives a restart: see {@link
+   * SurvivorFacts}.
+   *
+   * @return empty if it is not known, or longer than {@code maxBytes}
+   */
+  public byte[] eventData(int namespace, int group, long eventHash, int maxBytes) {
+    NamespaceFeed feed = feeds.get(namespace);
+    byte[] data =
+        feed == null
+            ? NO_EXTRA
+            : SurvivorFacts.of(feed.facts(), feed.facts().find(group, eventHash));
+    return data.length > maxBytes ? NO_EXTRA : data;
+  }
+
+  /**
+   * A block that survived a restart is about to be offered to the cache core: if it becomes {@link
+   * #stored}, before the next call of this, these are its facts.
+   *
+   * @param data what {@link #eventData} said of it in an earlier life; empty = nothing
+   */
+  public void offered(int blockTokens, byte[] data) {
+    survivor = data.length == 0 ? null : SurvivorFacts.read(blockTokens, data);
+  }
+
   /** See {@code CacheEffects.stored}. */
   public void stored(int namespace, int tier, int group, long eventHash) {
+    SurvivorFacts facts = survivor;
+    if (facts != null && facts.isOf(eventHash)) {
+      facts.learn(feed(namespace, facts.blockTokens()).facts(), group);
+    }
     NamespaceFeed feed = feeds.get(namespace);
     if (feed != null) {
       feed.stored(tier, group, eventHash);

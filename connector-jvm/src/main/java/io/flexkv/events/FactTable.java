@@ -145,6 +145,10 @@ final class FactTable {
     return hashBytes;
   }
 
+  int blockTokens() {
+    return blockTokens;
+  }
+
   int residentFacts() {
     return resident.size;
   }

@@ -87,7 +87,7 @@ public final class CacheAgent implements Runnable {
     this.wake = EventFd.create();
     this.inbox = new AgentInbox(wake);
     this.outbox = new Outbox(identity.bootEpoch());
-    this.ssd = new SsdRouter(ssdUse, slots, identity.bootEpoch(), System::nanoTime);
+    this.ssd = new SsdRouter(ssdUse, slots, events, identity.bootEpoch(), System::nanoTime);
     this.jobs = new JobRouter(directory, outbox, slots, ssd, events, System::nanoTime);
     this.core =
         new CacheCore(

@@ -59,8 +59,8 @@ public final class LookupWarmup {
     HostSlots slots =
         new HostSlots(HostPool.create("flexkv-warmup", POOL_BYTES, POOL_BYTES, arena), 0);
     Outbox outbox = new Outbox(1);
-    SsdRouter ssd = new SsdRouter(null, slots, 1, System::nanoTime);
     EventHub events = new EventHub();
+    SsdRouter ssd = new SsdRouter(null, slots, events, 1, System::nanoTime);
     JobRouter jobs = new JobRouter(new Directory(), outbox, slots, ssd, events, System::nanoTime);
     core = new CacheCore(CacheConfig.defaults(), slots, jobs, System::nanoTime, 1);
     jobs.bind(core);

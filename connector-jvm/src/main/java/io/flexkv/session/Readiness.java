@@ -75,7 +75,7 @@ final class Readiness {
         instance.storedOnce ? new long[instance.worldSize()] : offsets(partBytes);
     instance.ready = true;
     Session scheduler = Objects.requireNonNull(instance.scheduler, "ready without a scheduler");
-    ssd.opened(digest[0], digest[1], scheduler.hello.blockTokens());
+    ssd.opened(namespace, digest[0], digest[1], scheduler.hello.blockTokens());
     if (instance.resetPending) {
       instance.resetPending = false;
       List<SsdRouter.Answer> waiting = instance.takeResetAnswers();

@@ -4,6 +4,7 @@ import io.flexkv.cache.BlockIdentity;
 import io.flexkv.cache.CacheCore;
 import io.flexkv.cache.SlotAllocator;
 import io.flexkv.cache.SsdTransfer;
+import io.flexkv.events.EventHub;
 import io.flexkv.protocol.RequestException;
 import io.flexkv.tier.ssd.RecoverySink;
 import io.flexkv.tier.ssd.SlotHeader;
@@ -55,9 +56,11 @@ final class SsdRouter implements SlotAllocator {
   private final @Nullable SsdStore store;
   private final long maxBlocks;
   private final HostSlots host;
+  private final EventHub events;
   private final long bootEpoch;
   private final LongSupplier nanoTime;
   private final Map<Digest, Integer> blockTokens = new HashMap<>();
+  private final Map<Digest, Integer> handles = new HashMap<>();
   private final ArrayDeque<Waiting> resets = new ArrayDeque<>();
   private long blocks;
   private @Nullable CacheCore core;
@@ -65,10 +68,16 @@ final class SsdRouter implements SlotAllocator {
   /**
    * @param use null: there is no SSD tier
    */
-  SsdRouter(@Nullable SsdUse use, HostSlots host, long bootEpoch, LongSupplier nanoTime) {
+  SsdRouter(
+      @Nullable SsdUse use,
+      HostSlots host,
+      EventHub events,
+      long bootEpoch,
+      LongSupplier nanoTime) {
     this.store = use == null ? null : use.store();
     this.maxBlocks = use == null || use.maxBlocks() == 0 ? Long.MAX_VALUE : use.maxBlocks();
     this.host = host;
+    this.events = events;
     this.bootEpoch = bootEpoch;
     this.nanoTime = nanoTime;
   }
@@ -124,9 +133,11 @@ final class SsdRouter implements SlotAllocator {
     return store == null ? 0 : store.generation(digestHi, digestLo);
   }
 
-  /** An engine says how many tokens a block of its namespace has. */
-  void opened(long digestHi, long digestLo, int tokens) {
-    blockTokens.put(new Digest(digestHi, digestLo), tokens);
+  /** An engine says its namespace's handle in the core, and how many tokens a block has. */
+  void opened(int namespace, long digestHi, long digestLo, int tokens) {
+    Digest digest = new Digest(digestHi, digestLo);
+    blockTokens.put(digest, tokens);
+    handles.put(digest, namespace);
   }
 
   /** A namespace was reset: makes that survive a restart, then answers. */
@@ -167,11 +178,16 @@ final class SsdRouter implements SlotAllocator {
               block.parentLo(),
               blockTokens.getOrDefault(new Digest(block.digestHi(), block.digestLo()), 1),
               bootEpoch,
-              new byte[0]));
+              eventData(block)));
     }
     if (!there().submit(SsdJob.write(write.id(), write.ssdSlots(), addresses(write), headers))) {
       core().ssd().written(write.id(), new boolean[0], true);
     }
+  }
+
+  private byte[] eventData(BlockIdentity block) {
+    int namespace = handles.getOrDefault(new Digest(block.digestHi(), block.digestLo()), -1);
+    return events.eventData(namespace, block.group(), block.hashLo(), SlotHeader.MAX_EVENT_BYTES);
   }
 
   void cancel(long transferId) {
@@ -333,11 +349,13 @@ final class SsdRouter implements SlotAllocator {
               header.parentHi(),
               header.parentLo(),
               is.payloadBytes());
+      events.offered(header.blockTokens(), header.eventData());
       if (blocks < maxBlocks && core().ssd().adopt(block, survivor.slot())) {
         blocks++;
         taken.set(i);
       }
     }
+    events.offered(1, new byte[0]);
     return taken;
   }
 

@@ -228,6 +228,42 @@ class EventHubTest {
   }
 
   @Test
+  void survivors_ofAnEarlierLife_areToldFromTheirOwnData() throws Exception {
+    EventHub earlier = hub;
+    learn(3, 0, 2, "lora");
+    learn(4, 0, 1, "");
+    for (long hash : new long[] {hash(3, 0), hash(3, 1), hash(4, 0)}) {
+      earlier.stored(0, SSD, 0, hash);
+    }
+    EventHub later = new EventHub();
+    for (long hash : new long[] {hash(3, 0), hash(3, 1), hash(4, 0), hash(9, 9)}) {
+      later.offered(B, earlier.eventData(0, 0, hash, 3072));
+      later.stored(0, SSD, 0, hash);
+    }
+    later.offered(B, new byte[0]);
+    NoticeReader reader = new NoticeReader();
+    later.subscribe(1, 0, B, reader);
+    while (later.pump() > 0) {
+      reader.read(Integer.MAX_VALUE);
+    }
+    assertThat(reader.announced)
+        .containsOnlyKeys(
+            NoticeReader.name(SSD, hash(3, 0)),
+            NoticeReader.name(SSD, hash(3, 1)),
+            NoticeReader.name(SSD, hash(4, 0)));
+    assertThat(reader.announced.get(NoticeReader.name(SSD, hash(3, 1))))
+        .isEqualTo(new NoticeReader.Said(hash(3, 0), token(3, 1), "lora"));
+    assertThat(later.counters().blocksWithoutFacts()).isEqualTo(1);
+  }
+
+  @Test
+  void survivors_damagedData_isNothing() {
+    hub.offered(B, new byte[] {32, 0, 0, 0, 1, 2});
+    hub.stored(0, SSD, 0, 5);
+    assertThat(hub.knownBlocks()).isZero();
+  }
+
+  @Test
   void taken_moreThanWereSent_isRefused() {
     subscribe(1);
     assertThatThrownBy(() -> hub.taken(1, 5, false))

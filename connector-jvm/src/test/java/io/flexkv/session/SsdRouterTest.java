@@ -12,6 +12,7 @@ import io.flexkv.cache.LookupResult;
 import io.flexkv.cache.SlotAllocator;
 import io.flexkv.cache.SsdConfig;
 import io.flexkv.cache.SsdTransfer;
+import io.flexkv.events.EventHub;
 import io.flexkv.ffm.EventFd;
 import io.flexkv.tier.HostPool;
 import io.flexkv.tier.ssd.MemorySsdStore;
@@ -56,7 +57,7 @@ class SsdRouterTest {
       }
       slots = new HostSlots(pool, 0);
       SsdConfig config = SsdConfig.forHost(64 * BLOCK);
-      router = new SsdRouter(new SsdUse(store, config, 0), slots, 5, () -> 1);
+      router = new SsdRouter(new SsdUse(store, config, 0), slots, new EventHub(), 5, () -> 1);
       core =
           new CacheCore(
               CacheConfig.defaults(),
@@ -70,7 +71,7 @@ class SsdRouterTest {
       router.bind(core);
       namespace = core.openNamespace(3, 4, 1, new long[] {BLOCK}, router.recordedGeneration(3, 4));
       core.openInstance(1, namespace);
-      router.opened(3, 4, 16);
+      router.opened(namespace, 3, 4, 16);
     }
 
     void run() {
@@ -235,7 +236,8 @@ class SsdRouterTest {
   @Test
   void maxBlocks_isACapBesidesTheStores() {
     SsdRouter capped =
-        new SsdRouter(new SsdUse(rig.store, SsdConfig.forHost(1), 2), rig.slots, 5, () -> 1);
+        new SsdRouter(
+            new SsdUse(rig.store, SsdConfig.forHost(1), 2), rig.slots, new EventHub(), 5, () -> 1);
     long first = capped.allocate(BLOCK);
     assertThat(capped.allocate(BLOCK)).isPositive();
     assertThat(capped.allocate(BLOCK)).isEqualTo(SlotAllocator.FULL);
