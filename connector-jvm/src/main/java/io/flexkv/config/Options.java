@@ -66,6 +66,8 @@ public final class Options {
   public static final Option LOG_LEVEL = option("log_level");
   public static final Option LOG_FILE = option("log_file");
   public static final Option LOG_MAX_MB = option("log_max_mb");
+  public static final Option TRANSFER_TRACE = option("transfer_trace");
+  public static final Option EVICTION_LOG_INTERVAL_S = option("eviction_log_interval_s");
 
   public static final Option SPIN_US = option("spin_us");
   public static final Option LEASE_TTL_S = option("lease_ttl_s");

@@ -44,6 +44,7 @@ public final class CacheAgent implements Runnable {
   private final EventFd wake;
   private final PollSet poll = new PollSet(1);
   private final AgentInbox inbox;
+  private final LifeSigns lifeSigns = new LifeSigns();
   private final Directory directory = new Directory();
   private final Outbox outbox;
   private final EventHub events = new EventHub();
@@ -143,6 +144,11 @@ public final class CacheAgent implements Runnable {
     core.setEviction(eviction);
   }
 
+  /** What is told in the log; before the thread has begun. */
+  public void tell(boolean traceTransfers, long evictionNanos) {
+    lifeSigns.use(traceTransfers, evictionNanos, System.nanoTime());
+  }
+
   Directory directory() {
     return directory;
   }
@@ -227,6 +233,7 @@ public final class CacheAgent implements Runnable {
         return count;
       }
       count++;
+      lifeSigns.completed(done);
       jobs.completed(done);
     }
     return count;
@@ -270,6 +277,7 @@ public final class CacheAgent implements Runnable {
     }
     lastTickNanos = now;
     core.tick();
+    lifeSigns.tick(now, () -> core.stats().evictedBlocks());
     return 0;
   }
 

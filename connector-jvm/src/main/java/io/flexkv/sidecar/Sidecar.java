@@ -73,6 +73,8 @@ final class Sidecar {
     ssdNews.to(agent::ssdMoved);
     devices = new Devices(pool.segments(), CudaCopyPath.AUTO);
     agent.setEviction(Tuning.eviction(settings));
+    agent.tell(
+        settings.flag(Options.TRANSFER_TRACE), settings.nanos(Options.EVICTION_LOG_INTERVAL_S));
     sessions = new SessionControl(agent, devices::open);
     Tuning tuning = new Tuning(settings, sessions::setEviction);
     control = new ControlServer(identity.controlToken());
