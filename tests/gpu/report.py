@@ -45,8 +45,7 @@ RUNS = {
     "gpu-copy-bench": "The movers beside the link and beside bare loops of whichever call of the "
     "driver moves such rows best; rows of 4 to 32 KiB (the run was cut at its time limit after "
     "these)",
-    "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, before the movers were "
-    "tuned (short first slices, more bytes on their way); not measured again since",
+    "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in a run of their own",
     "gpu-kvmanager": "The Python API on GPU tensors: 19 shapes compared byte for byte, matches of "
     "512 blocks, puts and gets of 1 GiB",
     "gpu-host-lookup": "Lookups from Python beside a bare echo through the ring, 16 idle cores",
@@ -65,9 +64,8 @@ REASONS: dict[tuple[str, str], str] = {
     "descriptor a row: the driver takes half a microsecond for each, a bare loop's as well",
     ("gpu-copy-bench", "against the bare"): "not explained: the same calls from one thread of the "
     "bare program; slices, polling and the second direction's thread are the suspects",
-    ("gpu-copy-bench-large-rows", "against"): "a pass of 256 MiB was one job: 0.4 to 0.7 ms of "
-    "first submission and waking up in 5 ms. Loads of 1 GiB and more in vLLM moved at 0.98 of the "
-    "link in gpu-pairs (stages: copies)",
+    ("gpu-copy-bench-large-rows", "SAVE, 64 KiB rows, one allocation"): "saves go as one strided "
+    "copy a block whatever the width: at 64 KiB the plain batch is better by 5 %",
     ("gpu-pairs", "2048 tokens: flexkv's hit"): "beyond the link 6.4 ms: 1 until the engine polls, "
     "3 because vLLM takes up the end of an asynchronous load two scheduling steps later, 1 for "
     "plan, go and the sidecar's waking up, 0.3 for the lookup",
