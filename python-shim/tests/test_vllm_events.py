@@ -1,6 +1,6 @@
-"""Event objects of vLLM, byte for byte: with the array classes of vLLM before 0.24.
+"""Event objects of vLLM, byte for byte: with array classes, as older versions have them.
 
-The map classes of later versions are compared in the end-to-end tests, with vLLM's own.
+Map classes are compared in ``tests/e2e/test_event_bytes.py``, with the installed vLLM's own.
 """
 
 from __future__ import annotations
