@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import struct
+import subprocess
+import sys
 
 import pytest
 
@@ -309,3 +311,21 @@ def test_answer_of_another_length_is_refused(file: SessionFile) -> None:
     deliver(file, 0, struct.pack("<IHH", 56, p.TYPE_LOOKUP_ANSWER, 0) + bytes(48), 56)
     with pytest.raises(p.ProtocolError):
         RingChannel(file).drain()
+
+
+def test_interpreter_exit_with_open_descriptors_says_nothing() -> None:
+    """What outlives its module, as in a thread that still runs, finds that empty at the end."""
+    code = """
+import os  # cleared after what was imported later
+from flexkv import protocol as p, ring, session
+os.modules = ring, session
+os.table = ring.GenerationTable(4)
+os.file = ring.SessionFile(p.SessionLayout(p.ROLE_TOOL, 1, 1 << 20, 1 << 20, 0, 0))
+os.session = session.Session.__new__(session.Session)
+os.session._eventfd = os.eventfd(0)
+os.session._pidfd = os.pidfd_open(os.getpid())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr == ""

@@ -128,7 +128,7 @@ class Link:
                 self._note(
                     logging.WARNING,
                     f"FlexKV detached: session {session.session_id} with sidecar pid "
-                    f"{session.server_pid} is over; vLLM goes on without it",
+                    f"{session.server_pid} is over; the engine computes meanwhile",
                 )
                 if time.monotonic() - began > BACKOFF_MAX_S:
                     backoff_s = BACKOFF_MIN_S

@@ -85,8 +85,8 @@ class Registration:
             )  # fmt: skip
             return True
         logger.warning(
-            "FlexKV is off for this engine: no sidecar could be reached within %.0f s, and the "
-            "layout can be proved only before blocks are in use", timeout_s,
+            "FlexKV serves nothing to this rank: no sidecar could be reached within %.0f s, and "
+            "the layout can be proved only before blocks are in use", timeout_s,
         )  # fmt: skip
         return False
 

@@ -19,7 +19,7 @@ import functools
 import mmap
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from flexkv import protocol as p
@@ -101,9 +101,9 @@ class SessionFile:
             os.close(self.fd)
             self.fd = -1
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if getattr(self, "fd", -1) >= 0:
-            os.close(self.fd)
+            close(self.fd)  # bound early: at the interpreter's exit modules are empty already
 
     def check_written_by_sidecar(self, boot_epoch: int, session_id: int) -> None:
         """Raises ``AttachError`` unless the sidecar has written what it said in ``WELCOME``."""
@@ -375,7 +375,7 @@ class GenerationTable:
         self._words[block_id] = value
         return value
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if getattr(self, "fd", -1) >= 0:
-            os.close(self.fd)
+            close(self.fd)  # as above
             self.fd = -1

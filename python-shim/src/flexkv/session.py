@@ -253,11 +253,12 @@ class Session:
         poller.register(self._pidfd, select.POLLIN)
         return bool(poller.poll(timeout_s * 1000)) or self._over
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # ``close`` is bound early: at the interpreter's exit modules are empty already.
         for name in ("_eventfd", "_pidfd"):
             fd = getattr(self, name, -1)
             if fd >= 0:
-                os.close(fd)
+                close(fd)
         sock = getattr(self, "_socket", None)
         if sock is not None:
             sock.close()
