@@ -158,6 +158,7 @@ class FakeSidecar:
         self.drop_answers = 0
         self.kills = 0
         self.generation = 1
+        self.reset_status = p.STATUS_OK
         self.chains: dict[int, list[bytes]] = {}
         self.cache: dict[tuple[int, bytes], Entry] = {}
         self.leases: dict[int, tuple[int, tuple[bytes, ...], int]] = {}
@@ -310,7 +311,9 @@ class FakeSidecar:
                 self.generation += 1
                 if self.facts:
                     self._to(session, p.KvNotice(p.NOTICE_CLEARED, 0, 0, 16, b""))
-                self._to(session, p.ResetAnswer(record.query_id, self.generation))
+                self._to(
+                    session, p.ResetAnswer(record.query_id, self.generation, self.reset_status)
+                )
             case p.NoticesTaken():
                 self.taken.append(record)
                 if record.flags & p.NOTICES_ANEW:

@@ -7,7 +7,7 @@ from memory_sidecar import FakeSidecar
 from mini_vllm import LOADING
 from rig import BLOCK, Rig, prompt
 
-from flexkv.protocol import KIND_LOAD, KIND_SAVE
+from flexkv.protocol import KIND_LOAD, KIND_SAVE, STATUS_FAILED
 from flexkv.worker import WorkerLimits
 
 LIMITS = WorkerLimits(load_deadline_ms=1000, drain_timeout_ms=5000)
@@ -323,6 +323,22 @@ def test_reset_without_an_answer_blocks_lookups_until_it_comes() -> None:
     assert rig.serve("b", prompt(21, 0)) == 0
     rig.drop_engine_cache()
     assert rig.serve("c", prompt(21)) == 20
+    rig.check_clean()
+
+
+def test_reset_not_durable_serves_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    rig = warm()
+    rig.sidecar.reset_status = STATUS_FAILED
+    assert rig.engine.reset() is True
+    rig.serve("a", prompt(21))
+    rig.drop_engine_cache()
+    assert rig.serve("b", prompt(21)) == 0
+    assert rig.sidecar.generation == 2, "it is not asked for over and over"
+    assert caplog.text.count("cannot make a reset durable") == 1
+    rig.restart()
+    rig.serve("c", prompt(21))
+    rig.drop_engine_cache()
+    assert rig.serve("d", prompt(21)) == 20
     rig.check_clean()
 
 

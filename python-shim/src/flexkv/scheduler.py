@@ -16,6 +16,7 @@ bytes" in the design; the comments name the vLLM behaviour each depends on.
 
 from __future__ import annotations
 
+import logging
 import time
 from array import array
 from collections.abc import Callable
@@ -42,6 +43,8 @@ from flexkv.pulse import Pulse
 from flexkv.requests import Offer, OpenLoad, RequestState
 from flexkv.saves import SavePlanner
 from flexkv.session_api import SchedulerLink, Session
+
+logger = logging.getLogger(__name__)
 
 RESET_WAIT_US = 50_000.0
 RESET_SPIN_US = 50.0
@@ -337,8 +340,13 @@ class SchedulerSide:
         if isinstance(record, LookupAnswer):
             self.lookups.arrived(record)
         elif isinstance(record, ResetAnswer):
-            if record.query_id == self._reset_query and _confirms(record):
-                self._reset_owed = False
+            if record.query_id == self._reset_query:
+                self._reset_owed = not _confirms(record)
+                if self._reset_owed:
+                    logger.warning(
+                        "FlexKV serves nothing more: the sidecar cannot make a reset durable on "
+                        "its SSD tier. Its log says what is wrong; restart it then"
+                    )
         elif isinstance(record, KvNotice):
             if self.events is not None:
                 self.events.heard(record)
