@@ -172,6 +172,12 @@ def load_file(tmp_path: Path, name: str, text: str, **env: str) -> Settings:
     return Settings.load(env={"FLEXKV_CONFIG_PATH": str(path), **env})
 
 
+def test_broken_file_does_not_show_what_variables_hold(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="in line 2") as caught:
+        load_file(tmp_path, "c.yml", 'a: 1\nredis_password: "${SECRET}" x', SECRET="hush")
+    assert "hush" not in str(caught.value)
+
+
 def test_json_with_comments_variables_and_sections(tmp_path: Path) -> None:
     settings = load_file(
         tmp_path,

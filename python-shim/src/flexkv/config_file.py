@@ -118,4 +118,7 @@ def _parse_yaml(text: str, path: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
+        # Its own text quotes the line, in which ``${NAME}`` may have become a password.
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{getattr(error, 'problem', None) or 'bad YAML'}{where}") from None
