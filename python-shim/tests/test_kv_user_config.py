@@ -75,11 +75,12 @@ def test_flexkv_config_of_a_vllm_engine(monkeypatch: pytest.MonkeyPatch) -> None
                 pipeline_parallel_size=2, tensor_parallel_size=4, data_parallel_size=2,
                 data_parallel_rank=1,
             ),
-            cache_config=SimpleNamespace(block_size=64),
+            cache_config=SimpleNamespace(block_size=64, cache_dtype="fp8_e5m2"),
         )
     )  # fmt: skip
     model = config.model_config
     assert (model.num_layers, model.num_kv_heads, model.ranks) == (32, 8, 8)
+    assert model.dtype == "fp8_e5m2", "what the cache holds, not what the weights are"
     assert config.cache_config.tokens_per_block == 64
     assert config.cache_config.num_cpu_blocks == int(1e9 // (model.token_size_in_bytes * 64))
     assert config.rank_info is not None

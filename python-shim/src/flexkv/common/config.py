@@ -20,6 +20,7 @@ _ITEM_BYTES = {
     "float64": 8, "int64": 8, "float32": 4, "int32": 4, "float": 4,
     "float16": 2, "bfloat16": 2, "half": 2, "int16": 2,
     "float8_e4m3fn": 1, "float8_e5m2": 1, "fp8": 1, "int8": 1, "uint8": 1,
+    "fp8_e4m3": 1, "fp8_e5m2": 1, "fp8_inc": 1, "fp8_ds_mla": 1,
 }  # fmt: skip
 
 

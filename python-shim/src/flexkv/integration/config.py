@@ -48,13 +48,14 @@ class FlexKVConfig:
         """Takes the shape of vLLM's KV cache and its parallel sizes."""
         model, parallel = vllm_config.model_config, vllm_config.parallel_config
         block = int(vllm_config.cache_config.block_size)
+        cache_dtype = str(getattr(vllm_config.cache_config, "cache_dtype", "auto"))
         mla = bool(getattr(model, "use_mla", False))
         self.model_config = ModelConfig(
             num_layers=int(model.get_num_layers(parallel)) * parallel.pipeline_parallel_size,
             num_kv_heads=1 if mla else int(model.get_total_num_kv_heads()),
             head_size=int(model.get_head_size()),
             kv_dim=1 if mla else 2,
-            dtype=str(model.dtype).removeprefix("torch."),
+            dtype=str(model.dtype if cache_dtype == "auto" else cache_dtype).removeprefix("torch."),
             tp_size=parallel.tensor_parallel_size,
             pp_size=parallel.pipeline_parallel_size,
             dp_size=parallel.data_parallel_size,
