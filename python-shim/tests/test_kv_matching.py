@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Any
 
@@ -106,6 +107,32 @@ def test_match_no_answer_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> No
         assert task.request in session.ended()
 
 
+def test_match_slow_answers_share_one_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flexkv.matching.MATCH_WAIT_S", 0.3)
+    session = Slow((OK, 2, 6), *[(PENDING, 2, 6)] * 10)
+    matcher, task, tokens = started(session, TaskType.GET)
+    began = time.monotonic()
+    matcher.match(task, tokens, 0, 8, None, cpu_only=False)
+    assert time.monotonic() - began < 0.45
+    assert task.blocks == 0
+
+
+class Slow(Scripted):
+    """Each answer takes 0.25 s."""
+
+    def __init__(self, *answers: tuple[int, int, int]) -> None:
+        super().__init__(*answers)
+        self._sent_at = 0.0
+
+    def send(self, *records: Any) -> bool:
+        self._sent_at = time.monotonic()
+        return super().send(*records)
+
+    def wait_for(self, query: int, spin_us: float) -> Any:
+        late = time.monotonic() - self._sent_at > 0.25
+        return super().wait_for(query, spin_us) if late else None
+
+
 def test_put_match_takes_no_lease_and_wakes_no_tier() -> None:
     session = Scripted((OK, 2, 6))
     matcher, task, tokens = started(session, TaskType.PUT)
@@ -116,8 +143,6 @@ def test_put_match_takes_no_lease_and_wakes_no_tier() -> None:
 
 
 def drive(matcher: Matcher, session: Scripted, task: Task, most: int = 200) -> None:
-    import time
-
     for _ in range(most):
         for answer in list(session.answers):
             matcher.answered(answer)

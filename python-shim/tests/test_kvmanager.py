@@ -411,6 +411,17 @@ def test_second_manager_of_one_id_is_not_ready_until_the_first_ends(address: str
         twin.shutdown()
 
 
+def test_launch_one_task_named_twice_is_refused_and_starts_nothing(fleet: Fleet) -> None:
+    tokens = list(range(2 * SIZE))
+    put(fleet, tokens, [0, 1])
+    task, mask = fleet.manager.get_match(tokens)
+    assert mask.all()
+    with pytest.raises(ValueError, match="named twice"):
+        fleet.manager.launch([task, task], [fleet.slots([2, 3]), fleet.slots([4, 5])])
+    assert fleet.manager.wait(task)[task].status is KVResponseStatus.UNREADY
+    fleet.manager.cancel(task)
+
+
 def test_no_sidecar_matches_nothing_and_puts_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

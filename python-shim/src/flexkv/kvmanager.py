@@ -33,7 +33,15 @@ from flexkv.kvtask import Task, TaskStatus, TaskTable, TaskType
 from flexkv.log import setup_logging
 from flexkv.matching import Matcher
 from flexkv.namespaces import namespace_digest
-from flexkv.protocol import ROLE_SCHEDULER, Hello, JobDone, LookupAnswer, ResetAnswer, SaveDone
+from flexkv.protocol import (
+    ROLE_SCHEDULER,
+    STATUS_OK,
+    Hello,
+    JobDone,
+    LookupAnswer,
+    ResetAnswer,
+    SaveDone,
+)
 from flexkv.session import Session
 from flexkv.slots import MAX_BLOCK_ID, masked_blocks, slot_blocks
 from flexkv.tokens import ChainHasher, int64_array
@@ -151,10 +159,23 @@ class KVManager:
         return session is not None and self._matcher.is_ready(session)
 
     def shutdown(self) -> None:
-        """Ends this client: the sidecar frees what it held.  Tasks that run end as failed."""
+        """Ends this client: the sidecar frees what it held.  Tasks that run end as failed.
+
+        Gets that run are taken back first, while the sidecar can still say when no copy of theirs
+        writes any more; bounded by ``FLEXKV_DRAIN_TIMEOUT_MS``.
+        """
+        self._take_gets_back()
         self._link.close()
         withdraw_register_port(self.gpu_register_port, self.server_recv_port)
         logger.info("KVManager %d is shut down", self.dp_client_id)
+
+    @_locked
+    def _take_gets_back(self) -> None:
+        deadline = time.monotonic() + self._settings.drain_timeout_ms / 1000
+        self._transfers.take_loads_back()
+        while self._transfers.loads_open and time.monotonic() < deadline:
+            self._advance()
+            time.sleep(_POLL_MIN_S)
 
     @_locked
     def reset(self) -> None:
@@ -162,7 +183,7 @@ class KVManager:
 
         From this call on nothing put before is matched, whatever the sidecar does.  Waits up to
         5 s for the sidecar; if it cannot be reached the reset is made up for when it can, and until
-        then every match is empty.
+        then every match is empty.  So it is, too, where no disk of the SSD tier takes the reset.
         """
         self._reset_owed = True
         self._reset_query = 0
@@ -333,6 +354,8 @@ class KVManager:
         mappings = slot_mappings if isinstance(slot_mappings, (list, tuple)) else [slot_mappings]
         if isinstance(task_ids, int) and len(mappings) != 1:
             mappings = [slot_mappings]  # one mapping, as a plain list of slots
+        if len(set(ids)) != len(ids):
+            raise ValueError("a task is named twice: each is launched once")
         if len(ids) != len(mappings):
             raise ValueError(f"{len(ids)} tasks and {len(mappings)} slot mappings")
         if swa_slot_mappings is not None:
@@ -366,15 +389,15 @@ class KVManager:
     def _launch(self, work: list[tuple[Task, list[int]]]) -> None:
         chosen = [(task, task.fitting(ids)) for task, ids in work if not task.ended]
         present = self._present()
+        deadline = time.monotonic() + LAUNCH_WAIT_S
         for task, ids in chosen:
             if task.session is not present or present is None or self._reset_owed:
                 task.end(TaskStatus.FAILED, 0)  # another life of the sidecar knows nothing of it
-            elif not self._sent(task, ids):
+            elif not self._sent(task, ids, deadline):
                 self._drop(task, TaskStatus.FAILED)
             self._tasks.settle(task)
 
-    def _sent(self, task: Task, ids: list[int]) -> bool:
-        deadline = time.monotonic() + LAUNCH_WAIT_S
+    def _sent(self, task: Task, ids: list[int], deadline: float) -> bool:
         while not self._transfers.launch(task, ids):
             session = task.session
             if session is None or not session.alive() or time.monotonic() > deadline:
@@ -482,11 +505,21 @@ class KVManager:
             task = self._transfers.save_done(session, record)
         elif isinstance(record, ResetAnswer) and session is self._reset_session:
             if record.query_id == self._reset_query:
-                self._reset_owed = False
+                self._reset_answered(record)
         elif isinstance(record, LookupAnswer):
             self._matcher.answered(record)
         if task is not None:
             self._tasks.settle(task)
+
+    def _reset_answered(self, answer: ResetAnswer) -> None:
+        """A sidecar whose SSD tier did not take the reset would serve what was put before again."""
+        if answer.status == STATUS_OK:
+            self._reset_owed = False
+        else:
+            self._say_once(
+                f"reset {self._reset_query}", "The sidecar cannot make a reset durable on its SSD "
+                "tier: nothing is matched until another one serves. Its log says what is wrong",
+            )  # fmt: skip
 
     def _drop(self, task: Task, status: TaskStatus) -> None:
         """Ends a task that was matched and not launched."""

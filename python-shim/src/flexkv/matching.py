@@ -81,7 +81,7 @@ class Matcher:
         self._query += 1
         if not session.send(p.Lookup(self._query, 0, 1, 0, 1)):
             return False
-        answer = self._await(session, self._query)
+        answer = self._await(session, self._query, time.monotonic() + MATCH_WAIT_S)
         return answer is not None and answer.status != p.LOOKUP_NOT_READY
 
     def send_reset(self, session: Session) -> int:
@@ -119,9 +119,10 @@ class Matcher:
         session = task.session
         assert session is not None
         keys = self.hasher.keys(tokens, namespace)
-        answer = self._ask(session, task, keys, first, end)
+        deadline = time.monotonic() + MATCH_WAIT_S
+        answer = self._ask(session, task, keys, first, end, deadline)
         if answer is not None and task.kind is TaskType.GET and not cpu_only:
-            answer = self._with_slower_tiers(session, task, answer, first, end)
+            answer = self._with_slower_tiers(session, task, answer, first, end, deadline)
         if answer is None or answer.status != p.LOOKUP_OK:
             lost = task.kind is TaskType.PUT
             task.end(TaskStatus.FAILED if lost else TaskStatus.COMPLETED, 0)
@@ -140,7 +141,7 @@ class Matcher:
             self.end_request(session, task.request)
 
     def _ask(
-        self, session: Session, task: Task, keys: bytes, first: int, end: int
+        self, session: Session, task: Task, keys: bytes, first: int, end: int, deadline: float
     ) -> p.LookupAnswer | None:
         self._request += 1
         self._query += 1
@@ -155,13 +156,18 @@ class Matcher:
         records.append(p.Lookup(self._query, task.request, end, have, want))
         if not session.send(*records):
             return None
-        return self._await(session, self._query)
+        return self._await(session, self._query, deadline)
 
     def _with_slower_tiers(
-        self, session: Session, task: Task, answer: p.LookupAnswer, first: int, end: int
+        self,
+        session: Session,
+        task: Task,
+        answer: p.LookupAnswer,
+        first: int,
+        end: int,
+        deadline: float,
     ) -> p.LookupAnswer | None:
         """The answer that covers what a slower tier has too, if there is such a thing."""
-        deadline = time.monotonic() + MATCH_WAIT_S
         last: p.LookupAnswer | None = answer
         asked = 1
         while last is not None and time.monotonic() < deadline:
@@ -174,7 +180,7 @@ class Matcher:
             asked += 1
             self._query += 1
             lookup = p.Lookup(self._query, task.request, end, first, end - first)
-            last = self._await(session, self._query) if session.send(lookup) else None
+            last = self._await(session, self._query, deadline) if session.send(lookup) else None
         return last
 
     # ------------------------------------------------------------------ prefetch
@@ -183,7 +189,7 @@ class Matcher:
         session = task.session
         assert session is not None
         keys = self.hasher.keys(tokens, names)
-        answer = self._ask(session, task, keys, 0, end)
+        answer = self._ask(session, task, keys, 0, end, time.monotonic() + MATCH_WAIT_S)
         if answer is None or answer.status not in (p.LOOKUP_OK, p.LOOKUP_PENDING):
             task.end(TaskStatus.COMPLETED, 0)
             self.end_request(session, task.request)
@@ -230,10 +236,9 @@ class Matcher:
             if prefetch.query == answer.query_id:
                 prefetch.answer = answer
 
-    def _await(self, session: Session, query: int) -> p.LookupAnswer | None:
+    def _await(self, session: Session, query: int, deadline: float) -> p.LookupAnswer | None:
         answer: Any = session.wait_for(query, 0.0 if self._silent else SPIN_US)
         if answer is None and not self._silent:
-            deadline = time.monotonic() + MATCH_WAIT_S
             while answer is None and session.alive() and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
                 answer = session.wait_for(query, 0.0)

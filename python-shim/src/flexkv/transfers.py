@@ -65,6 +65,7 @@ class Transfers:
         self._jobs: dict[int, _Job] = {}
         self._results: dict[int, list[_Job]] = {}
         self._counter = 0
+        self._told: Session | None = None
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -160,6 +161,17 @@ class Transfers:
         return task
 
     # ------------------------------------------------------------------ time, and death
+    def take_loads_back(self) -> None:
+        """Every running load's deadline is now."""
+        now = self._clock()
+        for job in self._jobs.values():
+            job.deadline = min(job.deadline, now) if job.task.kind is TaskType.GET else job.deadline
+
+    @property
+    def loads_open(self) -> bool:
+        """Whether a copy may still write into a caller's blocks."""
+        return any(job.task.kind is TaskType.GET for job in self._jobs.values())
+
     def advance(self) -> list[Task]:
         """Ends what the end of a sidecar ended, takes back what is late; the tasks that ended."""
         ended: list[Task] = []
@@ -205,9 +217,11 @@ class Transfers:
         assert job.revoked_at is not None
         if job.killed or now < job.revoked_at + self._drain_s:
             return
-        logger.error(
-            "FlexKV kills the sidecar (pid %d): a load did not drain within %.1f s of its "
-            "revocation, and its blocks go back to the caller only when nothing writes them",
-            job.session.server_pid, self._drain_s,
-        )  # fmt: skip
+        if job.session is not self._told:
+            self._told = job.session
+            logger.error(
+                "FlexKV kills the sidecar (pid %d): a load did not drain within %.1f s of its "
+                "revocation, and its blocks go back to the caller only when nothing writes them",
+                job.session.server_pid, self._drain_s,
+            )  # fmt: skip
         job.killed = job.session.kill_server()
