@@ -24,6 +24,8 @@ from typing import Any
 from flexkv import protocol as p
 from flexkv.frames import split_records
 
+LIFE_S = 120
+
 Answer = Callable[[p.Record], list[p.Record]]
 
 
@@ -249,7 +251,10 @@ class FakeSidecar:
 
 
 def main(argv: list[str]) -> None:
-    """A process of its own: counts its starts in ``<socket>.starts``, serves until killed."""
+    """A process of its own: counts its starts in ``<socket>.starts``, serves until killed.
+
+    It does not outlive ``LIFE_S``: a test run that was killed kills nobody.
+    """
     path = argv[0] if argv else os.environ["FLEXKV_SERVER_RECV_PORT"].removeprefix("ipc://")
     with Path(path + ".starts").open("a") as file:
         file.write(f"{os.getpid()}\n")
@@ -261,8 +266,7 @@ def main(argv: list[str]) -> None:
         sys.stderr.write(behaviour["fail"])
         sys.exit(3)
     with FakeSidecar(path):
-        while True:
-            time.sleep(1)
+        time.sleep(LIFE_S)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import select
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -21,11 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from real_sidecar import find_built_jar
+from real_sidecar import MAX_IDLE_EXIT_S, find_built_jar
 
+from flexkv import rendezvous
 from flexkv.common.config import CacheConfig, ModelConfig
 from flexkv.common.memory_handle import TensorSharedHandle
 from flexkv.common.storage import KVCacheLayout, KVCacheLayoutType
+from flexkv.errors import AttachError
 from flexkv.kvmanager import KVManager
 from flexkv.protocol import ROLE_TOOL, Hello
 from flexkv.server.client import KVTPClient
@@ -38,7 +41,11 @@ LEAKS = ("leases", "chains", "chain_blocks", "load_jobs", "save_jobs", "parked_g
 
 @contextmanager
 def sidecar_environment(folder: Path, **options: object) -> Iterator[str]:
-    """Environment that starts the built sidecar, and its address; kills it in the end."""
+    """Environment that starts the built sidecar, and its address; kills it in the end.
+
+    Where the test run is killed first, the sidecar ends by itself, once its clients have gone.
+    """
+    assert 0 < float(str(options.get("idle_exit_s", 1))) <= MAX_IDLE_EXIT_S
     path = str(folder / "s")
     ours = {
         "FLEXKV_JAR": str(find_built_jar()),
@@ -62,15 +69,21 @@ def sidecar_environment(folder: Path, **options: object) -> Iterator[str]:
 
 
 def kill_sidecar(path: str) -> None:
-    """Kills the sidecar at a socket path, if one is there, and waits until it has gone."""
+    """Kills the sidecar at a socket path, if one is there, and waits until it has gone.
+
+    Asks the kernel who listens: a sidecar that a test has frozen answers nothing.
+    """
     try:
-        session = open_session(path, Hello(role=ROLE_TOOL, pid=0), None)
-    except Exception:
+        with rendezvous.connect(path) as sock:
+            pid = rendezvous.peer_credentials(sock)[0]
+        pidfd = os.pidfd_open(pid)
+    except (AttachError, OSError):
         return
-    os.kill(session.server_pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while not session.server_dead() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], 10)
+    finally:
+        os.close(pidfd)
 
 
 def status(address: str) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from flexkv.config import Settings
 from flexkv.errors import LaunchError
 from flexkv.java import JAR_NAME, find_java
 
+MAX_IDLE_EXIT_S = 120
+"""No sidecar of a test outlives a test run that was killed by more."""
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -38,6 +41,7 @@ def settings(socket_path: str, folder: Path, **changes: object) -> Settings:
     """Settings that start the built sidecar, with a small pool, for one socket."""
     jar = find_built_jar()
     assert jar is not None
+    assert 0 < float(str(changes.get("idle_exit_s", 1))) <= MAX_IDLE_EXIT_S
     return Settings.load(
         {
             "server_recv_port": f"ipc://{socket_path}",
