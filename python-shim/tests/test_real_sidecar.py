@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plain_instance import PlainInstance, random_hashes
@@ -17,7 +18,7 @@ from flexkv import cli, launcher
 from flexkv import protocol as p
 from flexkv.client import Link
 from flexkv.config import Settings
-from flexkv.errors import ControlError
+from flexkv.errors import ControlError, LaunchError
 from flexkv.session import Session, open_session
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -152,6 +153,33 @@ def test_printed_file_of_the_original_starts_a_sidecar(
         assert "the GPU's copy engines" in log or "dynamo" in path.stem
     finally:
         os.kill(session.server_pid, signal.SIGKILL)
+
+
+def test_ssd_folder_of_another_sidecar_is_an_error_at_once(
+    socket_path: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ssd"
+    first = start(
+        settings(socket_path, tmp_path / "run", cpu_cache_gb=0.1, ssd_cache_gb=0.2,
+                 ssd_cache_dir=str(folder))
+    )  # fmt: skip
+    try:
+        second = settings(
+            socket_path + "2", tmp_path / "run", cpu_cache_gb=0.1, ssd_cache_gb=0.2,
+            ssd_cache_dir=str(folder),
+        )  # fmt: skip
+        with pytest.raises(LaunchError) as caught:
+            start(second)
+        text = str(caught.value)
+        assert f"{folder} is in use by process {first.server_pid}" in text
+        assert "ssd_cache_dir of its own" in text
+        assert "ended with code 2" in text
+        joined = start(settings(socket_path, tmp_path / "run", ssd_cache_gb=0.2))
+        ssd: Any = joined.control("status", {}, 2)["ssd"]
+        assert ssd["directories"][0]["state"] == "serving"
+    finally:
+        launcher._failures.clear()
+        os.kill(first.server_pid, signal.SIGKILL)
 
 
 def test_set_changes_policy_and_log_level_of_the_running_sidecar(

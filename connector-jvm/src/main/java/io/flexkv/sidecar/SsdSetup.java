@@ -6,6 +6,7 @@ import io.flexkv.config.Options;
 import io.flexkv.config.Settings;
 import io.flexkv.session.SsdUse;
 import io.flexkv.tier.ssd.SsdEngine;
+import io.flexkv.tier.ssd.SsdInUseException;
 import io.flexkv.tier.ssd.SsdOptions;
 import java.io.IOException;
 import java.nio.file.Path;
@@ -41,8 +42,11 @@ final class SsdSetup {
    *
    * @param wakeUp called when the store has news
    * @return null if it is off or cannot be used
+   * @throws SsdInUseException if another sidecar has a directory that somebody named: a mistake in
+   *     the configuration, which a start that went on would hide. Nobody chose the default folder,
+   *     so one that is taken counts as a disk that cannot be used
    */
-  static @Nullable SsdUse open(Settings settings, Runnable wakeUp) {
+  static @Nullable SsdUse open(Settings settings, Runnable wakeUp) throws SsdInUseException {
     long bytes = (long) (settings.number(Options.SSD_CACHE_GB) * GB);
     String enabled = settings.text(Options.ENABLE_SSD);
     if (bytes == 0 || enabled.equals("0") || enabled.equals("false")) {
@@ -66,6 +70,12 @@ final class SsdSetup {
       SsdEngine store = SsdEngine.open(options, wakeUp);
       LOG.info("SSD tier: {} bytes in {}", store.capacityBytes(), folders);
       return new SsdUse(store, config(settings), settings.integer(Options.NUM_SSD_BLOCKS));
+    } catch (SsdInUseException e) {
+      if (!settings.source(Options.SSD_CACHE_DIR).equals("default")) {
+        throw e;
+      }
+      LOG.error("no SSD tier, the host tier serves alone: {}", e.getMessage());
+      return null;
     } catch (IOException | IllegalArgumentException e) {
       LOG.error("no SSD tier, the host tier serves alone: {}", e.getMessage());
       return null;

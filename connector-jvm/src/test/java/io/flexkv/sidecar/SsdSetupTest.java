@@ -1,10 +1,13 @@
 package io.flexkv.sidecar;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.flexkv.cache.WritePolicy;
 import io.flexkv.config.Settings;
 import io.flexkv.session.SsdUse;
+import io.flexkv.tier.ssd.SsdInUseException;
+import io.flexkv.tier.ssd.SsdStore;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Map;
@@ -28,6 +31,20 @@ class SsdSetupTest {
   void open_folderIsAFile_hostTierServesAlone() throws Exception {
     Path file = Files.createFile(folder.resolve("f"));
     assertThat(open(Map.of("ssd_cache_gb", "0.1", "ssd_cache_dir", file.toString()))).isNull();
+  }
+
+  @Test
+  void open_namedFolderIsInUse_saysWhoHasItAndTheWayOut() throws Exception {
+    Map<String, String> options =
+        Map.of("ssd_cache_gb", "0.1", "ssd_cache_dir", folder.resolve("a").toString());
+    try (var first = open(options).store()) {
+      assertThatThrownBy(() -> open(options))
+          .isInstanceOf(SsdInUseException.class)
+          .hasMessageContaining(folder.resolve("a").toString())
+          .hasMessageContaining("in use by process " + ProcessHandle.current().pid())
+          .hasMessageContaining("ssd_cache_dir of its own");
+      assertThat(first.directories().getFirst().state()).isNotEqualTo(SsdStore.State.LOST);
+    }
   }
 
   @Test
