@@ -58,5 +58,6 @@ final class SsdView {
     io.put("read_errors", stats.readErrors());
     io.put("write_errors", stats.writeErrors());
     io.put("deadlines_missed", stats.deadlinesMissed());
+    io.put("scrubbed_blocks", stats.scrubbedBlocks());
   }
 }

@@ -20,6 +20,7 @@ final class SsdSetup {
   private static final Logger LOG = LoggerFactory.getLogger(SsdSetup.class);
   private static final int THREADS = 8;
   private static final double GB = 1e9;
+  private static final long MB = 1_000_000;
 
   private SsdSetup() {}
 
@@ -47,7 +48,7 @@ final class SsdSetup {
    *     so one that is taken counts as a disk that cannot be used
    */
   static @Nullable SsdUse open(Settings settings, Runnable wakeUp) throws SsdInUseException {
-    long bytes = (long) (settings.number(Options.SSD_CACHE_GB) * GB);
+    long bytes = settings.bytes(Options.SSD_CACHE_GB);
     String enabled = settings.text(Options.ENABLE_SSD);
     if (bytes == 0 || enabled.equals("0") || enabled.equals("false")) {
       if (settings.integer(Options.NUM_SSD_BLOCKS) > 0 && bytes == 0) {
@@ -55,20 +56,9 @@ final class SsdSetup {
       }
       return null;
     }
-    List<Path> folders = settings.paths(Options.SSD_CACHE_DIR).stream().map(Path::of).toList();
-    double fileGb = settings.number(Options.MAX_FILE_SIZE_GB);
     try {
-      SsdOptions options =
-          new SsdOptions(
-              folders,
-              bytes,
-              fileGb <= 0 ? 0 : (long) (fileGb * GB),
-              (int) settings.integer(Options.IOURING_ENTRIES),
-              (int) settings.integer(Options.IOURING_FLAGS),
-              THREADS,
-              0);
-      SsdEngine store = SsdEngine.open(options, wakeUp);
-      LOG.info("SSD tier: {} bytes in {}", store.capacityBytes(), folders);
+      SsdEngine store = SsdEngine.open(options(settings), wakeUp);
+      LOG.info("SSD tier: {} bytes in {}", store.capacityBytes(), folders(settings));
       return new SsdUse(store, config(settings), settings.integer(Options.NUM_SSD_BLOCKS));
     } catch (SsdInUseException e) {
       if (!settings.source(Options.SSD_CACHE_DIR).equals("default")) {
@@ -80,6 +70,22 @@ final class SsdSetup {
       LOG.error("no SSD tier, the host tier serves alone: {}", e.getMessage());
       return null;
     }
+  }
+
+  private static List<Path> folders(Settings settings) {
+    return settings.paths(Options.SSD_CACHE_DIR).stream().map(Path::of).toList();
+  }
+
+  static SsdOptions options(Settings settings) {
+    double fileGb = settings.number(Options.MAX_FILE_SIZE_GB);
+    return new SsdOptions(
+        folders(settings),
+        settings.bytes(Options.SSD_CACHE_GB),
+        fileGb <= 0 ? 0 : (long) (fileGb * GB),
+        (int) settings.integer(Options.IOURING_ENTRIES),
+        (int) settings.integer(Options.IOURING_FLAGS),
+        THREADS,
+        settings.integer(Options.SSD_SCRUB_MB_S) * MB);
   }
 
   private static SsdConfig config(Settings settings) {

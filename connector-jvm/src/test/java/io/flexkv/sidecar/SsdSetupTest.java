@@ -70,4 +70,13 @@ class SsdSetupTest {
       assertThat(use.maxBlocks()).isEqualTo(9);
     }
   }
+
+  @Test
+  void options_scrubRate_isMegabytesASecond() throws Exception {
+    Map<String, String> slow = Map.of("ssd_cache_gb", "0.1", "ssd_scrub_mb_s", "5");
+    assertThat(SsdSetup.options(Settings.load(Map.of(), slow)).scrubBytesPerSecond())
+        .isEqualTo(5_000_000);
+    Map<String, String> silent = Map.of("ssd_cache_gb", "0.1");
+    assertThat(SsdSetup.options(Settings.load(Map.of(), silent)).scrubBytesPerSecond()).isZero();
+  }
 }
