@@ -182,6 +182,27 @@ def test_ssd_folder_of_another_sidecar_is_an_error_at_once(
         os.kill(first.server_pid, signal.SIGKILL)
 
 
+def test_host_pool_becomes_registered_memory_of_the_ssd_tier(
+    socket_path: str, tmp_path: Path
+) -> None:
+    session = start(
+        settings(socket_path, tmp_path / "run", ssd_cache_gb=0.2, ssd_cache_dir=f"{tmp_path}/ssd")
+    )
+    log = Path(session.welcome.log_file)
+    try:
+        if "threads instead of io_uring" in log.read_text():
+            pytest.skip("no io_uring here")
+        deadline = time.monotonic() + 20
+        while "registered memory" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        ways = [line for line in log.read_text().splitlines() if "registered memory" in line]
+        assert len(ways) == 1
+        assert "uses registered memory, 238 MiB" in ways[0] or "ulimit -l" in ways[0]
+    finally:
+        os.kill(session.server_pid, signal.SIGKILL)
+
+
 def test_set_changes_policy_and_log_level_of_the_running_sidecar(
     real: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,7 +99,13 @@ final class Sidecar {
     controlThread = thread("flexkv-control", control);
     rendezvousThread = thread("flexkv-rendezvous", rendezvous);
     int threads = (int) settings.integer(Options.PREFAULT_THREADS);
-    prefault = threads == 0 ? null : PoolPrefault.start(pool, threads);
+    prefault = threads == 0 ? null : PoolPrefault.start(pool, threads, this::poolHasPages);
+  }
+
+  private void poolHasPages() {
+    if (ssd != null) {
+      ssd.store().registerMemory(pool.segments());
+    }
   }
 
   private static PoolPages pages(Settings settings) throws IOException {

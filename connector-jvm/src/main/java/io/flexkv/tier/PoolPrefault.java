@@ -6,6 +6,7 @@ import java.lang.System.Logger.Level;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicLong;
 
 /**
@@ -25,9 +26,12 @@ public final class PoolPrefault implements AutoCloseable {
   private final List<Thread> threads = new ArrayList<>();
   private final AtomicLong next = new AtomicLong();
   private final AtomicLong populatedBytes = new AtomicLong();
+  private final AtomicInteger populatedPieces = new AtomicInteger();
+  private final Runnable whenAll;
   private volatile boolean stopped;
 
-  private PoolPrefault(HostPool pool) {
+  private PoolPrefault(HostPool pool, Runnable whenAll) {
+    this.whenAll = whenAll;
     for (MemorySegment segment : pool.segments()) {
       for (long at = 0; at < segment.byteSize(); at += PIECE_BYTES) {
         long length = Math.min(PIECE_BYTES, segment.byteSize() - at);
@@ -40,12 +44,14 @@ public final class PoolPrefault implements AutoCloseable {
    * Starts.
    *
    * @param threadCount 1 to 64; more than 8 gained nothing on the machines measured
+   * @param whenAll called once, by one of the threads, when the whole pool has its pages; never
+   *     where the kernel refused or {@link #close} came first
    */
-  public static PoolPrefault start(HostPool pool, int threadCount) {
+  public static PoolPrefault start(HostPool pool, int threadCount, Runnable whenAll) {
     if (threadCount < 1 || threadCount > 64) {
       throw new IllegalArgumentException("prefault threads=" + threadCount + ", wanted 1 to 64");
     }
-    PoolPrefault prefault = new PoolPrefault(pool);
+    PoolPrefault prefault = new PoolPrefault(pool, whenAll);
     for (int i = 0; i < Math.min(threadCount, prefault.pieces.size()); i++) {
       prefault.threads.add(
           Thread.ofPlatform().daemon().name("flexkv-prefault-" + i).start(prefault::run));
@@ -63,6 +69,9 @@ public final class PoolPrefault implements AutoCloseable {
       try {
         SharedMemory.populate(piece.address(), piece.length());
         populatedBytes.addAndGet(piece.length());
+        if (populatedPieces.incrementAndGet() == pieces.size()) {
+          whenAll.run();
+        }
       } catch (ErrnoException e) {
         if (!stopped) {
           stopped = true;

@@ -13,6 +13,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import java.util.TreeMap;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -173,13 +174,15 @@ final class HostPoolTest {
     HostPool pool = pool(128 * MIB, MIB);
     long slot = pool.allocate(MIB);
     pool.segment(slot, MIB).fill((byte) 3);
-    try (PoolPrefault prefault = PoolPrefault.start(pool, 2)) {
+    AtomicInteger told = new AtomicInteger();
+    try (PoolPrefault prefault = PoolPrefault.start(pool, 2, told::incrementAndGet)) {
       long deadline = System.nanoTime() + 20_000_000_000L;
       while (!prefault.finished() && System.nanoTime() < deadline) {
         Thread.sleep(1);
       }
       assertThat(prefault.populatedBytes()).isEqualTo(128 * MIB);
     }
+    assertThat(told).as("told once that the pool has its pages").hasValue(1);
     assertThat(pool.segment(slot, MIB).get(ValueLayout.JAVA_BYTE, MIB - 1)).isEqualTo((byte) 3);
   }
 

@@ -93,10 +93,7 @@ public final class SsdEngine implements SsdStore {
     return all;
   }
 
-  /**
-   * Tells the disks' threads of the host pool, so that io_uring may use it as registered memory.
-   * May take minutes in the background for a large pool: call it when the pool has its pages.
-   */
+  @Override
   public void registerMemory(List<MemorySegment> segments) {
     memory = List.copyOf(segments);
     all().forEach(directory -> directory.io().registerMemory(memory));

@@ -1,5 +1,6 @@
 package io.flexkv.tier.ssd;
 
+import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
@@ -87,6 +88,13 @@ public interface SsdStore extends AutoCloseable {
    * #allocate}.
    */
   void recover(RecoverySink sink);
+
+  /**
+   * Tells of the memory that jobs will use, once it has its pages: io_uring then reads and writes
+   * it without pinning it for each access. Goes on without where the system forbids it. In the
+   * background; for a large pool that may take a while.
+   */
+  void registerMemory(List<MemorySegment> segments);
 
   /** How the directories are, in the order of the configuration. */
   List<DirectoryStatus> directories();

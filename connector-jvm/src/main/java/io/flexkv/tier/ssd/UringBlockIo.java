@@ -275,6 +275,11 @@ final class UringBlockIo implements BlockIo {
     try {
       ring.registerBuffers(offered);
       ranges = offered;
+      LOG.log(
+          Level.INFO,
+          "{0} uses registered memory, {1} MiB",
+          thread.getName(),
+          offered.stream().mapToLong(MemorySegment::byteSize).sum() >> 20);
     } catch (ErrnoException e) {
       LOG.log(
           Level.INFO,

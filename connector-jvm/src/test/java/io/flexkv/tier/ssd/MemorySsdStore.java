@@ -267,6 +267,9 @@ public final class MemorySsdStore implements SsdStore {
   }
 
   @Override
+  public void registerMemory(List<MemorySegment> segments) {}
+
+  @Override
   public List<DirectoryStatus> directories() {
     State state = lost ? State.LOST : State.SERVING;
     return List.of(new DirectoryStatus(Path.of("memory"), state, capacityBytes, used, null));
