@@ -83,6 +83,60 @@ def test_status_of_nobody(address: str, capsys: Any) -> None:
     assert "no sidecar listens" in capsys.readouterr().err
 
 
+def reattach(
+    address: str, socket_path: str, control: Any, seen: list[tuple[str, bool, str]]
+) -> int:
+    """Runs ``ssd reattach a``; ``seen`` is what each ``status`` tells of the folder, in turn."""
+    folder = str(Path("a").absolute())
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        if request["op"] == "ssd_reattach":
+            assert request["args"] == {"path": folder}
+            return {"ok": True, "result": {"path": folder}}
+        state, attaching, cause = seen.pop(0)
+        told = {"path": folder, "state": state, "attaching": attaching, "cause": cause}
+        return {"ok": True, "result": {"ssd": {"directories": [{"path": "/other"}, told]}}}
+
+    control.answer = answer
+    with FakeSidecar(socket_path, control_endpoint=control.endpoint):
+        return cli.main(["ssd", "reattach", "a", "--address", address])
+
+
+def test_ssd_reattach_waits_until_the_folder_serves(
+    address: str, socket_path: str, control: Any, capsys: Any
+) -> None:
+    seen = [("lost", True, "EIO"), ("recovering", True, ""), ("serving", False, "")]
+    assert reattach(address, socket_path, control, seen) == 0
+    assert seen == []
+    assert "/a is attached again, empty\n" in capsys.readouterr().out
+
+
+def test_ssd_reattach_says_why_the_folder_stays_out(
+    address: str, socket_path: str, control: Any, capsys: Any
+) -> None:
+    seen = [("lost", True, "EIO"), ("lost", False, "it could not be attached again: read-only")]
+    assert reattach(address, socket_path, control, seen) == 1
+    assert "/a stays out: it could not be attached again: read-only" in capsys.readouterr().err
+
+
+def test_ssd_reattach_gives_up_after_a_while(
+    address: str, socket_path: str, control: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "REATTACH_TIMEOUT_S", 0.3)
+    assert reattach(address, socket_path, control, [("lost", True, "EIO")] * 9) == 1
+    assert "not yet attached after 0.3 s" in capsys.readouterr().err
+
+
+def test_ssd_reattach_refused_says_why(
+    address: str, socket_path: str, control: Any, capsys: Any
+) -> None:
+    error = {"code": "refused", "message": "/a is not out, its state is SERVING"}
+    control.answer = lambda request: {"ok": False, "error": error}
+    with FakeSidecar(socket_path, control_endpoint=control.endpoint):
+        assert cli.main(["ssd", "reattach", "a", "--address", address]) == 1
+    assert "not out, its state is SERVING" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "text"),
     [

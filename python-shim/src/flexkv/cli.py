@@ -1,4 +1,4 @@
-"""The command ``flexkv``: serve, status, set, doctor, config."""
+"""The command ``flexkv``: serve, status, set, ssd, doctor, config."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from flexkv.session import open_session
 from flexkv.version import __version__
 
 CONTROL_TIMEOUT_S = 4.0
+
+REATTACH_TIMEOUT_S = 30.0
+REATTACH_POLL_S = 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     change = add("set", set_options, "change options of the running sidecar: log_level, "
                  "eviction_policy and its thresholds")  # fmt: skip
     change.add_argument("changes", nargs="+", metavar="NAME=VALUE")
+    disks = add("ssd", ssd, "reattach DIR: use a folder of the SSD tier again that was taken out "
+                "after errors; it begins empty")  # fmt: skip
+    disks.add_argument("what", choices=["reattach"])
+    disks.add_argument("folder", metavar="DIR")
     look = add("doctor", run_doctor, "check this machine and say what to do; with --ssd, read "
                "every block of a folder of the SSD tier whose sidecar does not run")  # fmt: skip
     look.add_argument("--ssd", action="append", metavar="DIR", help="may be given several times")
@@ -120,6 +128,31 @@ def set_options(settings: Settings, arguments: argparse.Namespace) -> int:
     for name, value in answer.items():
         sys.stdout.write(f"{name}={value}\n")
     return 0
+
+
+def ssd(settings: Settings, arguments: argparse.Namespace) -> int:
+    """The control plane's ``ssd_reattach``; then says how it went: 0 = the folder serves, 1 = not.
+
+    The sidecar opens the folder in the background; ``status`` tells when that is over.
+    """
+    folder = os.path.abspath(arguments.folder)
+    ask(settings, "ssd_reattach", {"path": folder})
+    deadline = time.monotonic() + REATTACH_TIMEOUT_S
+    while time.monotonic() < deadline:
+        directories = ask(settings, "status", {})["ssd"]["directories"]
+        found = next(d for d in directories if d["path"] == folder)
+        if found["state"] == "serving":
+            sys.stdout.write(f"{folder} is attached again, empty\n")
+            return 0
+        if found["state"] == "lost" and not found["attaching"]:
+            sys.stderr.write(f"flexkv: {folder} stays out: {found['cause']}\n")
+            return 1
+        time.sleep(REATTACH_POLL_S)
+    sys.stderr.write(
+        f"flexkv: {folder} is not yet attached after {REATTACH_TIMEOUT_S:g} s; the sidecar goes "
+        "on with it, flexkv status tells\n"
+    )
+    return 1
 
 
 def run_doctor(settings: Settings, arguments: argparse.Namespace) -> int:

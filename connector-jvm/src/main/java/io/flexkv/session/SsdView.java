@@ -45,6 +45,7 @@ final class SsdView {
       directory.put("capacity_bytes", status.capacityBytes());
       directory.put("used_bytes", status.usedBytes());
       directory.put("cause", status.cause() == null ? "" : status.cause());
+      directory.put("attaching", status.attaching());
     }
     SsdStats stats = store.stats();
     ObjectNode io = json.putObject("io");

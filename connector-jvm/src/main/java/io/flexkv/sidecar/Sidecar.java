@@ -86,6 +86,7 @@ final class Sidecar {
         .on("confirm", sessions::confirm)
         .on("status", args -> status(sessions))
         .on("set", tuning::set)
+        .on("ssd_reattach", new SsdControl(ssd == null ? null : ssd.store())::reattach)
         .on("settings", args -> tuning.effective())
         .on("stop", args -> stopByRequest());
     rendezvous =

@@ -53,6 +53,10 @@ final class SsdDirectory {
   private final Queue<Raise> raises = new ConcurrentLinkedQueue<>();
   private final LinkedBlockingQueue<Runnable> care = new LinkedBlockingQueue<>();
   private final Thread careThread;
+
+  /** Guards {@link #close}; not this object, for the care thread takes that on its way out. */
+  private final Object ending = new Object();
+
   private final AtomicBoolean upkeepAsked = new AtomicBoolean();
   private final AtomicInteger queued = new AtomicInteger();
   private final AtomicInteger payloadWrites = new AtomicInteger();
@@ -60,6 +64,7 @@ final class SsdDirectory {
   private volatile SsdStore.State state = SsdStore.State.RECOVERING;
   private volatile @Nullable String cause;
   private volatile boolean closing;
+  private volatile boolean filesClosed;
   private volatile boolean dirty;
   private volatile boolean extentAsked;
   private volatile boolean mayClean;
@@ -224,6 +229,20 @@ final class SsdDirectory {
     }
     io.dropQueued();
     owner.lost(this, why);
+  }
+
+  /** Call now and then: nothing in the header log waits longer than it must. */
+  void tick(long nanos) {
+    if (!filesClosed) {
+      log.tick(nanos);
+    }
+  }
+
+  /** It is out, and could not be attached again. */
+  void staysOut(String why) {
+    synchronized (this) {
+      cause = "it could not be attached again: " + why;
+    }
   }
 
   /** Looks whether it hangs; called every few milliseconds. Answers whether it takes no work. */
@@ -472,8 +491,19 @@ final class SsdDirectory {
     }
   }
 
-  /** Ends it; a clean end is noted only where everything came back and was written. */
+  /**
+   * Ends it; a clean end is noted only where everything came back and was written. May be called
+   * again: a directory that cannot be attached again stays, and the store's end closes it too.
+   */
   void close(long timeoutNanos) {
+    synchronized (ending) {
+      if (!filesClosed) {
+        closeOnce(timeoutNanos);
+      }
+    }
+  }
+
+  private void closeOnce(long timeoutNanos) {
     long deadline = System.nanoTime() + timeoutNanos;
     boolean wasServing = state == SsdStore.State.SERVING;
     log.start(true);
@@ -501,6 +531,7 @@ final class SsdDirectory {
   }
 
   private void closeFiles() {
+    filesClosed = true;
     try {
       files.close();
     } catch (IOException e) {

@@ -391,7 +391,7 @@ public final class SsdEngine implements SsdStore {
       }
     }
     for (SsdDirectory directory : all()) {
-      directory.log().tick(now);
+      directory.tick(now);
       if (directory.checkStalled(now)) {
         forceAll(directory, "SSD directory %s stalls".formatted(directory.path()));
       }
@@ -402,6 +402,8 @@ public final class SsdEngine implements SsdStore {
   @Override
   public List<DirectoryStatus> directories() {
     List<DirectoryStatus> states = new ArrayList<>();
+    // Before the rest: a directory that is not among them shows how its attaching went.
+    Set<SsdDirectory> attaching = Set.copyOf(reattaching);
     for (SsdDirectory directory : all()) {
       DirectoryMeta meta = directory.files().meta();
       states.add(
@@ -410,7 +412,8 @@ public final class SsdEngine implements SsdStore {
               directory.state(),
               meta.extents * meta.extentBytes,
               directory.space().usedBytes(),
-              directory.cause()));
+              directory.cause(),
+              attaching.contains(directory)));
     }
     return states;
   }
@@ -440,7 +443,9 @@ public final class SsdEngine implements SsdStore {
           try {
             replace(old);
           } catch (IOException | RuntimeException e) {
-            LOG.log(Level.ERROR, "SSD directory {0} stays out: {1}", old.path(), e.getMessage());
+            String why = SsdOpening.why(e);
+            LOG.log(Level.ERROR, "SSD directory {0} stays out: {1}", old.path(), why);
+            old.staysOut(why);
           } finally {
             reattaching.remove(old);
           }

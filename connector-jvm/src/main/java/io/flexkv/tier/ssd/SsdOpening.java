@@ -2,6 +2,7 @@ package io.flexkv.tier.ssd;
 
 import java.io.IOException;
 import java.lang.System.Logger.Level;
+import java.nio.file.FileSystemException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.SecureRandom;
@@ -52,17 +53,14 @@ final class SsdOpening {
         throw e; // two owners would be a mistake of whoever configured it
       } catch (IOException e) {
         LOG.log(
-            Level.ERROR,
-            "SSD directory {0} cannot be used, the others go on: {1}",
-            path,
-            e.getMessage());
+            Level.ERROR, "SSD directory {0} cannot be used, the others go on: {1}", path, why(e));
         if (first == null) {
           first = e;
         }
       }
     }
     if (files.isEmpty() && first != null) {
-      throw new IOException("no SSD directory can be used: " + first.getMessage(), first);
+      throw new IOException("no SSD directory can be used: " + why(first), first);
     }
   }
 
@@ -92,6 +90,11 @@ final class SsdOpening {
         opened.meta().generations.putAll(generations);
       }
     }
+  }
+
+  /** What went wrong, for people: the JDK's errors of the file system often say the path alone. */
+  static String why(Exception e) {
+    return e instanceof FileSystemException ? e.toString() : String.valueOf(e.getMessage());
   }
 
   /** Opens a directory as if it had never been used. */

@@ -100,7 +100,8 @@ public interface SsdStore extends AutoCloseable {
   List<DirectoryStatus> directories();
 
   /**
-   * Opens a lost directory again, empty, in the background.
+   * Opens a lost directory again, empty, in the background. Where that fails it stays lost, its
+   * cause says why, and it may be tried again.
    *
    * @return false if it is not one of ours, or not out, or still has accesses in flight
    */
@@ -118,9 +119,15 @@ public interface SsdStore extends AutoCloseable {
    *
    * @param state as of now
    * @param cause why it is not {@link State#SERVING}, else null
+   * @param attaching whether it is out and about to be attached again
    */
   record DirectoryStatus(
-      Path path, State state, long capacityBytes, long usedBytes, @Nullable String cause) {}
+      Path path,
+      State state,
+      long capacityBytes,
+      long usedBytes,
+      @Nullable String cause,
+      boolean attaching) {}
 
   /** Whether a directory takes part. */
   enum State {

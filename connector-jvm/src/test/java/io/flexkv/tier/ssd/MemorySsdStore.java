@@ -272,7 +272,7 @@ public final class MemorySsdStore implements SsdStore {
   @Override
   public List<DirectoryStatus> directories() {
     State state = lost ? State.LOST : State.SERVING;
-    return List.of(new DirectoryStatus(Path.of("memory"), state, capacityBytes, used, null));
+    return List.of(new DirectoryStatus(Path.of("memory"), state, capacityBytes, used, null, false));
   }
 
   @Override

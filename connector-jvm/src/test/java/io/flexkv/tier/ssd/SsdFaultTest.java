@@ -102,6 +102,41 @@ class SsdFaultTest {
   }
 
   @Test
+  void attachingAgain_failed_saysWhyAndMayBeTriedAgain() throws IOException {
+    Path a = folder.resolve("a");
+    Path away = folder.resolve("away");
+    try (SsdRig rig = open(two(0))) {
+      long[] slots = allocate(rig, 4);
+      faults = inDirectory(0, true, Errno.EIO);
+      rig.await(rig.submitWrite(slots, headers(1, 4)));
+      rig.until(() -> rig.engine.directories().get(0).state() == SsdStore.State.LOST);
+      for (long slot : slots) {
+        rig.engine.free(slot);
+      }
+      faults = IoFaults.NONE;
+      Files.move(a, away);
+      Files.createFile(a);
+      for (int i = 0; i < 2; i++) {
+        rig.until(() -> rig.engine.reattach(a));
+        rig.until(() -> !rig.engine.directories().get(0).attaching());
+        assertThat(rig.engine.directories().get(0).state()).isEqualTo(SsdStore.State.LOST);
+        assertThat(rig.engine.directories().get(0).cause())
+            .contains("could not be attached again")
+            .contains("FileAlreadyExistsException: " + a);
+      }
+      Files.delete(a);
+      Files.move(away, a);
+      rig.until(() -> rig.engine.reattach(a));
+      rig.until(() -> rig.engine.directories().get(0).state() == SsdStore.State.SERVING);
+      List<SlotHeader> headers = headers(50, 8);
+      long[] again = allocate(rig, 8);
+      assertThat(rig.await(rig.submitWrite(again, headers)).outcome())
+          .isEqualTo(SsdEvent.Outcome.DONE);
+      assertThat(rig.read(again, identities(headers)).ready()).isEqualTo(8);
+    }
+  }
+
+  @Test
   void lostDirectory_canBeAttachedAgain_whenItsSlotsAreFree() throws IOException {
     Path a = folder.resolve("a");
     try (SsdRig rig = open(two(0))) {
