@@ -152,12 +152,14 @@ public final class DirectFile implements AutoCloseable {
   }
 
   /**
-   * Gives the file its length and its room on the disk; what is there stays.
+   * Gives the file its length and its room on the disk; what is there stays, and where it fails all
+   * is as before.
    *
    * @return false where the file system cannot reserve room: the file is sparse then, and a write
    *     may find the disk full
    */
   public boolean reserve(long bytes) throws ErrnoException {
+    long before = size();
     int answer;
     try {
       answer = (int) FALLOCATE.invokeExact(Libc.state(), fd, 0, 0L, bytes);
@@ -169,6 +171,8 @@ public final class DirectFile implements AutoCloseable {
     }
     int errno = Libc.errno();
     if (errno != Errno.EOPNOTSUPP && errno != Errno.ENOSYS) {
+      // Some file systems keep what they found before the disk was full, and it would stay full.
+      truncate(before);
       throw new ErrnoException("fallocate(" + path + ", " + bytes + " bytes)", errno);
     }
     truncate(bytes);

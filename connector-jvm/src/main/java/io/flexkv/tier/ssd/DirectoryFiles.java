@@ -131,6 +131,9 @@ final class DirectoryFiles implements AutoCloseable {
   }
 
   private static void makeFolder(Path path) throws IOException {
+    if (Files.exists(path) && !Files.isDirectory(path)) {
+      throw new IOException(path + " is not a folder: name one in ssd_cache_dir, or move it away");
+    }
     Path parent = path.getParent();
     if (parent != null && !Files.isDirectory(path)) {
       Files.createDirectories(parent);
@@ -263,7 +266,24 @@ final class DirectoryFiles implements AutoCloseable {
     return path.resolve("flexkv-ssd-%04d.data".formatted(file));
   }
 
+  /** Refuses before anything is taken: others live on this disk, too. */
+  private void checkRoom() throws IOException {
+    long more = 0;
+    for (int file = 0; file < fileCount(meta); file++) {
+      Path data = dataPath(file);
+      more += Math.max(0, fileLength(meta, file) - (Files.exists(data) ? Files.size(data) : 0));
+    }
+    long free = Files.getFileStore(path).getUsableSpace();
+    if (more > free) {
+      throw new IOException(
+          "SSD directory %s needs %d bytes more, its disk has %d free: make ssd_cache_gb smaller,"
+                  .formatted(path, more, free)
+              + " or free some room");
+    }
+  }
+
   private void openData() throws IOException {
+    checkRoom();
     boolean reserved = true;
     for (int file = 0; file < fileCount(meta); file++) {
       DirectFile data = openFile(dataPath(file));

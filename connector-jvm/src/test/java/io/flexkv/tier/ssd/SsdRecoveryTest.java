@@ -1,6 +1,8 @@
 package io.flexkv.tier.ssd;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assumptions.assumeThat;
 
 import java.io.IOException;
 import java.lang.foreign.MemorySegment;
@@ -259,6 +261,28 @@ class SsdRecoveryTest {
       assertThat(rig.recovered).isEmpty();
       rig.write(chain(1, 3, 0));
     }
+  }
+
+  @Test
+  void moreThanTheDiskHas_isRefusedAndTakesNothing() throws IOException {
+    Path directory = folder.resolve("a");
+    long tooMuch = Files.getFileStore(folder).getTotalSpace() + (1L << 30);
+    assumeThat(tooMuch).as("what one folder may have").isLessThan(8L << 40);
+    assertThatThrownBy(
+            () -> SsdRig.open(SsdRig.options(0, tooMuch, directory), SsdTuning.defaults()))
+        .hasMessageContaining("SSD directory " + directory + " needs ")
+        .hasMessageContaining("make ssd_cache_gb smaller, or free some room");
+    assertThat(directory.resolve("flexkv-ssd-0000.data")).doesNotExist();
+    try (SsdRig rig = open(options())) {
+      rig.write(chain(1, 3, 0));
+    }
+  }
+
+  @Test
+  void fileInTheFoldersPlace_isNamed() throws IOException {
+    Files.createFile(folder.resolve("a"));
+    assertThatThrownBy(() -> open(options()))
+        .hasMessageContaining(folder.resolve("a") + " is not a folder: name one in ssd_cache_dir");
   }
 
   @Test
