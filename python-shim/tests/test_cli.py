@@ -80,7 +80,32 @@ def test_status(address: str, socket_path: str, control: Any, capsys: Any) -> No
 
 def test_status_of_nobody(address: str, capsys: Any) -> None:
     assert cli.main(["status", "--address", address]) == 1
-    assert "no sidecar listens" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no sidecar listens" in said
+    assert "Remedy: start one (`flexkv serve`, or an engine), or name the address" in said
+
+
+def test_address_that_cannot_be_is_named_as_typed(address: str, capsys: Any) -> None:
+    assert cli.main(["status", "--address", "tcp://127.0.0.1:5"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("flexkv: --address is 'tcp://127.0.0.1:5', must be ipc://")
+
+
+def test_set_without_a_value_says_how(address: str, capsys: Any) -> None:
+    assert cli.main(["set", "evict_ratio"]) == 1
+    said = capsys.readouterr().err
+    assert "'evict_ratio' names no value: flexkv set evict_ratio=VALUE" in said
+
+
+def test_serve_help_lists_the_sidecars_options(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["serve", "--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert "--cpu-cache-gb VALUE (default: 4)" in said
+    assert "--ssd-write-policy VALUE (default: write_through)" in said
+    assert "--lookup-spin-us" not in said, "an option of the engine"
+    assert "](" not in said, "links of the documentation"
 
 
 def reattach(
@@ -360,12 +385,22 @@ def test_config_check_says_what_a_file_would_do(address: str, tmp_path: Path, ca
     code, said, _ = check(capsys, path)
     assert code == 0
     assert "Host memory: 100000 GB, taken at the start; of " in said
-    assert "GB too much for this machine now." in said
+    assert "warning: no sidecar starts with it: the host pool is to have 100000.0 GB" in said
     assert f"  {tmp_path}/a: " in said and "GB free for 450000 GB" in said
-    assert f"warning: {tmp_path}/b has not enough room." in said
+    assert f"warning: {tmp_path}/b has not enough room and would not be used: make " in said
     assert f"cpu_cache_gb = 100000.0  ({path} cpu_cache_gb)" in said
     assert "warning: " in said and "did you mean 'evict_ratio'?" in said
     assert "hunter2" not in said
+
+
+def test_config_check_ssd_folder_without_a_size_is_a_warning(
+    address: str, tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"cpu_cache_gb: 0.1\nssd_cache_dir: {tmp_path}/a\n")
+    code, said, _ = check(capsys, path)
+    assert code == 0
+    assert "warning: ssd_cache_dir without ssd_cache_gb does nothing: give its size too." in said
 
 
 def test_config_check_of_the_printed_worker(address: str, capsys: Any) -> None:

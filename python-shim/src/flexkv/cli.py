@@ -6,19 +6,22 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flexkv import config_check, doctor, launcher
 from flexkv import protocol as p
-from flexkv.config import Settings
+from flexkv.config import Settings, parsed
 from flexkv.config_file import CONFIG_PATH_ENV
 from flexkv.errors import FlexKVError
 from flexkv.log import setup_logging
 from flexkv.options import BY_KEY, OPTIONS
+from flexkv.rendezvous import NobodyThereError
 from flexkv.session import open_session
 from flexkv.version import __version__
 
@@ -26,6 +29,8 @@ CONTROL_TIMEOUT_S = 4.0
 
 REATTACH_TIMEOUT_S = 30.0
 REATTACH_POLL_S = 0.1
+_LINK = re.compile(r" \(\[.*?\]\(.*?\)\)")
+"""A link of the documentation inside an option's text; on a terminal it leads nowhere."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         settings = Settings.load()
         if arguments.address:
+            parsed("--address", BY_KEY["server_recv_port"], arguments.address)
             settings = Settings.load({"server_recv_port": arguments.address})
         setup_logging(settings.log_level, settings.logging_prefix)
         result: int = arguments.run(settings, arguments)
@@ -70,8 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    add("serve", serve, "run the sidecar in the foreground until it is stopped; further options "
-        "are the sidecar's own (--cpu-cache-gb 32, ...: docs/configuration.md)")  # fmt: skip
+    run = add("serve", serve, "run the sidecar in the foreground until it is stopped; further "
+              "options are the sidecar's own (--cpu-cache-gb 32, ...)")  # fmt: skip
+    run.formatter_class = argparse.RawDescriptionHelpFormatter
+    run.epilog = "options of the sidecar:\n" + "\n".join(_sidecar_options())
     add("status", status, "what the sidecar at the address is doing, as JSON")
     change = add("set", set_options, "change options of the running sidecar: log_level, "
                  "eviction_policy and its thresholds")  # fmt: skip
@@ -90,6 +98,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _sidecar_options() -> Iterator[str]:
+    """Two or more lines an option that the sidecar's command line takes."""
+    for option in OPTIONS:
+        if option.side == "engine" or option.status != "works":
+            continue
+        name = option.name.replace("_", "-")
+        yield f"  --{name} VALUE (default: {option.default_text or 'none'})"
+        text = f"{_LINK.sub('', option.doc)} ({option.allowed})"
+        yield textwrap.fill(text, 78, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
 def serve(settings: Settings, arguments: argparse.Namespace) -> int:
     """Becomes the sidecar: same pid, so that a supervisor watches the right process."""
     settings = dataclasses.replace(settings, idle_exit_s=0.0)
@@ -103,7 +122,13 @@ def serve(settings: Settings, arguments: argparse.Namespace) -> int:
 def ask(settings: Settings, op: str, args: dict[str, Any]) -> dict[str, Any]:
     """The running sidecar's answer over the control plane; never starts one."""
     hello = p.Hello(role=p.ROLE_TOOL, pid=0, build=__version__)
-    session = open_session(settings.socket_path, hello, None)
+    try:
+        session = open_session(settings.socket_path, hello, None)
+    except NobodyThereError as error:
+        raise FlexKVError(
+            f"{error}. Remedy: start one (`flexkv serve`, or an engine), or name the address of "
+            "one that runs (--address, FLEXKV_SERVER_RECV_PORT)"
+        ) from None
     try:
         answer = session.control(op, args, CONTROL_TIMEOUT_S)
     finally:
@@ -119,6 +144,9 @@ def status(settings: Settings, _: argparse.Namespace) -> int:
 
 def set_options(settings: Settings, arguments: argparse.Namespace) -> int:
     """The control plane's ``set``; prints what counts now."""
+    for text in arguments.changes:
+        if "=" not in text:
+            raise FlexKVError(f"set: {text!r} names no value: flexkv set {text}=VALUE")
     changes = dict(text.partition("=")[::2] for text in arguments.changes)
     answer = ask(
         settings, "set", {BY_KEY[n].name if n in BY_KEY else n: v for n, v in changes.items()}

@@ -152,7 +152,7 @@ class _Loading:
                 continue
             source, value = self._raw(option)
             sources[option.name] = source
-            values[option.name] = _parsed(source, option, value)
+            values[option.name] = parsed(source, option, value)
             if source != "default" and option.status != "works" and option.asks(value):
                 answers.setdefault((option.status == "absent", option.says), []).append(source)
         self._notes += [
@@ -226,7 +226,8 @@ def unknown_variables(env: Mapping[str, str]) -> Iterator[str]:
         yield f"the environment has an unknown {name}{nearest(key)}"
 
 
-def _parsed(source: str, option: Option, value: Any) -> Value:
+def parsed(source: str, option: Option, value: Any) -> Value:
+    """A value in its type; ``ConfigError`` with source, value and what is allowed."""
     try:
         return option.parse(value)
     except (ValueError, StopIteration):

@@ -10,6 +10,7 @@ from typing import Any
 
 from flexkv.config import Settings
 from flexkv.config_file import CONFIG_PATH_ENV
+from flexkv.machine import MachineMemory
 from flexkv.options import OPTIONS
 
 GB = 1e9
@@ -55,7 +56,10 @@ def _host_tier(settings: Settings) -> Iterator[str]:
         f"Host memory: {wanted / GB:g} GB{cap}, taken at the start; of {total / GB:.1f} GB here "
         f"{available / GB:.1f} GB are available."
     )
-    if wanted > available:
+    objection = MachineMemory.read().objection(wanted / GB)
+    if objection:
+        yield f"warning: no sidecar starts with it: {objection}"
+    elif wanted > available:
         yield f"warning: that is {(wanted - available) / GB:.1f} GB too much for this machine now."
 
 
@@ -63,8 +67,13 @@ def _ssd_tier(settings: Settings) -> Iterator[str]:
     values = settings.values
     wanted = _number(values["ssd_cache_gb"]) * GB
     blocks = _number(values["num_ssd_blocks"])
-    if values["enable_ssd"] in ("0", "false") or not (wanted or blocks):
+    if values["enable_ssd"] in ("0", "false"):
         yield "SSD: none."
+        return
+    if not (wanted or blocks):
+        yield "SSD: none."
+        if settings.sources["ssd_cache_dir"] != "default":
+            yield "warning: ssd_cache_dir without ssd_cache_gb does nothing: give its size too."
         return
     folders: Any = values["ssd_cache_dir"]
     size = f"{wanted / GB:g} GB" if wanted else f"what {blocks:.0f} of the engine's blocks take"
@@ -74,7 +83,10 @@ def _ssd_tier(settings: Settings) -> Iterator[str]:
         share = f" for {wanted / len(folders) / GB:g} GB" if wanted else ""
         yield f"  {folder}: {free / GB:.1f} GB free{share}"
         if wanted / len(folders) > free:
-            yield f"warning: {folder} has not enough room."
+            yield (
+                f"warning: {folder} has not enough room and would not be used: make ssd_cache_gb "
+                "smaller, or free some room."
+            )
 
 
 def _number(value: Any) -> float:
