@@ -16,7 +16,7 @@ from fake_sidecar import FakeSidecar
 from test_launcher import fake_java
 
 import flexkv
-from flexkv import cli, doctor, launcher
+from flexkv import cli, config_check, doctor, launcher
 from flexkv.config import Settings
 from flexkv.errors import ControlError
 from flexkv.java import java_version
@@ -401,6 +401,11 @@ def test_config_check_ssd_folder_without_a_size_is_a_warning(
     code, said, _ = check(capsys, path)
     assert code == 0
     assert "warning: ssd_cache_dir without ssd_cache_gb does nothing: give its size too." in said
+
+
+def test_config_check_folder_that_cannot_be_looked_at_is_no_traceback() -> None:
+    name = "x" * 300  # no file system has such names: as for a folder that we may not enter
+    assert config_check.free_bytes(Path("/tmp") / name / "ssd") > 0
 
 
 def test_config_check_of_the_printed_worker(address: str, capsys: Any) -> None:

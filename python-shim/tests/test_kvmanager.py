@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -447,6 +448,19 @@ def test_import_brings_neither_torch_nor_numpy() -> None:
         "heavy = {'torch', 'numpy', 'vllm'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_log_lines_begin_with_the_prefix() -> None:
+    code = (
+        "from flexkv.common.config import CacheConfig, ModelConfig\n"
+        "from flexkv.kvmanager import KVManager\n"
+        "KVManager(ModelConfig(), CacheConfig(use_gds=True), server_recv_port='ipc:///tmp/x')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, "FLEXKV_LOGGING_PREFIX": "tier:"},
+    )  # fmt: skip
+    assert done.stderr.startswith("tier:INFO")
 
 
 def test_unused_settings_are_said_in_one_line_each(

@@ -109,6 +109,6 @@ def memory() -> tuple[int, int]:
 def free_bytes(folder: Path) -> int:
     """Free bytes where a folder is or would be."""
     place = folder.absolute()
-    while not place.exists():
+    while not os.path.exists(place):  # False, too, where we may not look
         place = place.parent
     return shutil.disk_usage(place).free if os.access(place, os.R_OK) else 0

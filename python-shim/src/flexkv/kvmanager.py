@@ -106,7 +106,7 @@ class KVManager:
         if server_recv_port:
             extra["server_recv_port"] = server_recv_port
         self._settings = Settings.load(extra)
-        setup_logging(self._settings.log_level)
+        setup_logging(self._settings.log_level, self._settings.logging_prefix)
         self.server_recv_port = self._settings.server_recv_port
         self.gpu_register_port, instance = manager_ports(
             self.server_recv_port, gpu_register_port, dp_client_id

@@ -65,7 +65,7 @@ class KVTPClient:
         self._settings = Settings.load(
             {"server_recv_port": rank_address(gpu_register_port), "server_launch_mode": "external"}
         )
-        setup_logging(self._settings.log_level)
+        setup_logging(self._settings.log_level, self._settings.logging_prefix)
         self._link: Link | None = None
 
     def register_to_server(

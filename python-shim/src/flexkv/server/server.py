@@ -39,7 +39,7 @@ class KVServer:
         if server_recv_port:
             extra["server_recv_port"] = server_recv_port
         self._settings = Settings.load(extra)
-        setup_logging(self._settings.log_level)
+        setup_logging(self._settings.log_level, self._settings.logging_prefix)
         self._session: Session | None = None
         if gpu_register_port:
             logger.info("gpu_register_port has no effect here: ranks find it by their KVManager")
