@@ -10,6 +10,7 @@ import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.concurrent.atomic.AtomicBoolean;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -69,18 +70,23 @@ final class AgentInbox implements SessionEvents {
   /**
    * Runs something on the cache thread and waits for it.
    *
-   * @throws RequestException what the call throws, or that it was not run in time
+   * <p>Whoever is first decides: once the cache thread has begun, this waits for the end whatever
+   * the limit says; once the limit is over, the call is never run. So who hears of a timeout may
+   * take it that nothing was done.
+   *
+   * @throws RequestException what the call throws, or that it was not begun in time
    */
   <T> T call(Call<T> call, long timeoutMillis) throws RequestException {
     CompletableFuture<T> future = new CompletableFuture<>();
+    AtomicBoolean decided = new AtomicBoolean();
     Runnable task =
         () -> {
-          if (future.isDone()) {
+          if (!decided.compareAndSet(false, true)) {
             return; // nobody waits any more
           }
           try {
             future.complete(call.run());
-          } catch (RequestException | RuntimeException e) {
+          } catch (RequestException | RuntimeException | Error e) {
             future.completeExceptionally(e);
           }
         };
@@ -89,13 +95,7 @@ final class AgentInbox implements SessionEvents {
     }
     signal();
     try {
-      return future.get(timeoutMillis, TimeUnit.MILLISECONDS);
-    } catch (TimeoutException e) {
-      if (future.cancel(false)) {
-        throw new RequestException(
-            "timeout", "the cache thread did not answer within " + timeoutMillis + " ms");
-      }
-      return future.join();
+      return result(future, decided, timeoutMillis);
     } catch (ExecutionException e) {
       if (e.getCause() instanceof RequestException request) {
         throw request;
@@ -103,8 +103,22 @@ final class AgentInbox implements SessionEvents {
       LOG.error("a request failed", e.getCause());
       throw new RequestException("internal", "the request failed: " + e.getCause());
     } catch (InterruptedException e) {
+      decided.set(true); // if it has not begun, it never does
       Thread.currentThread().interrupt();
       throw new RequestException("stopping", "this sidecar is about to end");
+    }
+  }
+
+  private static <T> T result(CompletableFuture<T> future, AtomicBoolean decided, long millis)
+      throws RequestException, ExecutionException, InterruptedException {
+    try {
+      return future.get(millis, TimeUnit.MILLISECONDS);
+    } catch (TimeoutException e) {
+      if (decided.compareAndSet(false, true)) {
+        throw new RequestException(
+            "timeout", "the cache thread did not answer within " + millis + " ms");
+      }
+      return future.get();
     }
   }
 
