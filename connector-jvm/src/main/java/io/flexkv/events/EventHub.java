@@ -173,7 +173,7 @@ public final class EventHub {
     return work;
   }
 
-  /** Writes all that a subscriber has room for, before it is told something else. */
+  /** Writes all changes that a subscriber has room for, before it is told something else. */
   public void flush(int subscriber) {
     for (NamespaceFeed feed : feeds.values()) {
       Subscriber known = feed.subscriber(subscriber);

@@ -85,12 +85,16 @@ final class NamespaceFeed {
     return work;
   }
 
-  /** Tells one of them as much as it has room for. */
+  /**
+   * Tells one of them all changes that it has room for, but of a listing no more than in any turn:
+   * that can be as long as everything resident.
+   */
   void flush(Subscriber to) {
     boolean more = true;
-    while (more) {
+    while (more && (to.wantsListing || to.position < journal.next())) {
       more = to.hasRoom() && step(to);
     }
+    pump(to);
   }
 
   private int pump(Subscriber to) {

@@ -162,6 +162,26 @@ class EventHubTest {
   }
 
   @Test
+  void flush_duringAListing_tellsChangesAndDoesNotWalkAllBlocks() throws Exception {
+    for (int chain = 0; chain < 20_000; chain++) {
+      learn(chain, 0, 1, "");
+      hub.stored(0, SSD, 0, hash(chain, 0));
+    }
+    hub.stored(0, HOST, 0, hash(19_999, 0));
+    NoticeReader reader = subscribe(1);
+    hub.pump();
+    learn(30_000, 0, 1, "");
+    hub.stored(0, HOST, 0, hash(30_000, 0));
+    hub.flush(1);
+    reader.read(Integer.MAX_VALUE);
+    assertThat(reader.announced)
+        .as("the host tier's other block comes 20 000 blocks later")
+        .containsOnlyKeys(NoticeReader.name(HOST, hash(30_000, 0)));
+    settle(1, reader);
+    assertThat(reader.announced).hasSize(20_002);
+  }
+
+  @Test
   void listing_whoseNextBlockIsEvicted_goesOnBehindIt() throws Exception {
     for (int chain = 0; chain < 3; chain++) {
       learn(chain, 0, 1, "");
