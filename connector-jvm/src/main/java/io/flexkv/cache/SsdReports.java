@@ -65,7 +65,8 @@ public final class SsdReports {
    * A read has ended.
    *
    * @param ready leading blocks that are in their host slots, verified
-   * @param badSlot the SSD slot whose bytes did not verify, or {@link SlotAllocator#FULL}
+   * @param badSlot the SSD slot whose block is lost (its bytes did not verify, or cannot be read),
+   *     or {@link SlotAllocator#FULL}
    * @param drained whether no access of it can touch its slots any more; if not, {@link #drained}
    *     follows
    */

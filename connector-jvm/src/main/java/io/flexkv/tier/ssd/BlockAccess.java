@@ -119,7 +119,7 @@ final class BlockAccess extends BlockOp {
       if (begun) {
         counters.readErrors.increment();
       }
-      open.failed(block, begun, false, text(errno));
+      open.failed(block, begun, begun, text(errno));
       if (begun) {
         directory.readFailed(errno);
       }
@@ -162,7 +162,7 @@ final class BlockAccess extends BlockOp {
         LOG.log(Level.ERROR, "SSD block is corrupt, its slot is not used any more: {0}", what);
       }
     }
-    open.failed(block, true, !stale, what);
+    open.failed(block, true, true, what);
   }
 
   private String text(int errno) {

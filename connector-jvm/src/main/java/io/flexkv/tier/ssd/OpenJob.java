@@ -79,7 +79,7 @@ final class OpenJob {
    * A block cannot be had.
    *
    * @param begun whether {@link #begin} had said yes
-   * @param bad whether what is in its slot did not verify
+   * @param bad whether what was in its slot is gone: it did not verify, or cannot be read
    */
   synchronized void failed(int block, boolean begun, boolean bad, String why) {
     over.set(block);

@@ -14,8 +14,9 @@ public sealed interface SsdEvent {
    * @param ready of a read: leading blocks in memory and verified, whatever the outcome
    * @param drained whether no disk access can touch its slots and addresses any more. If not (a
    *     stalled disk), leave both alone until {@link Drained}
-   * @param badSlot slot whose bytes did not verify, now quarantined (free it as any other), or
-   *     {@link SsdStore#FULL} if there is none
+   * @param badSlot slot whose block is gone, since its bytes did not verify or cannot be read, or
+   *     {@link SsdStore#FULL} if there is none: drop the block, or every later read of it fails
+   *     too, and free the slot as any other (where the disk is to blame, nobody gets it again)
    * @param cause why not {@link Outcome#DONE}, null if it is
    */
   record Ended(

@@ -7,6 +7,8 @@ import java.io.RandomAccessFile;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.nio.file.DirectoryStream;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -149,6 +151,33 @@ class SsdDamageTest {
       assertThat(SlotNumber.offset(again)).isEqualTo(SlotNumber.offset(slot));
       put(file, SlotNumber.offset(again), old);
       assertMiss(rig, again, now);
+    }
+  }
+
+  @Test
+  void blockTornByAKill_isNamedAsGone_andItsSlotIsOfUseAgain() throws IOException {
+    SlotHeader header = SsdRig.header(1, 0, 0, PAYLOAD);
+    Path killed = Files.createDirectory(folder.resolve("killed"));
+    long offset;
+    try (SsdRig rig = open();
+        DirectoryStream<Path> files = Files.newDirectoryStream(folder.resolve("a"))) {
+      offset = SlotNumber.offset(rig.write(header));
+      for (Path file : files) {
+        Files.copy(file, killed.resolve(file.getFileName())); // no clean end is noted in there
+      }
+    }
+    Path data = killed.resolve("flexkv-ssd-0000.data");
+    try (RandomAccessFile file = new RandomAccessFile(data.toFile(), "rw")) {
+      put(file, offset + SECTOR, new byte[SECTOR]);
+    }
+    try (SsdRig rig = SsdRig.open(SsdRig.options(0, 8 << 20, killed), SsdRig.tuning())) {
+      long slot = rig.recovered.keySet().iterator().next();
+      SsdEvent.Ended end = rig.read(slot, header.identity());
+      assertThat(end.outcome()).isEqualTo(SsdEvent.Outcome.FAILED);
+      assertThat(end.badSlot()).as("or the block stays, and is tried for ever").isEqualTo(slot);
+      assertThat(rig.engine.stats().staleBlocks()).isOne();
+      rig.engine.free(slot);
+      assertThat(rig.engine.usedBytes()).as("the disk is not to blame").isZero();
     }
   }
 

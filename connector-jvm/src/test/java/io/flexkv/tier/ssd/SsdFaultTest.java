@@ -194,6 +194,7 @@ class SsdFaultTest {
         SsdEvent.Ended end = rig.read(slots[0], headers.get(0).identity());
         assertThat(end.outcome()).isEqualTo(SsdEvent.Outcome.FAILED);
         assertThat(end.cause()).contains("EIO");
+        assertThat(end.badSlot()).as("not to be tried for ever").isEqualTo(slots[0]);
       }
       assertThat(rig.engine.directories().get(0).state()).isEqualTo(SsdStore.State.SERVING);
       rig.read(slots[0], headers.get(0).identity());
