@@ -4,6 +4,7 @@ import static io.flexkv.cache.BlockIndex.NONE;
 import static io.flexkv.cache.EntryLayout.SSD_HELD;
 import static io.flexkv.cache.EntryLayout.SSD_QUEUED;
 import static io.flexkv.cache.EntryLayout.SSD_SLOT;
+import static io.flexkv.cache.EntryLayout.SSD_WRITTEN;
 
 import java.util.ArrayList;
 import java.util.List;
@@ -133,16 +134,25 @@ public final class SsdReports {
     }
     for (int entry : entries) {
       // A lost parent may have taken it along.
-      if (tree.copies().onSsd(entry) == SSD_HELD && slots.test(index.getLong(entry, SSD_SLOT))) {
-        losses.lose(entry);
+      if (liesIn(slots, entry)) {
+        if (tree.copies().onSsd(entry) == SSD_HELD) {
+          losses.lose(entry);
+        } else {
+          tree.copies().dropSsd(entry);
+        }
       }
     }
   }
 
   private void note(int entry, LongPredicate slots, List<Integer> entries) {
-    if (tree.copies().onSsd(entry) == SSD_HELD && slots.test(index.getLong(entry, SSD_SLOT))) {
+    if (liesIn(slots, entry)) {
       entries.add(entry);
     }
+  }
+
+  /** Whether its bytes are in one of these slots: held there, or as soon as its parent is. */
+  private boolean liesIn(LongPredicate slots, int entry) {
+    return tree.copies().onSsd(entry) >= SSD_WRITTEN && slots.test(index.getLong(entry, SSD_SLOT));
   }
 
   private boolean holds(int entry, long ssdSlot) {

@@ -62,6 +62,10 @@ final class SsdRouter implements SlotAllocator {
   private final Map<Digest, Integer> blockTokens = new HashMap<>();
   private final Map<Digest, Integer> handles = new HashMap<>();
   private final ArrayDeque<Waiting> resets = new ArrayDeque<>();
+
+  /** Directories out of which nothing is adopted any more: the core was told that all is gone. */
+  private final BitSet lostDirectories = new BitSet();
+
   private long blocks;
   private @Nullable CacheCore core;
 
@@ -241,6 +245,7 @@ final class SsdRouter implements SlotAllocator {
             "SSD directory {} is taken out: {}. The other tiers go on; what lay in it is gone",
             lost.path(),
             lost.cause());
+        lostDirectories.set(lost.directory());
         core().ssd().lost(slot -> there().directoryOf(slot) == lost.directory());
       }
     }
@@ -350,7 +355,8 @@ final class SsdRouter implements SlotAllocator {
               header.parentLo(),
               is.payloadBytes());
       events.offered(header.blockTokens(), header.eventData());
-      if (blocks < maxBlocks && core().ssd().adopt(block, survivor.slot())) {
+      boolean gone = lostDirectories.get(there().directoryOf(survivor.slot()));
+      if (!gone && blocks < maxBlocks && core().ssd().adopt(block, survivor.slot())) {
         blocks++;
         taken.set(i);
       }

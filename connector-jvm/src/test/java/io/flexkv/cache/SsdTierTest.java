@@ -301,4 +301,18 @@ class SsdTierTest {
     f.extend(1, 1, 4);
     assertThat(look(1, 0, 9).ssdBlocks()).isEqualTo(1);
   }
+
+  @Test
+  void lost_blockThatWaitsForItsParent_isNotHeldWhenThatComes() {
+    f = new CoreFixture(8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, 10, SECOND));
+    f.cached(1, 2);
+    SsdTransfer parent = f.effects.writes.get(0);
+    SsdTransfer child = f.effects.writes.get(1);
+    f.core.ssd().written(child.id(), ok(1), true);
+    f.core.ssd().lost(slot -> slot == child.ssdSlots()[0]);
+    f.core.ssd().written(parent.id(), ok(1), true);
+    assertThat(f.core.stats().ssd().blocks()).isEqualTo(1);
+    assertThat(f.ssdSlots.taken()).isEqualTo(1);
+    assertThat(f.servable(1, 2)).as("the host tier has both").isEqualTo(2);
+  }
 }

@@ -185,6 +185,22 @@ class SsdRouterTest {
   }
 
   @Test
+  void recover_directoryLostMeanwhile_nothingOfItIsAdopted() throws Exception {
+    rig.save(1, 4);
+    Rig next = new Rig(rig.store.restart());
+    next.store.lose();
+    next.run();
+    AgentInbox inbox = new AgentInbox(EventFd.create());
+    Thread recovery = Thread.ofPlatform().start(() -> next.router.recover(inbox));
+    while (recovery.isAlive()) {
+      inbox.runCalls();
+      Thread.onSpinWait();
+    }
+    assertThat(next.core.stats().ssd().adoptedBlocks()).isZero();
+    assertThat(next.store.usedBytes()).isZero();
+  }
+
+  @Test
   void reset_answeredOnlyWhenTheStoreHasIt_andHoldsAfterARestart() {
     rig.save(1, 4);
     List<String> answers = new ArrayList<>();
