@@ -103,9 +103,9 @@ final class Promotions {
     if (failed(lease)) {
       return decline(lease, hot);
     }
-    if (lease.promoted > Math.max(first, hot) && begun(lease)) {
-      counters.ssdHits++;
-      return Math.min(lease.promoted, deep);
+    if (lease.promoted > first && begun(lease)) {
+      counters.ssdHits += lease.firstRead == NONE ? 0 : 1; // else no room was found for any
+      return Math.max(hot, Math.min(lease.promoted, deep));
     }
     return now - lease.waitUntil >= 0 ? decline(lease, hot) : -1;
   }

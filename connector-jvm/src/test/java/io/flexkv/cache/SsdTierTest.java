@@ -315,4 +315,18 @@ class SsdTierTest {
     assertThat(f.ssdSlots.taken()).isEqualTo(1);
     assertThat(f.servable(1, 2)).as("the host tier has both").isEqualTo(2);
   }
+
+  @Test
+  void lookup_allThatFoundRoomIsThere_isAnsweredAtOnce() {
+    f = new CoreFixture(8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 20, 1000, SECOND));
+    onSsdAlone();
+    SsdTransfer read = reading(1);
+    assertThat(read.blocks()).as("no more may be read at a time").hasSize(2);
+    f.core.ssd().readEnded(read.id(), 2, SlotAllocator.FULL, true);
+    LookupResult found = look(1, 0, 9);
+    assertThat(found.pending()).isFalse();
+    assertThat(found.servableBlocks()).isEqualTo(2);
+    assertThat(found.leaseId()).isPositive();
+    assertThat(f.core.stats().ssd().promotionsDeclined()).isZero();
+  }
 }
