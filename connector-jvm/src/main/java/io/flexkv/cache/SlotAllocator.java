@@ -45,6 +45,14 @@ public interface SlotAllocator {
   /** Returns a slot. The core calls it once for each allocated slot, when no copy can touch it. */
   void free(long slot);
 
+  /**
+   * Whether it hands out slots at present. If not (its disks are stalled or out), eviction would
+   * make no room, only empty the tier.
+   */
+  default boolean serves() {
+    return true;
+  }
+
   /** What this tier may hold at most, in bytes. */
   long capacityBytes();
 

@@ -31,6 +31,11 @@ final class SlotPool {
     return allocator.allocate(bytes);
   }
 
+  /** See {@link SlotAllocator#serves}. */
+  boolean serves() {
+    return allocator.serves();
+  }
+
   /** The block of this slot has gone: frees the slot, or keeps it until its holders let go. */
   void retire(long slot) {
     Hold hold = holds.get(slot);

@@ -143,8 +143,11 @@ final class SsdWrites {
     queuedBytes += bytes;
   }
 
-  /** Starts as many writes as may run. */
+  /** Starts as many writes as may run. While the SSD takes none, what is queued waits. */
   void pump() {
+    if (queue.isEmpty() || !tier.slots.serves()) {
+      return;
+    }
     while (!queue.isEmpty() && writingBytes < tier.config.maxWriteBytes()) {
       long id = tier.nextId();
       List<Integer> chosen = choose(SsdTier.reference(id));

@@ -121,6 +121,13 @@ final class SsdRouter implements SlotAllocator {
   }
 
   @Override
+  public boolean serves() {
+    return store != null
+        && store.directories().stream()
+            .anyMatch(directory -> directory.state() == SsdStore.State.SERVING);
+  }
+
+  @Override
   public long capacityBytes() {
     return store == null ? 0 : store.capacityBytes();
   }

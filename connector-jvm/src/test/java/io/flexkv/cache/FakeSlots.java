@@ -17,6 +17,9 @@ final class FakeSlots implements SlotAllocator {
   private final TreeSet<Long> freeSlots = new TreeSet<>();
   private long used;
 
+  /** Hands out nothing, however much is free. */
+  boolean stalled;
+
   FakeSlots(long capacity) {
     this(capacity, 0);
   }
@@ -28,7 +31,15 @@ final class FakeSlots implements SlotAllocator {
 
   @Override
   public long allocate(long slotBytes) {
+    if (stalled) {
+      return FULL;
+    }
     return extentBytes == 0 ? fromOnePool(slotBytes) : fromExtents(slotBytes);
+  }
+
+  @Override
+  public boolean serves() {
+    return !stalled;
   }
 
   private long fromOnePool(long slotBytes) {

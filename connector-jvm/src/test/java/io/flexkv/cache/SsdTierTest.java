@@ -329,4 +329,18 @@ class SsdTierTest {
     assertThat(found.leaseId()).isPositive();
     assertThat(f.core.stats().ssd().promotionsDeclined()).isZero();
   }
+
+  @Test
+  void writes_whileTheSsdStalls_waitAndEmptyNothing() {
+    f.cached(1, 4);
+    f.writeAll();
+    f.ssdSlots.stalled = true;
+    f.cached(2, 4);
+    assertThat(f.effects.writes).isEmpty();
+    assertThat(f.core.stats().ssd().blocks()).as("evicting would make no room").isEqualTo(4);
+    f.ssdSlots.stalled = false;
+    f.core.tick();
+    f.writeAll();
+    assertThat(f.core.stats().ssd().blocks()).isEqualTo(8);
+  }
 }

@@ -236,6 +236,8 @@ class SsdRouterTest {
     assertThat(rig.servable(2, 6)).isEqualTo(6);
     rig.save(3, 2);
     assertThat(rig.servable(3, 2)).isEqualTo(2);
+    assertThat(rig.router.serves()).isFalse();
+    assertThat(rig.core.stats().ssd().queuedBytes()).as("waits for a disk").isPositive();
     assertThat(rig.core.stats().quarantinedSlots()).isZero();
   }
 
