@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from fake_sidecar import FakeSidecar
@@ -146,6 +147,19 @@ def test_absent_sidecar_is_one_line_and_little_work(
     assert 3 <= len(hellos) <= 5, "0.1 s, then twice as long each time"
     assert time.process_time() - began < 0.3
     assert len([x for x in lines(caplog) if "no sidecar listens" in x]) == 1
+
+
+def test_absent_sidecar_that_others_start_is_no_warning(
+    settings: Settings, make_link: Callable[..., Link], caplog: pytest.LogCaptureFixture
+) -> None:
+    embedded = replace(settings, server_launch_mode="embedded")
+    link = make_link(settings=embedded, launch=False)
+    with caplog.at_level(logging.INFO, "flexkv"):
+        link.start()
+        assert link.wait(0.4) is None
+    found = [r for r in caplog.records if "waits for the manager's sidecar" in r.message]
+    assert [r.levelname for r in found] == ["INFO"]
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
 def test_on_attach_runs_in_the_attach_thread_before_publication(

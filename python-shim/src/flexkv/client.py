@@ -150,6 +150,11 @@ class Link:
                 session.close()
                 self._note(logging.WARNING, "FlexKV is not used: registration was refused")
                 session = None
+        except NobodyThereError as error:
+            if self.settings.launch and not self._launch:  # as usual at a start: others bring it up
+                self._note(logging.INFO, f"FlexKV waits for the manager's sidecar: {error}")
+            else:
+                self._note(logging.WARNING, f"FlexKV is not attached: {error}")
         except FlexKVError as error:
             self._note(logging.WARNING, f"FlexKV is not attached: {error}")
         except Exception as error:  # the engine must live, whatever this was
