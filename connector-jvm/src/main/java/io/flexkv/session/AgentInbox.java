@@ -126,9 +126,16 @@ final class AgentInbox implements SessionEvents {
     return changes.poll();
   }
 
-  int runCalls() {
+  /**
+   * Runs the requests that wait; cache thread.
+   *
+   * @param takeChanges runs before each: a request may be of a session that has just begun, and
+   *     that was announced here before its client could ask for anything
+   */
+  int runCalls(Runnable takeChanges) {
     int count = 0;
     for (Runnable call; count < MAX_CALLS && (call = calls.poll()) != null; count++) {
+      takeChanges.run();
       call.run();
     }
     return count;

@@ -56,6 +56,7 @@ public final class CacheAgent implements Runnable {
   private final CompletionQueue completions;
   private final MemorySegment record = Arena.ofAuto().allocate(Protocol.MAX_RECORD_BYTES, 8);
   private volatile @Nullable RendezvousServer rendezvous;
+  private final Runnable changesFirst = this::takeChanges;
   private volatile boolean running = true;
   private long lastTickNanos;
 
@@ -200,7 +201,7 @@ public final class CacheAgent implements Runnable {
   int doWork() {
     int work = 0;
     work += takeChanges();
-    work += inbox.runCalls();
+    work += inbox.runCalls(changesFirst);
     work += takeCompletions();
     work += ssd.poll();
     work += readRings();

@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import io.flexkv.ffm.EventFd;
 import io.flexkv.protocol.RequestException;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
@@ -28,7 +29,7 @@ class AgentInboxTest {
     assertThatThrownBy(() -> inbox.call(() -> ran.add("late"), LIMIT_MILLIS))
         .isInstanceOf(RequestException.class)
         .hasMessageContaining("within 50 ms");
-    inbox.runCalls();
+    inbox.runCalls(() -> {});
     assertThat(ran).isEmpty();
   }
 
@@ -59,9 +60,33 @@ class AgentInboxTest {
     cache.join();
   }
 
+  @Test
+  void runCalls_sessionThatBeganMeanwhile_isTakenBeforeItsRequest() throws Exception {
+    List<String> order = Collections.synchronizedList(new ArrayList<>());
+    List<CompletableFuture<Void>> answers = new ArrayList<>();
+    for (int i = 0; i < 2; i++) {
+      answers.add(
+          CompletableFuture.runAsync(() -> {
+            try {
+              inbox.call(() -> order.add("request"), 10_000);
+            } catch (RequestException e) {
+              throw new CompletionException(e);
+            }
+          }));
+    }
+    long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(10);
+    for (int run = 0; run < 2 && System.nanoTime() < deadline; ) {
+      run += inbox.runCalls(() -> order.add("changes"));
+    }
+    for (CompletableFuture<Void> answer : answers) {
+      answer.get(10, TimeUnit.SECONDS);
+    }
+    assertThat(order).containsExactly("changes", "request", "changes", "request");
+  }
+
   private void runUntil(CountDownLatch begun) {
     while (begun.getCount() > 0) {
-      inbox.runCalls();
+      inbox.runCalls(() -> {});
       Thread.onSpinWait();
     }
   }

@@ -177,7 +177,7 @@ class SsdRouterTest {
     AgentInbox inbox = new AgentInbox(EventFd.create());
     Thread recovery = Thread.ofPlatform().start(() -> next.router.recover(inbox));
     while (recovery.isAlive()) {
-      inbox.runCalls(); // as the cache thread does
+      inbox.runCalls(() -> {}); // as the cache thread does
       Thread.onSpinWait();
     }
     assertThat(next.core.stats().ssd().adoptedBlocks()).isEqualTo(4);
@@ -193,7 +193,7 @@ class SsdRouterTest {
     AgentInbox inbox = new AgentInbox(EventFd.create());
     Thread recovery = Thread.ofPlatform().start(() -> next.router.recover(inbox));
     while (recovery.isAlive()) {
-      inbox.runCalls();
+      inbox.runCalls(() -> {});
       Thread.onSpinWait();
     }
     assertThat(next.core.stats().ssd().adoptedBlocks()).isZero();
