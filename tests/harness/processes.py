@@ -97,6 +97,15 @@ def stop(process: subprocess.Popen[bytes], timeout_s: float = 20.0) -> int:
     return process.wait(5)
 
 
+def end_orphan(pid: int, timeout_s: float = 10.0) -> None:
+    """Waits for a process that is not our child, and kills it at the bound."""
+    deadline = time.monotonic() + timeout_s
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if is_running(pid):
+        send_signal(pid, signal.SIGKILL)
+
+
 def tail(path: Path, lines: int = 30) -> str:
     """The last lines of a log file, for an error message."""
     try:

@@ -91,8 +91,8 @@ class OpenAIServer:
     ) -> None:
         self.close()
 
-    def wait_ready(self, timeout_s: float = 180.0) -> None:
-        """Returns when `/health` answers; raises with the log's tail if the server ends."""
+    def wait_ready(self, timeout_s: float = 300.0) -> None:
+        """Returns when `/health` answers; raises with the log's tail if it ends or takes longer."""
 
         def healthy() -> bool:
             if self._process.poll() is not None:
@@ -105,7 +105,13 @@ class OpenAIServer:
             except OSError:
                 return False
 
-        processes.wait_until(healthy, timeout_s, f"server on port {self.port} ready", every_s=0.25)
+        what = f"server on port {self.port} ready"
+        try:
+            processes.wait_until(healthy, timeout_s, what, every_s=0.25)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"{error}: is the machine busy? {self.log} ends with\n{processes.tail(self.log)}"
+            ) from None
 
     def is_running(self) -> bool:
         """Whether the front end still lives."""
@@ -186,8 +192,11 @@ class OpenAIServer:
         return sum(float(value) for value in pattern.findall(body.decode()))
 
     def close(self) -> int:
-        """Ends the server and waits for it."""
+        """Ends the server and waits for it, also for an engine that has not heard of it."""
+        engines = processes.children(self.pid)
         status: int = processes.stop(self._process)
+        for engine in engines:
+            processes.end_orphan(engine)
         return status
 
     def _request(self, method: str, path: str, timeout_s: float = 30.0) -> tuple[int, bytes]:
