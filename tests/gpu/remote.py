@@ -10,18 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from harness import processes
+from harness import calls, processes
 
 from gpu.engine import Engine, EngineSettings
 
@@ -35,7 +32,7 @@ class RemoteError(Exception):
     """A function failed over there; the text is its traceback, or what the log ends with."""
 
 
-class RemoteEngine:
+class RemoteEngine(processes.Closing):
     """One engine seen from outside; a context manager that ends it."""
 
     def __init__(self, name: str, log: Path, environment: dict[str, str] | None = None) -> None:
@@ -43,37 +40,23 @@ class RemoteEngine:
         self.log = log
         folder = tempfile.mkdtemp(prefix="fkv-")
         address = os.path.join(folder, "e.sock")
-        log.parent.mkdir(parents=True, exist_ok=True)
         path = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
-        with Listener(address, family="AF_UNIX") as listener, log.open("wb") as output:
-            self._process = subprocess.Popen(
+        with Listener(address, family="AF_UNIX") as listener:
+            self._process = processes.start(
                 [sys.executable, "-m", "gpu.remote", address],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={
+                log,
+                {
                     **processes.vllm_environment(),
                     "PYTHONHASHSEED": "0",  # the peers need one, and all shall have the same
                     "PYTHONPATH": os.pathsep.join(filter(None, path)),
                     **(environment or {}),
                 },
-                preexec_fn=processes.die_with_parent,  # noqa: PLW1509 (one system call)
             )
             listener._listener._socket.settimeout(_CONNECT_S)  # type: ignore[attr-defined]
             try:
                 self._connection: Connection = listener.accept()
             except (OSError, TimeoutError) as error:
                 raise RemoteError(f"{name}: no connection ({error}):\n{self._tail()}") from error
-
-    def __enter__(self) -> RemoteEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def start(self, settings: EngineSettings, timeout_s: float) -> float:
         """Makes the engine; returns the seconds that vLLM took."""
@@ -169,28 +152,12 @@ def _serve(address: str) -> None:
     connection = Client(address, family="AF_UNIX")
     import vllm  # noqa: F401 (ten seconds that may pass before the engine is wanted)
 
-    engine: Engine | None = None
-    while True:
-        try:
-            kind, *rest = pickle.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        try:
-            value: Any = None
-            if kind == "start":
-                engine = Engine(rest[0])
-                value = engine.start_s
-            elif kind == "call":
-                function, args, kwargs = rest
-                value = function(engine, *args, **kwargs)
-            elif engine is not None:
-                engine.close()
-            connection.send(("returned", value))
-        except BaseException:  # whatever it is, the other side must hear of it
-            connection.send(("raised", traceback.format_exc()))
-        if kind == "close":
-            time.sleep(0.1)
-            return
+    def start(settings: EngineSettings) -> tuple[Engine, float]:
+        engine = Engine(settings)
+        return engine, engine.start_s
+
+    calls.serve(connection, start)
+    time.sleep(0.1)  # the answer to "close" is on its way
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from harness import checkout, processes
@@ -31,33 +30,21 @@ class Placed:
     parent: int | None
 
 
-class Indexer:
+class Indexer(processes.Closing):
     """`python -m dynamo.indexer`: the router's index behind HTTP; a context manager."""
 
     def __init__(self, log: Path, block_tokens: int) -> None:
         self._port = processes.free_port()
         self._block_tokens = block_tokens
-        log.parent.mkdir(parents=True, exist_ok=True)
         command = [str(PYTHON), "-m", "dynamo.indexer", "--port", str(self._port)]
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [*command, "--threads", "1"],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                preexec_fn=processes.die_with_parent,  # noqa: PLW1509 (one system call)
-            )
+        self._process = processes.start([*command, "--threads", "1"], log)
 
     def __enter__(self) -> Indexer:
         processes.wait_until(self._answers, 30, "the indexer answers", 0.1)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stops it."""
         processes.stop(self._process)
 
     def listen(self, worker: int, endpoint: str, replay: str) -> None:
@@ -107,7 +94,7 @@ class Indexer:
         return _post(f"http://127.0.0.1:{self._port}/{path}", body)
 
 
-class Selection:
+class Selection(processes.Closing):
     """Dynamo's `SelectionService`, weights and all, in a process of its own."""
 
     def __init__(self, log: Path) -> None:
@@ -122,15 +109,8 @@ class Selection:
                 preexec_fn=processes.die_with_parent,  # noqa: PLW1509 (one system call)
             )
 
-    def __enter__(self) -> Selection:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stops it."""
         processes.stop(self._process)
 
     def listen(self, worker: int, endpoint: str, replay: str, block_tokens: int) -> None:
@@ -176,7 +156,7 @@ class Routed:
     hit_rate: float
 
 
-class Frontend:
+class Frontend(processes.Closing):
     """Dynamo's real frontend with its KV router, and workers that relay a stream of events each.
 
     Discovery is a folder, requests go over TCP and events over ZeroMQ: no etcd, no NATS.
@@ -185,7 +165,6 @@ class Frontend:
     def __init__(self, folder: Path, log: Path, model: Path) -> None:
         self._log, self._model = log, model
         self._port = processes.free_port()
-        log.mkdir(parents=True, exist_ok=True)
         self._environment = {
             **os.environ,
             "DYN_DISCOVERY_BACKEND": "file",
@@ -196,15 +175,8 @@ class Frontend:
         self._workers: list[subprocess.Popen[bytes]] = []
         self._frontend = self._start_frontend()
 
-    def __enter__(self) -> Frontend:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stops the workers, then the frontend."""
         for process in (*self._workers, self._frontend):
             processes.stop(process)
 
@@ -254,15 +226,8 @@ class Frontend:
         return self._start("frontend", arguments)
 
     def _start(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-        with (self._log / f"dynamo-{name}.log").open("ab") as output:
-            return subprocess.Popen(
-                [str(PYTHON), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                preexec_fn=processes.die_with_parent,  # noqa: PLW1509 (one system call)
-            )
+        log = self._log / f"dynamo-{name}.log"
+        return processes.start([str(PYTHON), *arguments], log, self._environment, append=True)
 
 
 def _post(url: str, body: dict[str, Any] | None) -> Any:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from harness import processes
@@ -35,7 +33,7 @@ class Completion:
     cached_tokens: int
 
 
-class OpenAIServer:
+class OpenAIServer(processes.Closing):
     """`python -m vllm.entrypoints.openai.api_server` on a loopback port; a context manager.
 
     Args:
@@ -56,40 +54,22 @@ class OpenAIServer:
     ) -> None:
         self.port = processes.free_port()
         self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
         command = [python, "-m", "vllm.entrypoints.openai.api_server"]
         command += ["--model", str(model), "--served-model-name", "demo"]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--enable-prompt-tokens-details", *arguments]
         self.command = command
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # The reset endpoint that drops the engine's own prefix cache is a development
-                # endpoint.
-                env={**processes.vllm_environment(), "VLLM_SERVER_DEV_MODE": "1", **environment},
-                preexec_fn=processes.die_with_parent,  # noqa: PLW1509 (one system call)
-            )
+        # The reset endpoint that drops the engine's own prefix cache is a development endpoint.
+        development = {"VLLM_SERVER_DEV_MODE": "1"}
+        self._process = processes.start(
+            command, log, {**processes.vllm_environment(), **development, **environment}
+        )
 
     @property
     def pid(self) -> int:
         """Process id of the front end; the engine is its child."""
         pid: int = self._process.pid
         return pid
-
-    def __enter__(self) -> OpenAIServer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def wait_ready(self, timeout_s: float = 300.0) -> None:
         """Returns when `/health` answers; raises with the log's tail if it ends or takes longer."""

@@ -153,15 +153,8 @@ class Sidecar:
 
     def start(self, log: Path, timeout_s: float = 60.0) -> subprocess.Popen[bytes]:
         """`flexkv serve` as a child, returned when it answers."""
-        with log.open("wb") as output:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "flexkv.cli", "serve"],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self.environment},
-                preexec_fn=processes.die_with_parent,  # noqa: PLW1509 (one system call)
-            )
+        command = [sys.executable, "-m", "flexkv.cli", "serve"]
+        child = processes.start(command, log, {**os.environ, **self.environment})
 
         def ready() -> bool:
             if child.poll() is not None:

@@ -21,14 +21,12 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
-from harness import checkout, processes
+from harness import calls, checkout, processes
 from harness.engine import Engine, EngineSettings
 
 R = TypeVar("R")
@@ -53,7 +51,7 @@ class EngineError(Exception):
     """A function failed inside an engine's process; the text is the traceback there."""
 
 
-class Zygote:
+class Zygote(processes.Closing):
     """The process that has vLLM imported and forks engines; a context manager."""
 
     def __init__(self, folder: Path, python: str = sys.executable) -> None:
@@ -61,34 +59,22 @@ class Zygote:
         self._count = 0
         path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         folder.mkdir(parents=True, exist_ok=True)
-        checkout.LOGS.mkdir(parents=True, exist_ok=True)
         self.log = checkout.LOGS / "zygote.log"
-        with self.log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [python, "-m", "harness.zygote"],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={
-                    "VLLM_LOGGING_LEVEL": "INFO",
-                    **processes.vllm_environment(),
-                    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-                    # Threads that wait for each other crawl on a busy machine; the model is tiny.
-                    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                    "OMP_NUM_THREADS": "1",
-                    "PYTHONPATH": os.pathsep.join(path),
-                },
-            )
+        environment = {
+            "VLLM_LOGGING_LEVEL": "INFO",
+            **processes.vllm_environment(),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            # Threads that wait for each other crawl on a busy machine; the model is tiny.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(path),
+        }
+        self._process = processes.start(
+            [python, "-m", "harness.zygote"], self.log, environment, stdin=subprocess.PIPE
+        )
 
-    def __enter__(self) -> Zygote:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Ends the process; its forks end with it."""
         processes.stop(self._process)
 
     def engine(self, settings: EngineSettings, name: str = "engine") -> EngineProcess:
@@ -112,24 +98,13 @@ class Zygote:
         return engine
 
 
-class EngineProcess:
+class EngineProcess(processes.Closing):
     """One engine in a forked process; a context manager that ends it."""
 
     def __init__(self, connection: Connection, log: Path) -> None:
         self._connection = connection
         self.log = log
         self.pid: int = connection.recv()
-
-    def __enter__(self) -> EngineProcess:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def start(self, settings: EngineSettings) -> None:
         """Starts the engine in the fork."""
@@ -190,26 +165,7 @@ def _serve(address: str, log: str) -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     connection = Client(address, family="AF_UNIX")
     connection.send(os.getpid())
-    engine: Engine | None = None
-    while True:
-        try:
-            kind, *rest = pickle.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        try:
-            value: Any = None
-            if kind == "start":
-                engine = Engine(rest[0])
-            elif kind == "call":
-                function, args, kwargs = rest
-                value = function(engine, *args, **kwargs)
-            elif engine is not None:
-                engine.close()
-            connection.send(("returned", value))
-        except BaseException:  # whatever it is, the other side must hear of it
-            connection.send(("raised", traceback.format_exc()))
-        if kind == "close":
-            return
+    calls.serve(connection, lambda settings: (Engine(settings), None))
 
 
 def main() -> None:
