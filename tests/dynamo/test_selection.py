@@ -7,6 +7,7 @@ is left to prefill is the prompt less that, to the token.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,22 @@ def workers(rig: Rig, selection: Selection) -> tuple[ModellessEngine, ModellessE
     first, second = rig.engine(), rig.engine()
     for worker, engine in enumerate((first, second), 1):
         selection.listen(worker, engine.endpoint, engine.replay_endpoint, BLOCK_TOKENS)
+        wait_heard(selection, engine)
     return first, second
+
+
+def wait_heard(selection: Selection, engine: ModellessEngine) -> None:
+    """Until the service hears this worker: it subscribes after `listen` has returned."""
+    rng = random.Random(engine.endpoint)
+
+    def heard() -> bool:
+        hello = chain(rng, BLOCKS)
+        engine.gpu(hello, 0, BLOCKS)
+        time.sleep(0.02)
+        found = selection.select(hello.all_token_ids)
+        return bool(found["overlap"]["gpu"] == BLOCKS * BLOCK_TOKENS)
+
+    processes.wait_until(heard, 10, f"events of {engine.endpoint} arrive", 0.05)
 
 
 def on_disk(engine: ModellessEngine, prompt: Chain, first: int, end: int) -> None:
