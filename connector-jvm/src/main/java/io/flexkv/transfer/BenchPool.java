@@ -16,11 +16,27 @@ final class BenchPool {
 
   /** All its pages are there; mapped until the process ends, since it may be pinned. */
   static MemorySegment map(long bytes) throws IOException {
-    MemorySegment pool = SharedMemory.mapPrivate(bytes, true, Arena.global());
-    LongStream.range(0, (bytes + PIECE_BYTES - 1) / PIECE_BYTES)
-        .parallel()
-        .forEach(piece -> populate(pool, piece * PIECE_BYTES));
+    MemorySegment pool = mapEmpty(bytes);
+    pieces(pool).parallel().forEach(at -> populate(pool, at));
     return pool;
+  }
+
+  /** Its pages are still to come; mapped until the process ends likewise. */
+  static MemorySegment mapEmpty(long bytes) throws IOException {
+    return SharedMemory.mapPrivate(bytes, true, Arena.global());
+  }
+
+  /** Gives it its pages by several threads, as the sidecar does while it serves. */
+  static void populateBesides(MemorySegment pool) {
+    Thread.ofPlatform()
+        .daemon()
+        .name("bench-populate")
+        .start(() -> pieces(pool).parallel().forEach(at -> populate(pool, at)));
+  }
+
+  private static LongStream pieces(MemorySegment pool) {
+    return LongStream.range(0, (pool.byteSize() + PIECE_BYTES - 1) / PIECE_BYTES)
+        .map(piece -> piece * PIECE_BYTES);
   }
 
   private static void populate(MemorySegment pool, long at) {

@@ -41,6 +41,7 @@ public final class CudaCopyBench {
 
   private static final int USUAL_WIDTH = 64 << 10;
   private static final double MOVER_BAR = 0.96;
+  private static final double STALL_BAR_MS = 5;
 
   /** What a run is told. */
   private record Plan(
@@ -82,6 +83,7 @@ public final class CudaCopyBench {
   private final BareCopies bare;
   private final Devices devices;
   private final MemorySegment pool;
+  private final MemorySegment cold;
   private final @Nullable Path file;
 
   private CudaCopyBench(
@@ -91,6 +93,7 @@ public final class CudaCopyBench {
       BareCopies bare,
       Devices devices,
       MemorySegment pool,
+      MemorySegment cold,
       @Nullable Path file) {
     this.file = file;
     this.plan = plan;
@@ -99,6 +102,7 @@ public final class CudaCopyBench {
     this.bare = bare;
     this.devices = devices;
     this.pool = pool;
+    this.cold = cold;
   }
 
   public static void main(String[] args) throws Exception {
@@ -109,7 +113,7 @@ public final class CudaCopyBench {
     Arrays.fill(sizes, Long.toString(plan.layerBytes()));
     sizes[0] = Long.toString(plan.gpuBytes());
     MemorySegment pool = BenchPool.map(plan.hostBytes());
-    MemorySegment cold = BenchPool.map(plan.coldBytes());
+    MemorySegment cold = BenchPool.mapEmpty(plan.coldBytes());
     try (BenchChild owner = new BenchChild("cuda_memory.py", sizes);
         Devices devices = new Devices(List.of(pool, cold), CudaCopyPath.AUTO)) {
       String[] words = owner.answer().split(" ", -1);
@@ -127,6 +131,7 @@ public final class CudaCopyBench {
                 bare,
                 devices,
                 pool,
+                cold,
                 args.length > 1 ? Path.of(args[1]) : null)
             .run();
       }
@@ -139,6 +144,7 @@ public final class CudaCopyBench {
     hitsBeyondTheLink();
     loadsBesideSaves();
     save();
+    withoutTheMover();
     for (int width = plan.smallest(); width <= plan.largest(); width *= 2) {
       if (width > LARGE_WIDTH && Integer.numberOfTrailingZeros(width) % 2 == 0) {
         continue;
@@ -330,6 +336,38 @@ public final class CudaCopyBench {
     }
   }
 
+  /** Where the time goes of rows that need many copies: the slices of a mover without one. */
+  private void withoutTheMover() throws IOException, DeviceException {
+    for (boolean single : new boolean[] {true, false}) {
+      for (int width : new int[] {plan.smallest(), plan.smallest() * 4}) {
+        BareCopies.Rows rows = new BareCopies.Rows(single, LAYERS, width, 1);
+        try (DeviceMemory memory = devices.open(layout(rows))) {
+          withoutTheMover(memory, rows, Direction.LOAD);
+          withoutTheMover(memory, rows, Direction.SAVE);
+        }
+      }
+    }
+    save();
+  }
+
+  private void withoutTheMover(DeviceMemory memory, BareCopies.Rows rows, Direction direction)
+      throws DeviceException {
+    double[] rate = new double[plan.rounds()];
+    double[] micros = new double[plan.rounds()];
+    try (StreamCopies stream = new StreamCopies(memory, direction)) {
+      for (int round = -1; round < plan.rounds(); round++) {
+        StreamCopies.Pass pass = stream.copy(blocks(rows, plan.passBytes(), round, 0));
+        if (round >= 0) {
+          rate[round] = pass.gigabytesPerSecond();
+          micros[round] = pass.microsPerCopy();
+        }
+      }
+    }
+    String name = "slices without a mover, %s, %s".formatted(direction, rows.text());
+    records.add(name, median(rate), "GB/s");
+    records.add(name + ", the driver's call, of each copy", median(micros), "us");
+  }
+
   private void loadsBesideSaves() throws DeviceException {
     BareCopies.Rows rows = new BareCopies.Rows(false, LAYERS, USUAL_WIDTH, 1);
     for (long pause : new long[] {CopyAgent.SAVE_PAUSE_NANOS, 0}) {
@@ -357,7 +395,7 @@ public final class CudaCopyBench {
     }
   }
 
-  /** Copies out of the part that is pinned, while the rest is being pinned. */
+  /** Copies out of the part that is pinned, while the rest gets its pages and is pinned. */
   private void beforeAllIsPinned() throws DeviceException {
     BareCopies.Rows rows = new BareCopies.Rows(false, LAYERS, USUAL_WIDTH, 1);
     long bytes = Math.min(64L << 20, plan.passBytes());
@@ -369,6 +407,7 @@ public final class CudaCopyBench {
       await(pool.byteSize());
       mover.copy(Direction.LOAD, blocks.blocks(), blocks.hosts(), all); // the first is the slowest
       List<Long> during = new ArrayList<>();
+      BenchPool.populateBesides(cold);
       long total = pool.byteSize() + plan.coldBytes();
       while (devices.pinnedBytes() < total) {
         during.add(mover.copy(Direction.LOAD, blocks.blocks(), blocks.hosts(), all));
@@ -399,6 +438,14 @@ public final class CudaCopyBench {
           after.getLast() / 1e6,
           "ms");
       records.add("64 MiB with the pool pinned, median", middle(after), "ms");
+      if (!during.isEmpty()) {
+        records.addAtMost(
+            "longest stall of a load of 64 MiB while %d GiB get their pages and are pinned"
+                .formatted(plan.coldBytes() >> 30),
+            during.getLast() / 1e6 - middle(after),
+            "ms",
+            STALL_BAR_MS);
+      }
     }
   }
 

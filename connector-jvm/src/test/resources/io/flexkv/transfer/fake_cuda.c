@@ -86,6 +86,9 @@ CUresult cuEventQuery(struct event *e) {
   if (e->ready_ns) return now() >= e->ready_ns ? OK : NOT_READY;
   return ++e->queries >= 3 ? OK : NOT_READY;
 }
+CUresult cuStreamWaitEvent(void *s, struct event *e, unsigned flags) {
+  return s == (void *)0x55 && e && !flags ? OK : INVALID;
+}
 CUresult cuEventDestroy_v2(struct event *e) { return e ? OK : 400; }
 CUresult cuIpcGetEventHandle(handle *h, struct event *e) {
   memset(h, 0, 64);
@@ -187,6 +190,11 @@ static CUresult batch(uint64_t *dst, uint64_t *src, size_t *size, size_t count, 
   if (a->source[0] || a->source[1] || a->destination[0] || a->destination[1]) return INVALID;
   for (size_t i = 0; i < count; i++) {
     int load = on_device(dst[i], size[i]);
+    if (load && on_device(src[i], size[i])) {
+      if (a->order != 1) return INVALID;
+      memcpy((void *)dst[i], (void *)src[i], size[i]);
+      continue;
+    }
     uint64_t host = load ? src[i] : dst[i];
     if (a->order != (load ? 3 : 1) || pinned(host, size[i]) != 1) return INVALID;
     if (!load && !on_device(src[i], size[i])) return INVALID;
@@ -209,7 +217,8 @@ static CUresult copy_rows(int load, uint64_t device, size_t device_pitch, uint64
 #endif
   if (s != (void *)0x55 || !width || !height || device_pitch < width || host_pitch < width) return INVALID;
   if (!on_device(device, (height - 1) * device_pitch + width)) return INVALID;
-  if (pinned(host, (height - 1) * host_pitch + width) != 1) return INVALID;
+  size_t there = (height - 1) * host_pitch + width;
+  if (pinned(host, there) != 1 && !on_device(host, there)) return INVALID;
   for (size_t i = 0; i < height; i++) {
     void *d = (void *)(device + i * device_pitch), *h = (void *)(host + i * host_pitch);
     memcpy(load ? d : h, load ? h : d, width);
@@ -245,7 +254,8 @@ static CUresult batch_3d(size_t count, struct operation *ops, unsigned long long
       if (ends[e]->kind != 1 || ends[e]->location[0] || ends[e]->location[1] || ends[e]->layer_height != o->height)
         return INVALID;
     int load = on_device(o->destination.address, 1);
-    if (o->depth != 1 || o->flags != 1 || o->order != (load ? 3 : 1)) return INVALID;
+    int within = load && on_device(o->source.address, 1);
+    if (o->depth != 1 || o->flags != 1 || o->order != (load && !within ? 3 : 1)) return INVALID;
     struct operand *device = load ? &o->destination : &o->source, *host = load ? &o->source : &o->destination;
     CUresult result = copy_rows(load, device->address, device->row_length, host->address, host->row_length,
                                 o->width, o->height, s);
