@@ -183,7 +183,9 @@ def main() -> int:
             usual = host == _USUAL
             bare = Bare(program, f"{args.pass_bytes}:{host}", handles)
             for geometry in geometries if usual else geometries[:5]:
-                ways = (STRIDED if geometry.single else PLAIN) if usual else REPEATED
+                ways: tuple[str, ...] = (
+                    (STRIDED if geometry.single else PLAIN) if usual else REPEATED
+                )
                 if not geometry.single:
                     ways = tuple(way for way in ways if not way.startswith("rows"))
                 label = "" if usual else f"host {host}: "

@@ -1,6 +1,7 @@
 package io.flexkv.device;
 
 import io.flexkv.ffm.CudaCallException;
+import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
 
@@ -104,6 +105,11 @@ final class CudaMemoryDevice implements DeviceMemory {
   @Override
   public FenceRing openFences(List<byte[]> handles, FenceRing.Seen onSeen) throws DeviceException {
     return new FenceRing(handles.size(), CudaEvents.open(gpu, handles), onSeen);
+  }
+
+  @Override
+  public DeviceMemory withHost(MemorySegment host) throws DeviceException {
+    return CudaScratch.open(this, gpu, path, host);
   }
 
   @Override

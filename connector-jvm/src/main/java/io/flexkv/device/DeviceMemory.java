@@ -1,5 +1,6 @@
 package io.flexkv.device;
 
+import java.lang.foreign.MemorySegment;
 import java.util.List;
 
 /**
@@ -29,6 +30,17 @@ public interface DeviceMemory extends AutoCloseable {
    *     CUipcEventHandle})
    */
   FenceRing openFences(List<byte[]> handles, FenceRing.Seen onSeen) throws DeviceException;
+
+  /**
+   * The same memory for copies from and to {@code host} alone, which is no part of the pool, by the
+   * calls that move the pool. Its streams are closed first, then it, then this; closing it closes
+   * nothing of this.
+   *
+   * @param host stays mapped until it is closed
+   */
+  default DeviceMemory withHost(MemorySegment host) throws DeviceException {
+    return new HostView(this);
+  }
 
   /** Whether the owner of the memory still exists, as far as this backend can tell. */
   boolean alive();

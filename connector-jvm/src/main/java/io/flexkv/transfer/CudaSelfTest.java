@@ -122,6 +122,7 @@ public final class CudaSelfTest {
     try (DeviceMemory memory = devices.open(column())) {
       records.check(path + ": rows in strided copies, both ways, byte-exact", exact(memory, pool));
       records.check(path + ": rows, pageable memory, byte-exact", exact(memory, pageable));
+      checkProof(memory, path);
     }
   }
 
@@ -207,6 +208,37 @@ public final class CudaSelfTest {
       }
     }
     return equal;
+  }
+
+  /** A proof of rows at one stride: written, looked at by the owner, read. */
+  private void checkProof(DeviceMemory memory, CudaCopyPath path) throws Exception {
+    RankLayout layout = memory.layout();
+    int[] blocks = {0, 1, layout.blocks() - 1};
+    try (Arena arena = Arena.ofShared()) {
+      LayoutProof proof =
+          new LayoutProof(memory, arena.allocate(layout.partBytes(), 4096), 10_000_000_000L);
+      proof.write(9, blocks);
+      child.run("dump");
+      String written = "";
+      for (int block : blocks) {
+        written += ProofImage.difference(image(layout, block, arena), layout, 9, block);
+      }
+      String read = proof.read(9, blocks);
+      records.check(path + ": layout proof by strided copies, written", written.isEmpty());
+      records.check(path + ": layout proof by strided copies, read", read.isEmpty());
+    }
+  }
+
+  /** A block as its owner sees it. */
+  private MemorySegment image(RankLayout layout, int block, Arena arena) {
+    MemorySegment image = arena.allocate(layout.partBytes());
+    long at = 0;
+    for (Region region : layout.regions()) {
+      long there = region.offset() + block * region.blockStride();
+      MemorySegment.copy(exchange, there, image, at, region.bytesPerBlock());
+      at += region.bytesPerBlock();
+    }
+    return image;
   }
 
   private void checkFence(DeviceMemory memory, CudaCopyPath path) throws Exception {

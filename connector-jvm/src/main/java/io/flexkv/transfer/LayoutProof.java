@@ -15,7 +15,7 @@ import java.util.concurrent.TimeUnit;
 /**
  * Proves a registration before it is trusted: reads blocks that the engine filled with {@link
  * ProofPattern}, and writes patterns for the engine to check, over the path that jobs take later (a
- * {@link Mover} on the same {@link DeviceMemory}, the same slices, the same pool memory).
+ * {@link Mover} on the same {@link DeviceMemory}, the same slices, by the same calls).
  *
  * <p>Blocking, at most for the time limit; for a control thread, not the cache's.
  */
@@ -28,7 +28,7 @@ public final class LayoutProof {
   private final long timeoutNanos;
 
   /**
-   * @param scratch native memory of at least one block of the rank, best a slot of the pool
+   * @param scratch native memory of at least one block of the rank, of nobody else
    * @param timeoutNanos for each call of {@link #read} or {@link #write}
    */
   public LayoutProof(DeviceMemory memory, MemorySegment scratch, long timeoutNanos) {
@@ -81,7 +81,14 @@ public final class LayoutProof {
       throws DeviceException {
     Semaphore posted = new Semaphore(0);
     CompletionQueue completions = new CompletionQueue(blocks.length + 1, posted::release);
-    Mover mover = Mover.start("proof", memory, FenceRing.none(), completions);
+    DeviceMemory proved = memory.withHost(scratch);
+    Mover mover;
+    try {
+      mover = Mover.start("proof", proved, FenceRing.none(), completions);
+    } catch (DeviceException e) {
+      proved.close();
+      throw e;
+    }
     long deadline = System.nanoTime() + timeoutNanos;
     boolean drained = false;
     try {
@@ -96,7 +103,9 @@ public final class LayoutProof {
       return "";
     } finally {
       drained = mover.stop(timeoutNanos);
-      if (!drained) {
+      if (drained) {
+        proved.close();
+      } else {
         NEVER_FREED.add(scratch);
         System.getLogger(LayoutProof.class.getName())
             .log(System.Logger.Level.ERROR, "layout proof: the device did not end its copies");

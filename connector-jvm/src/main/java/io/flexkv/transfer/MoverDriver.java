@@ -107,8 +107,11 @@ final class MoverDriver implements AutoCloseable {
 
   private Completion await() throws DeviceException {
     Completion completion = null;
+    long begin = System.nanoTime();
     try {
-      if (posted.tryAcquire(TIMEOUT_NANOS, TimeUnit.NANOSECONDS)) {
+      boolean came = posted.tryAcquire(TIMEOUT_NANOS, TimeUnit.NANOSECONDS);
+      // The one before it in the queue may be claimed by the other direction and not there yet.
+      while (came && completion == null && System.nanoTime() - begin < TIMEOUT_NANOS) {
         completion = completions.poll();
       }
     } catch (InterruptedException e) {

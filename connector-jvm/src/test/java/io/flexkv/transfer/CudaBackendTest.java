@@ -76,6 +76,28 @@ final class CudaBackendTest {
         .containsKey("AUTO: rows in strided copies, both ways, byte-exact");
   }
 
+  /** What a proof would let pass if it went row by row, as it did. */
+  @Test
+  void selfTest_stridedCopiesLeaveOutARow_proofFindsIt() throws Exception {
+    compileFake("-DWRONG_STRIDED");
+    Path json = folder.resolve("records.json");
+    Process process = selfTestProcess(json, 32 * MIB, 4 * MIB).redirectErrorStream(true).start();
+    String output = new String(process.getInputStream().readAllBytes(), UTF_8);
+    assertThat(process.waitFor()).as(output).isNotZero();
+    List<String> failed = new ArrayList<>();
+    new ObjectMapper()
+        .readTree(json.toFile())
+        .forEach(r -> {
+          if (!r.get("met").asBoolean(true)) {
+            failed.add(r.get("name").asText());
+          }
+        });
+    assertThat(failed)
+        .contains(
+            "AUTO: layout proof by strided copies, written",
+            "AUTO: layout proof by strided copies, read");
+  }
+
   /** Not how fast, only that every figure comes, and that the bare program moves what it says. */
   @Test
   void copyBench_standInForTheDriver_everyPrimitiveRuns() throws Exception {
@@ -117,17 +139,7 @@ final class CudaBackendTest {
       throws Exception {
     compileFake(compilerFlags);
     Path json = folder.resolve("records.json");
-    List<String> command =
-        java(
-            System.getProperty("java.class.path"),
-            CudaSelfTest.class,
-            json.toString(),
-            Long.toString(gpuBytes),
-            Long.toString(checked));
-    ProcessBuilder builder = new ProcessBuilder(command);
-    builder.environment().put("LD_LIBRARY_PATH", folder.toString());
-    builder.environment().put("FAKE_CUDA_DIR", folder.toString());
-    String output = run(builder);
+    String output = run(selfTestProcess(json, gpuBytes, checked));
     assertThat(json).as(output).exists();
     boolean refuses =
         Arrays.stream(compilerFlags).anyMatch(flag -> flag.matches("-DWITHOUT_(BATCHES|STRIDED)"));
@@ -144,6 +156,20 @@ final class CudaBackendTest {
         .hasSizeGreaterThanOrEqualTo(15)
         .allMatch(r -> r.get("met").asBoolean());
     return records.stream().collect(Collectors.toMap(r -> r.get("name").asText(), r -> r));
+  }
+
+  private ProcessBuilder selfTestProcess(Path json, long gpuBytes, long checked) {
+    List<String> command =
+        java(
+            System.getProperty("java.class.path"),
+            CudaSelfTest.class,
+            json.toString(),
+            Long.toString(gpuBytes),
+            Long.toString(checked));
+    ProcessBuilder builder = new ProcessBuilder(command);
+    builder.environment().put("LD_LIBRARY_PATH", folder.toString());
+    builder.environment().put("FAKE_CUDA_DIR", folder.toString());
+    return builder;
   }
 
   private void compileFake(String... flags) throws Exception {

@@ -147,7 +147,14 @@ CUresult cuMemHostRegister_v2(uint64_t p, size_t length, unsigned flags) {
   __atomic_add_fetch(&registrations, 1, __ATOMIC_RELEASE);
   return OK;
 }
-CUresult cuMemHostUnregister(uint64_t p) { return p ? OK : NOT_REGISTERED; }
+CUresult cuMemHostUnregister(uint64_t p) {
+  for (int i = 0; i < registrations; i++)
+    if (registered[i].start == p) {
+      registered[i].start = registered[i].length = 0;
+      return OK;
+    }
+  return NOT_REGISTERED;
+}
 
 /* 1 = in one registration, 0 = in none, -1 = across a border */
 static int pinned(uint64_t p, size_t length) {
@@ -220,6 +227,9 @@ static CUresult copy_rows(int load, uint64_t device, size_t device_pitch, uint64
   size_t there = (height - 1) * host_pitch + width;
   if (pinned(host, there) != 1 && !on_device(host, there)) return INVALID;
   for (size_t i = 0; i < height; i++) {
+#ifdef WRONG_STRIDED
+    if (i == height - 1) break;
+#endif
     void *d = (void *)(device + i * device_pitch), *h = (void *)(host + i * host_pitch);
     memcpy(load ? d : h, load ? h : d, width);
   }
