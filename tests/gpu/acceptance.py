@@ -270,8 +270,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
     per_token = kv_bytes_per_token(args.shape, 4 if tiny else 2)
     tight_count = 12 if tiny else 32
     # Together they take 95 % of the blocks; every answer then grows by more than is left.
-    # `kv_bytes` is a rank's share, and each rank holds its share of the heads.
-    tight_tokens = int(0.95 * kv_bytes * args.tensor_parallel / per_token / tight_count)
+    # `kv_bytes` is a rank's share, and each rank holds its share of the heads or of the layers.
+    ranks = args.tensor_parallel * args.pipeline_parallel
+    tight_tokens = int(0.95 * kv_bytes * ranks / per_token / tight_count)
     return Plan(
         shape=args.shape, lengths=lengths, outputs=args.outputs or (8 if tiny else 16),
         tight_tokens=tight_tokens, tight_outputs=max(64, tight_tokens // 10),
@@ -306,7 +307,7 @@ def run(args: argparse.Namespace, results: Results) -> int:
             kv_bytes=plan.kv_bytes, max_model_len=plan.max_model_len,
             dtype="float32" if tiny else "bfloat16",
             batched_tokens=512 if tiny else 8192, tensor_parallel=args.tensor_parallel,
-            eager=args.eager, seed=plan.seed, redraw=True,
+            pipeline_parallel=args.pipeline_parallel, eager=args.eager, seed=plan.seed, redraw=True,
         )
     )  # fmt: skip
     say(f"engine up after {time.monotonic() - begun:.1f} s")
@@ -344,6 +345,7 @@ def main() -> int:
     parser.add_argument("--runner", choices=("default", "v1", "v2"), default="default",
                         help="vLLM's model runner")  # fmt: skip
     parser.add_argument("--tensor-parallel", type=int, default=1, metavar="N")
+    parser.add_argument("--pipeline-parallel", type=int, default=1, metavar="N")
     parser.add_argument("--prompts", type=int, default=0, help="0 = as the shape wants")
     parser.add_argument("--shortest", type=int, default=2048, help="tokens")
     parser.add_argument("--longest", type=int, default=30000, help="tokens")

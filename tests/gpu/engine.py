@@ -25,6 +25,7 @@ class EngineSettings:
     batched_tokens: int = 8192
     sequences: int = 64
     tensor_parallel: int = 1
+    pipeline_parallel: int = 1
     eager: bool = False
     seed: int = 1
     redraw: bool = False
@@ -78,7 +79,8 @@ class Engine:
             kv_cache_memory_bytes=settings.kv_bytes, enforce_eager=settings.eager or not on_gpu,
             disable_log_stats=False, max_num_seqs=settings.sequences,
             max_num_batched_tokens=settings.batched_tokens, enable_prefix_caching=True,
-            tensor_parallel_size=settings.tensor_parallel, **extra,
+            tensor_parallel_size=settings.tensor_parallel,
+            pipeline_parallel_size=settings.pipeline_parallel, **extra,
         )  # fmt: skip
         self.start_s = time.monotonic() - begun
         if settings.redraw:

@@ -70,7 +70,7 @@ class TestConnectors:
 def arguments(**changed: Any) -> argparse.Namespace:
     values: dict[str, Any] = dict(
         seed=5, shape="8b", shortest=2048, longest=30000, prompts=0, outputs=0, kv_gib=10.0,
-        cpu_cache_gb=0.0, kills=2, tensor_parallel=1,
+        cpu_cache_gb=0.0, kills=2, tensor_parallel=1, pipeline_parallel=1,
     )  # fmt: skip
     return argparse.Namespace(**{**values, **changed})
 
