@@ -174,6 +174,7 @@ class SchedulerOutput:
 class ConnectorOutput:
     finished_recving: set[str] | None = None
     invalid_block_ids: set[int] = field(default_factory=set)
+    finished_sending: set[str] | None = None
 
 
 class StreamFences:
@@ -241,6 +242,11 @@ class Worker:
         received = self.hooks.get_finished()
         return received, self.hooks.get_block_ids_with_load_errors()
 
+    def sent(self) -> set[str]:
+        """The other half of vLLM's ``get_finished``."""
+        assert self.hooks is not None
+        return self.hooks.take_sent()
+
     def _forward(
         self, tokens: list[int], blocks: list[int], first: int, count: int, weights: int
     ) -> None:
@@ -271,13 +277,17 @@ class MiniEngine:
         budget: int = 64,
         max_running: int = 8,
         by_priority: bool = False,
+        before_0_16: bool = False,
         workers: Sequence[Worker] | None = None,
     ) -> None:
+        """``before_0_16``: an abort frees the blocks of an open load unless the connector keeps
+        them, and no free waits for a step that is in flight."""
         self.hooks = hooks
         self.block_tokens = block_tokens
         self.budget = budget
         self.max_running = max_running
         self.by_priority = by_priority
+        self.before_0_16 = before_0_16
         self.pool = BlockPool(blocks)
         self.pool_events: list[Any] = []
         self.events: list[Any] = []
@@ -298,6 +308,7 @@ class MiniEngine:
         self.pending: deque[SchedulerOutput] = deque()
         self.done: dict[str, list[int]] = {}
         self.recving_left: dict[str, int] = {}
+        self.sending_left: dict[str, int] = {}
         self.seq = self.processed = self.number = 0
         self.none_answers = self.external_tokens = self.preemptions = 0
 
@@ -314,7 +325,9 @@ class MiniEngine:
         request = self.requests.get(request_id)
         if request is None or request.status == FINISHED:
             return
-        delay = request.status == LOADING and request_id not in self.received
+        delay = (
+            request.status == LOADING and request_id not in self.received and not self.before_0_16
+        )
         self.received.discard(request_id)
         self.failed.discard(request_id)
         if request in self.waiting:
@@ -325,14 +338,14 @@ class MiniEngine:
 
     def _finish(self, request: Request, *, delay_free: bool = False) -> None:
         request.status = FINISHED
-        self.hooks.request_finished(request)
+        kept = self.hooks.request_finished(request)
         self.finished_ids.add(request.request_id)
-        if not delay_free:
+        if not delay_free and not kept:
             self._free(request)
             del self.requests[request.request_id]
 
     def _free(self, request: Request) -> None:
-        if request.last_step <= self.processed:
+        if request.last_step <= self.processed or self.before_0_16:
             self.pool.release(request.blocks)
         else:
             self.deferred.append((self.seq, request.blocks))
@@ -545,15 +558,13 @@ class MiniEngine:
         """Takes the oldest step's output: its forward is over on every rank."""
         out = self.pending.popleft()
         received: set[str] = set()
+        sent: set[str] = set()
         invalid: set[int] = set()
         for worker in self.workers:
             names, blocks = worker.finish()
             invalid |= blocks
-            for name in names:
-                self.recving_left[name] = self.recving_left.get(name, len(self.workers)) - 1
-                if self.recving_left[name] == 0:
-                    del self.recving_left[name]
-                    received.add(name)
+            self._count(names, self.recving_left, received)
+            self._count(worker.sent(), self.sending_left, sent)
         if out.num_scheduled_tokens:
             self.processed = out.seq
             for seq, blocks_freed in [d for d in self.deferred if d[0] <= self.processed]:
@@ -566,11 +577,17 @@ class MiniEngine:
                 continue
             if request.life == out.lives[request_id] and request_id in out.samples:
                 self._sampled(request, out.drafts[request_id])
-        self.hooks.update_connector_output(ConnectorOutput(received or None, invalid))
+        self.hooks.update_connector_output(ConnectorOutput(received or None, invalid, sent))
         self.events += [*self.pool_events, *self.hooks.take_events()]
         self.pool_events.clear()
+        for name in sent:
+            self._free(self.requests[name])
+            del self.requests[name]
         for name in received:
             request = self.requests.get(name)
+            if self.before_0_16:
+                self.received.add(name)
+                continue
             if request is None:
                 raise EngineDiedError(f"{name} was reported as received twice, or without need")
             if request.status == LOADING:
@@ -580,6 +597,14 @@ class MiniEngine:
                 del self.requests[name]
             else:
                 raise EngineDiedError(f"{name} was reported as received while {request.status}")
+
+    def _count(self, names: set[str], left: dict[str, int], all_named: set[str]) -> None:
+        """A name counts once every rank has given it."""
+        for name in names:
+            left[name] = left.get(name, len(self.workers)) - 1
+            if left[name] == 0:
+                del left[name]
+                all_named.add(name)
 
     def _sampled(self, request: Request, drafts: list[int]) -> None:
         request.placeholders -= 1

@@ -55,7 +55,9 @@ class Rig:
             self.clock,
             events=feed,
         )
-        self.hooks = SchedulerHooks(lambda: self.side)
+        self.hooks = SchedulerHooks(
+            lambda: self.side, frees_open_loads=engine.get("before_0_16", False)
+        )
         self.workers = [Worker(rank, blocks, BLOCK) for rank in range(ranks)]
         self.worker_links = [FakeLink() for _ in range(ranks)]
         self.worker_sides = [

@@ -12,6 +12,7 @@ import random
 
 import pytest
 from memory_sidecar import FakeSidecar
+from mini_vllm import LOADING
 from rig import BLOCK, Rig, prompt
 
 from flexkv.worker import WorkerLimits
@@ -27,13 +28,16 @@ class Walk:
         self.random = random.Random(seed)
         self.ranks = self.random.choice([1, 1, 2])
         self.asynchronous = seed % 3 == 2
+        self.before_0_16 = seed % 4 == 3
         self.rig = Rig(
             ranks=self.ranks,
-            blocks=self.random.choice([14, 20, 40]),
+            # Few, where it matters that a freed block is soon another's.
+            blocks=14 if self.before_0_16 else self.random.choice([14, 20, 40]),
             limits=WorkerLimits(load_deadline_ms=300, drain_timeout_ms=1000),
             budget=self.random.choice([6, 16, 64]),
             max_running=self.random.choice([2, 5]),
             by_priority=self.random.random() < 0.5,
+            before_0_16=self.before_0_16,
         )
         self.rig.sidecar.capacity = self.random.choice([5, 30, 1000])
         self.families = [prompt(40, seed * 10 + i) for i in range(3)]
@@ -123,6 +127,12 @@ class Walk:
         elif kind == 10:
             rig.workers[0].skip_wait_for_save = chance.random() < 0.3
 
+    def abort_a_load(self) -> None:
+        """Where vLLM does not keep the blocks by itself."""
+        loading = [r for r in self.rig.engine.waiting if r.status == LOADING]
+        if loading and self.random.random() < 0.2:
+            self.rig.engine.abort(self.random.choice(loading).request_id)
+
     def _idle(self) -> bool:
         """Weights change only where vLLM's own cache can follow: nothing runs."""
         return not any(self.rig.engine.pool.refs) and not self.rig.engine.pending
@@ -151,6 +161,8 @@ class Walk:
                 self.new_request()
             if self.random.random() < 0.07:
                 self.accident()
+            if self.before_0_16:
+                self.abort_a_load()
             self.engine_step()
             self.sidecar_acts(6)
             if step % 10 == 0:

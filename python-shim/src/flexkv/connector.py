@@ -4,34 +4,38 @@ Use it by ``--kv-transfer-config '{"kv_connector": "FlexKVConnectorV1", "kv_role
 "kv_connector_module_path": "flexkv.connector"}'``, or by name alone where FlexKV's plugin is
 installed.  Every hook is total: no exception of ours reaches vLLM.
 
-Two versions decide what is here: 0.26 (``get_finished``) and 0.32 (``get_transfer_results``, and
-``start_load_kv`` after the forward).  Hooks that a version does not know are never called by it.
+Hooks that a version of vLLM does not know are never called by it; what else differs between
+versions is in ``vllm_api``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from vllm.distributed.kv_transfer.kv_connector.v1.base import (
-    KVConnectorBase_V1,
-    KVConnectorRole,
-    SupportsHMA,
-)
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorRole
 
 from flexkv.forwarding import HookForwarding, step_of
 from flexkv.metadata import StepMetadata
+from flexkv.vllm_api import HybridBase, look
 from flexkv.wiring import scheduler_hooks, worker_hooks
 
 
-class FlexKVConnectorV1(HookForwarding, KVConnectorBase_V1, SupportsHMA):
+class FlexKVConnectorV1(HookForwarding, KVConnectorBase_V1, HybridBase):
     """One instance in the scheduler's process, one in each worker."""
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any = None) -> None:
-        super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
+        vllm = look()
+        more = {"kv_cache_config": kv_cache_config} if vllm.takes_cache_config else {}
+        super().__init__(vllm_config=vllm_config, role=role, **more)
         if role == KVConnectorRole.SCHEDULER:
-            self._scheduler = scheduler_hooks(vllm_config, kv_cache_config)
+            self._scheduler = scheduler_hooks(
+                vllm_config,
+                kv_cache_config,
+                lacking=vllm.lacking,
+                frees_open_loads=vllm.frees_open_loads,
+            )
         else:
-            self._worker = worker_hooks(vllm_config, kv_cache_config)
+            self._worker = worker_hooks(vllm_config, kv_cache_config, lacking=vllm.lacking)
 
     @property
     def requires_kv_delivery(self) -> bool:

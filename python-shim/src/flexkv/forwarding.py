@@ -77,15 +77,19 @@ class HookForwarding:
         request: Any,
         block_ids: list[int],  # noqa: ARG002
     ) -> tuple[bool, dict[str, Any] | None]:
-        """Never delays the free of a block: saves check afterwards what they copied."""
-        if self._scheduler is not None:
-            self._scheduler.request_finished(request)
-        return False, None
+        """Never delays a free for a save: saves check afterwards what they copied.
+
+        True only where vLLM would free blocks that a load still writes: before 0.16.
+        """
+        kept = self._scheduler is not None and self._scheduler.request_finished(request)
+        return kept, None
 
     def request_finished_all_groups(
-        self, request: Any, block_ids: tuple[list[int], ...]
+        self,
+        request: Any,
+        block_ids: tuple[list[int], ...],  # noqa: ARG002
     ) -> tuple[bool, dict[str, Any] | None]:
-        return self.request_finished(request, block_ids[0] if block_ids else [])
+        return self.request_finished(request, [])
 
     def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
         if self._scheduler is not None:
@@ -131,10 +135,11 @@ class HookForwarding:
         self,
         finished_req_ids: set[str],  # noqa: ARG002
     ) -> tuple[set[str] | None, set[str] | None]:
-        """Nothing is ever "sent": no request's blocks wait for a save."""
+        """Nothing is "sent" but what ``request_finished`` kept: no block waits for a save."""
         if self._worker is None:
             return None, None
-        return None, self._worker.get_finished() or None
+        received = self._worker.get_finished()
+        return self._worker.take_sent() or None, received or None
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return set() if self._worker is None else self._worker.get_block_ids_with_load_errors()

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flexkv.early_free import KeptRequests, SentInstead
 from flexkv.guard import Guard
 from flexkv.metadata import VOID_EPOCH, StepJob, StepMetadata
 from flexkv.protocol import KIND_LOAD
@@ -27,10 +28,16 @@ LOG_EVERY_S = 10.0
 
 
 class SchedulerHooks:
-    """The scheduler role.  ``build`` answers ``None`` where nothing is to be served."""
+    """The scheduler role.  ``build`` answers ``None`` where nothing is to be served.
 
-    def __init__(self, build: Callable[[], SchedulerSide | None]) -> None:
+    ``frees_open_loads``: this vLLM is before 0.16, see ``early_free``.
+    """
+
+    def __init__(
+        self, build: Callable[[], SchedulerSide | None], *, frees_open_loads: bool = False
+    ) -> None:
         self._serving = True
+        self._kept = KeptRequests() if frees_open_loads else None
         self._logged_at = time.monotonic()
         self._logged = ""
         self._rescued: list[StepJob] = []
@@ -90,6 +97,8 @@ class SchedulerHooks:
                 loads = self.guard.run("build_connector_meta", meta, self.side.take_loads)
                 meta = StepMetadata(loads.jobs + self._rescued, loads.void)
                 self._rescued = []
+        if self._kept is not None:
+            meta.kept = self._kept.take()
         return meta
 
     def update_connector_output(self, output: Any) -> None:
@@ -97,10 +106,20 @@ class SchedulerHooks:
             self.guard.run(
                 "update_connector_output", None, self.side.update_connector_output, output
             )
+            if self._kept is not None:
+                for request_id in self._kept.sent(output.finished_sending):
+                    self.side.forget_load(request_id)
 
-    def request_finished(self, request: Any) -> None:
-        if self._serving and self.side is not None:
+    def request_finished(self, request: Any) -> bool:
+        """Whether vLLM must keep the request's blocks until a worker names it as sent."""
+        if self.side is None:
+            return False
+        keep = self._kept is not None and self.side.is_loading(request.request_id)
+        if keep and self._kept is not None:
+            self._kept.keep(request.request_id)
+        if self._serving:
             self.guard.run("request_finished", None, self.side.request_finished, request)
+        return keep
 
     def reset_cache(self) -> bool:
         """True: nothing cached before is served again.
@@ -183,6 +202,8 @@ class WorkerHooks:
         self._register = register
         self._close = close
         self._orphans: list[StepJob] = []
+        self._open: set[str] = set()
+        self._sent = SentInstead()
         self._last_meta: StepMetadata | None = None
         self.guard = Guard("worker", self._switch_off)
         self.side: WorkerSide | None = None
@@ -206,6 +227,8 @@ class WorkerHooks:
             return
         self._last_meta = meta
         loads = [job for job in meta.jobs if job.is_load]
+        self._open.update(job.request_id for job in loads)
+        self._sent.hear(meta.kept, self._open.__contains__)
         if self.side is None:
             # Nobody else will report these: no copy was ever started for them.
             self._orphans.extend(loads)
@@ -218,10 +241,16 @@ class WorkerHooks:
             self.guard.run("wait_for_save", None, self.side.wait_for_save)
 
     def get_finished(self) -> set[str]:
+        """Requests whose load has ended here, each named once; ``take_sent`` has the others."""
         received = {job.request_id for job in self._orphans}
         if self.side is not None:
             received |= self.guard.run("get_finished", set(), self.side.get_finished)
-        return received
+        self._open -= received
+        return self._sent.split(received)
+
+    def take_sent(self) -> set[str]:
+        """Requests that were aborted with their load open, now that it has ended here."""
+        return self._sent.take()
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         orphans, self._orphans = self._orphans, []

@@ -50,8 +50,10 @@ class StepMetadata:
     """The jobs of one step, in the order in which the scheduler planned them.
 
     Loads whose id is in ``void`` were planned before a reset of the cache: they end as failed,
-    whatever the sidecar says of them.
+    whatever the sidecar says of them.  ``kept`` are requests that were aborted with their load
+    open; vLLM before 0.16 waits until each is named as sent.
     """
 
     jobs: list[StepJob] = field(default_factory=list)
     void: list[int] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)

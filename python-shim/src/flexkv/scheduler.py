@@ -299,6 +299,14 @@ class SchedulerSide:
         """Loads that vLLM still waits for."""
         return len(self._loading)
 
+    def is_loading(self, request_id: str) -> bool:
+        """Whether a load was granted to this request that not every rank has reported yet."""
+        return request_id in self._loading
+
+    def forget_load(self, request_id: str) -> None:
+        """Every rank has ended the load of a request that was aborted: nobody needs its blocks."""
+        self._loading.pop(request_id, None)
+
     # ------------------------------------------------------------------ the session
     def _live_session(self) -> Session | None:
         """The present session, heard out, with a reset that is owed sent first."""

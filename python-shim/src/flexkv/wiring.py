@@ -31,15 +31,28 @@ assert FENCE_EVENTS <= FENCE_WORDS  # every event has its word in the session fi
 
 
 def scheduler_hooks(
-    vllm_config: Any, kv_cache_config: Any, *, facade: bool = False
+    vllm_config: Any,
+    kv_cache_config: Any,
+    *,
+    facade: bool = False,
+    lacking: str = "",
+    frees_open_loads: bool = False,
 ) -> SchedulerHooks:
-    """The scheduler role; ``facade`` = inside vLLM's own wrapper class."""
-    return SchedulerHooks(lambda: _build_scheduler(vllm_config, kv_cache_config, facade=facade))
+    """The scheduler role; ``facade`` = inside vLLM's own wrapper class.
+
+    ``lacking`` and ``frees_open_loads`` say what this vLLM cannot do, see ``vllm_api``.
+    """
+    return SchedulerHooks(
+        lambda: _build_scheduler(vllm_config, kv_cache_config, facade=facade, lacking=lacking),
+        frees_open_loads=frees_open_loads,
+    )
 
 
-def worker_hooks(vllm_config: Any, kv_cache_config: Any, *, facade: bool = False) -> WorkerHooks:
-    """The worker role of one rank."""
-    rank = _Rank(vllm_config, kv_cache_config, facade=facade)
+def worker_hooks(
+    vllm_config: Any, kv_cache_config: Any, *, facade: bool = False, lacking: str = ""
+) -> WorkerHooks:
+    """The worker role of one rank; see ``scheduler_hooks``."""
+    rank = _Rank(vllm_config, kv_cache_config, facade=facade, lacking=lacking)
     hooks = WorkerHooks(rank.register, rank.close)
     hooks.guard.run("__init__", None, rank.connect)
     return hooks
@@ -69,13 +82,16 @@ def hello_of(facts: EngineFacts, namespace: str, *, events: bool = False) -> Hel
 
 
 def _build_scheduler(
-    vllm_config: Any, kv_cache_config: Any, *, facade: bool
+    vllm_config: Any, kv_cache_config: Any, *, facade: bool, lacking: str
 ) -> SchedulerSide | None:
     settings = load_settings(vllm_config)
-    facts = read_facts(vllm_config, scheduler=True, kv_cache_config=kv_cache_config, facade=facade)
     if not settings.enabled:
         logger.info("FlexKV is switched off (ENABLE_FLEXKV)")
         return None
+    if lacking:
+        logger.warning("FlexKV serves nothing to this engine: %s", lacking)
+        return None
+    facts = read_facts(vllm_config, scheduler=True, kv_cache_config=kv_cache_config, facade=facade)
     if facts.refused:
         logger.warning("FlexKV serves nothing to this engine: %s", facts.refused)
         return None
@@ -137,7 +153,10 @@ def _event_feed(vllm_config: Any, settings: Settings, facts: EngineFacts) -> Eve
 class _Rank:
     """A worker between its construction and its registration."""
 
-    def __init__(self, vllm_config: Any, kv_cache_config: Any, *, facade: bool) -> None:
+    def __init__(
+        self, vllm_config: Any, kv_cache_config: Any, *, facade: bool, lacking: str
+    ) -> None:
+        self._lacking = lacking
         self._vllm_config = vllm_config
         self._kv_cache_config = kv_cache_config
         self._facade = facade
@@ -149,14 +168,16 @@ class _Rank:
     def connect(self) -> None:
         """Starts connecting; vLLM goes on with its own start meanwhile."""
         settings = load_settings(self._vllm_config)
+        if not settings.enabled or self._lacking:
+            return  # the scheduler's process says so
         facts = read_facts(
             self._vllm_config,
             scheduler=False,
             kv_cache_config=self._kv_cache_config,
             facade=self._facade,
         )
-        if not settings.enabled or facts.refused:
-            return  # the scheduler's process says so
+        if facts.refused:
+            return
         settings = in_bytes(settings, facts, self._kv_cache_config)
         namespace = prepare_worker(self._vllm_config, settings)
         self._settings, self._facts = settings, facts
