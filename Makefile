@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test check bench test-ssd soak-ssd test-dynamo test-gpu pack-gpu pages wheel clean \
+.PHONY: help install demo test check bench test-ssd soak-ssd test-dynamo test-versions test-gpu pack-gpu pages wheel clean \
 	java check-java check-python shim-tests end-to-end
 
 # With it set, every start of vLLM compiles thousands of modules again.
@@ -13,6 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 SETUP := $(PYTHON) tests/env
 BIN := .venv/bin
+RELEASES ?= $(shell $(SETUP) versions)
 SECTION = @printf '\n=== %s\n'
 PYTHON_FILES := python-shim/src python-shim/tests python-shim/hatch_build.py tests examples
 
@@ -51,6 +52,14 @@ test-dynamo: ## NVIDIA Dynamo's real router and frontend on our KV events (.venv
 	$(SECTION) 'Dynamo: its real index and choice of a worker, from our real event bytes'
 	@$(BIN)/pytest tests/dynamo
 
+test-versions: ## every pinned release of vLLM with FlexKV, and the record of docs/versions.md (RELEASES="0.16.0 …")
+	@failed=; for version in $(RELEASES); do \
+		printf '\n=== vLLM %s\n' "$$version"; python="$$($(SETUP) venv "$$version")"; \
+		"$$python" -m pytest -q tests/e2e -m every_release --record docs/versions \
+			|| failed="$$failed $$version"; \
+	done; $(PYTHON) tests/pages; \
+	test -z "$$failed" || { printf '\nfailed under vLLM:%s\n' "$$failed"; exit 1; }
+
 test-gpu: ## the whole line on this machine's GPU with the installed vLLM
 	@python="$$($(SETUP) demo)"; "$$python" tests/gpu
 
@@ -86,8 +95,8 @@ check-python:
 
 shim-tests:
 	@$(SETUP) venv 0.32.0 >/dev/null
-	$(SECTION) 'Shim: unit tests and the scripted scheduler; the set-up scripts; the GPU programs'
-	@$(BIN)/pytest python-shim/tests tests/env tests/gpu
+	$(SECTION) 'Shim: unit tests and the scripted scheduler; every vLLM signature; the set-up; the GPU programs'
+	@$(BIN)/pytest python-shim/tests tests/versions tests/env tests/gpu
 
 end-to-end:
 	@$(SETUP) install

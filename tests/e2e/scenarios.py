@@ -235,6 +235,74 @@ def with_exchanged_blocks(
     return pairs
 
 
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What an engine was started with, as far as a connector cares."""
+
+    hybrid_allocator: bool
+    asynchronous: bool
+    runner: str
+    cross_layer: bool
+    kv_shape: str
+
+
+def configuration(engine: Engine) -> Configuration:
+    """How this release runs with our connector, on this machine."""
+    config = engine.config
+    shape = engine.kv_tensors()[0].shape
+    heads, width = 2, 64  # of the tests' model
+    names = {engine.block_tokens: "tokens", 2 * width: "K and V", heads: "heads", width: "width"}
+    parts = [names.get(int(size), "2" if size == 2 else "blocks") for size in shape]
+    return Configuration(
+        hybrid_allocator=not config.scheduler_config.disable_hybrid_kv_cache_manager,
+        asynchronous=bool(getattr(config.scheduler_config, "async_scheduling", False)),
+        runner="V2" if ".worker.gpu." in type(engine.runner).__module__ else "V1",
+        cross_layer=bool(getattr(engine.runner, "cross_layers_kv_cache", None) is not None),
+        kv_shape=f"({', '.join(parts)})",
+    )
+
+
+def watch_hooks(engine: Engine, names: Sequence[str]) -> None:
+    """Notes from now on which of these hooks vLLM calls on our two connectors."""
+    seen: set[str] = engine.notes.setdefault("hooks", set())
+
+    def watch(side: Any, name: str) -> None:
+        engine.before(side, name, lambda *_, **__: seen.add(name))
+
+    for side in (engine.scheduler_connector, engine.worker_connector):
+        for name in names:
+            if callable(getattr(side, name)) and not name.startswith("_"):
+                watch(side, name)
+
+
+def hooks_seen(engine: Engine) -> list[str]:
+    """The hooks called since ``watch_hooks``, in alphabetical order."""
+    return sorted(engine.notes["hooks"])
+
+
+def run_watching_states(
+    engine: Engine, prompt: Tokens, max_tokens: int
+) -> tuple[Answer, list[str]]:
+    """The answer to one prompt, and the states that its request was in after each step."""
+    request = engine.submit(prompt, max_tokens)
+    states: list[str] = []
+    while request in engine.states():
+        engine.step()
+        states += [state for name, state in engine.states().items() if name == request]
+    engine.wait()
+    return engine.answer(request), states
+
+
+def keeps_aborted(engine: Engine) -> bool:
+    """Whether our connector asks vLLM to keep the blocks of a request aborted while it loads."""
+    return engine.scheduler_connector._scheduler._kept is not None
+
+
+def resets_connector(engine: Engine) -> bool:
+    """Whether this vLLM hands a reset of its prefix cache on to the connector."""
+    return engine.resets_connector
+
+
 def connector_names(engine: Engine) -> tuple[str, str]:
     """Modules and names of the classes that vLLM made for scheduler and worker."""
     both = (type(engine.scheduler_connector), type(engine.worker_connector))

@@ -20,6 +20,13 @@ _DISK_MIN_BYTES = 4 << 30
 
 MAIN_VERSION = "0.32.0"
 VERSIONS = (MAIN_VERSION, "0.26.0")
+#: What `make test-versions` runs: those with a file of pins, the oldest first.
+PINNED = tuple(
+    sorted(
+        (path.stem.removeprefix("vllm-") for path in _REQUIREMENTS.glob("vllm-[0-9]*.txt")),
+        key=lambda version: [int(part) for part in version.split(".")],
+    )
+)
 
 
 def location(version: str) -> Path:
@@ -32,15 +39,16 @@ def prepare(version: str) -> Path:
 
     What is there already and unchanged is kept. Raises SetupError with the remedy.
     """
-    if version not in VERSIONS:
-        raise SetupError(f"vLLM {version} has no pinned environment; there are {VERSIONS}")
+    if version not in PINNED:
+        raise SetupError(f"vLLM {version} has no pinned environment; there are {PINNED}")
     _check_libnuma()
     python = find_python()
     wheel = build_wheel(python)
     venv = location(version)
     stamp = venv / _STAMP
     pins = _pins(version)
-    base = f"{python}:{digest([*pins.values(), _HERE / 'standins.py'])}"
+    inputs = [path for paths in pins.values() for path in paths]
+    base = f"{python}:{digest([*inputs, _HERE / 'standins.py'])}"
     done = json.loads(stamp.read_text()) if stamp.is_file() else {}
     if done.get("base") != base:
         _make(venv, python, pins)
@@ -80,13 +88,31 @@ def install_wheel(python: Path, wheel: Path, *, dependencies: bool = True) -> No
     run("installing the wheel", [*argv, wheel], env=environment())
 
 
-def _pins(version: str) -> dict[str, Path]:
-    files = {"vllm": f"vllm-{version}", "common": "vllm-common", "cuda": "cuda-runtime"}
-    files["tools"] = "tools"
-    return {key: _REQUIREMENTS / f"{name}.txt" for key, name in files.items()}
+def _pins(version: str) -> dict[str, list[Path]]:
+    files = {"vllm": [f"vllm-{version}"], "common": ["vllm-common"], "cuda": ["cuda-runtime"]}
+    if _numbers(version) < [0, 20]:
+        files["common"].append("vllm-common-before-0.20")
+        files["cuda"] = ["cuda-runtime-12"]
+    files["tools"] = ["tools"]
+    return {key: [_REQUIREMENTS / f"{n}.txt" for n in names] for key, names in files.items()}
 
 
-def _make(venv: Path, python: Path, pins: dict[str, Path]) -> None:
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
+def merged(files: list[Path]) -> str:
+    """All lines of these requirement files; of lines for one package and platform the last one."""
+    lines: dict[str, str] = {}
+    for file in files:
+        for line in file.read_text().splitlines():
+            requirement, _, marker = line.partition(";")
+            if line and not line.startswith("#"):
+                lines[f"{requirement.partition('==')[0]};{marker}"] = line
+    return "\n".join(lines.values()) + "\n"
+
+
+def _make(venv: Path, python: Path, pins: dict[str, list[Path]]) -> None:
     free = shutil.disk_usage(ROOT).free
     if free < _DISK_MIN_BYTES:
         raise SetupError(
@@ -96,11 +122,14 @@ def _make(venv: Path, python: Path, pins: dict[str, Path]) -> None:
     uv, env, inside = find_uv(), environment(), venv / "bin" / "python"
     run(f"making {venv.name}", [uv, "venv", "--clear", "--python", python, venv], env=env)
     install: list[str | Path] = [uv, "pip", "install", "--python", inside]
-    torch_cpu = _torch_cpu_build(uv, inside, pins["vllm"])
+    (vllm,), (cuda,), (tools,) = pins["vllm"], pins["cuda"], pins["tools"]
+    common = venv / "requirements-common.txt"
+    common.write_text(merged(pins["common"]))
+    torch_cpu = _torch_cpu_build(uv, inside, vllm)
     if torch_cpu is None:
         run(
             f"installing vLLM on the CPU into {venv.name} (0.7 GB when nothing is cached)",
-            [*install, "--no-deps", "-r", pins["vllm"], "-r", pins["common"], "-r", pins["cuda"]],
+            [*install, "--no-deps", "-r", vllm, "-r", common, "-r", cuda],
             env=env,
         )
         site = ask(inside, "import sysconfig; print(sysconfig.get_path('purelib'))")
@@ -110,15 +139,15 @@ def _make(venv: Path, python: Path, pins: dict[str, Path]) -> None:
             f"and stand-ins for {len(made)} NVIDIA libraries, in this environment only"
         )
     else:
-        chosen = _with_cpu_torch(venv, pins["vllm"], torch_cpu)
+        chosen = _with_cpu_torch(venv, vllm, torch_cpu)
         run(
             f"installing vLLM on the CPU into {venv.name} ({torch_cpu})",
-            [*install, "--no-deps", "-r", chosen, "-r", pins["common"]],
+            [*install, "--no-deps", "-r", chosen, "-r", common],
             env=env,
         )
     run(
         f"installing the tests' tools into {venv.name}",
-        [*install, "-r", pins["tools"], "-c", pins["common"]],
+        [*install, "-r", tools, "-c", common],
         env=env,
     )
     probe = "import torch; print(torch.__version__, torch.ones(2).sum().item())"

@@ -43,9 +43,7 @@ def find_installed() -> tuple[Path, str, list[str]] | None:
     numbers = tuple(int(x) for x in version.split("+")[0].split(".")[:2])
     if numbers < VERSION_MIN:
         wanted = ".".join(map(str, VERSION_MIN))
-        text = (
-            f"{executable} has vLLM {version}, {wanted} or newer is wanted (vllm-patch/README.md)"
-        )
+        text = f"{executable} has vLLM {version}, {wanted} or newer is wanted (docs/versions.md)"
         if explicit:
             raise SetupError(f"VLLM_PYTHON: {text}")
         say(f"{text}; not used")

@@ -167,16 +167,29 @@ def test_environment_unknown_version_is_refused() -> None:
         environments.prepare("0.1.0")
 
 
-@pytest.mark.parametrize("version", environments.VERSIONS)
+@pytest.mark.parametrize("version", environments.PINNED)
 def test_cpu_torch_replaces_only_the_torch_line(tmp_path: Path, version: str) -> None:
-    pins = environments._pins(version)["vllm"]
+    (pins,) = environments._pins(version)["vllm"]
     torch = environments._torch_line(pins)
 
     text = environments._with_cpu_torch(tmp_path, pins, f"{torch}+cpu").read_text()
 
     assert f"{torch}+cpu\n" in text
     assert text.replace("+cpu", "") == pins.read_text()
-    assert text.count("--hash=sha256:") == 2  # the community build is held by hash
+    assert text.count("--hash=sha256:") >= 2  # the community build is held by hash
+
+
+def test_pins_of_an_older_version_take_the_place_of_the_common_ones() -> None:
+    now = environments.merged(environments._pins("0.32.0")["common"]).splitlines()
+    old = environments.merged(environments._pins("0.16.0")["common"]).splitlines()
+
+    names = [line.partition("==")[0] for line in old if ";" not in line]
+    assert len(names) == len(set(names)), "one line a package"
+    assert any(line.startswith("transformers==4.") for line in old)
+    assert any(line.startswith("transformers==5.") for line in now)
+    # Both lines of a package that is pinned by platform stay.
+    assert sum(line.startswith("networkx==") for line in old) == 2
+    assert "nvidia-cuda-runtime-cu12" in environments._pins("0.16.0")["cuda"][0].read_text()
 
 
 # ---------------------------------------------------------------- stand-ins

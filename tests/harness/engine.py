@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,6 +48,10 @@ class Answer:
     error: bool
 
 
+def _takes(function: Callable[..., Any], parameter: str) -> bool:
+    return parameter in inspect.signature(function).parameters
+
+
 class Engine:
     """A vLLM engine core, scheduler and worker in this very process.
 
@@ -86,6 +91,8 @@ class Engine:
         self._external: dict[str, int] = {}
         self._outputs: dict[str, Any] = {}
         self._count = 0
+        self.notes: dict[str, Any] = {}
+        """What a scenario keeps between calls."""
         self._watch()
 
     # ---- what a test does
@@ -96,10 +103,11 @@ class Engine:
 
         self._count += 1
         wanted = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, **sampling)
-        request: str = self._engine.add_request(
-            f"r{self._count}", {"prompt_token_ids": list(prompt)}, wanted
-        )
-        return request
+        known = set(self.scheduler.requests)
+        self._engine.add_request(f"r{self._count}", {"prompt_token_ids": list(prompt)}, wanted)
+        # The name that the engine gave it, which versions before 0.18 do not return.
+        (request,) = set(self.scheduler.requests) - known
+        return str(request)
 
     def step(self) -> None:
         """One scheduling step."""
@@ -108,7 +116,9 @@ class Engine:
 
     def abort(self, requests: Iterable[str]) -> None:
         """What vLLM's front end does when a user hangs up."""
-        self._engine.abort_request(list(requests), internal=True)
+        # By the engine's own names, which versions before 0.14 do not tell from the user's.
+        more = {"internal": True} if _takes(self._engine.abort_request, "internal") else {}
+        self._engine.abort_request(list(requests), **more)
 
     def wait(self, timeout_s: float = 120.0) -> None:
         """Steps until no request is left, nor a finished one that the worker has not heard of."""
@@ -151,7 +161,14 @@ class Engine:
 
     def reset_prefix_cache(self, *, external: bool = False) -> bool:
         """Drops the engine's prefix cache, with `external` the connector's too; vLLM's answer."""
+        if not self.resets_connector:
+            return bool(self._engine.reset_prefix_cache())
         return bool(self._engine.reset_prefix_cache(False, external))
+
+    @property
+    def resets_connector(self) -> bool:
+        """Whether a reset can be handed on to the connector: from 0.14 on."""
+        return _takes(self._engine.reset_prefix_cache, "reset_connector")
 
     # ---- what a test looks at
 
@@ -183,10 +200,17 @@ class Engine:
 
     def kv_tensors(self) -> list[Any]:
         """The KV tensor of every layer, blocks first."""
-        runner = (
-            self._engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
-        )
-        return list(runner.kv_caches)
+        return list(self.runner.kv_caches)
+
+    @property
+    def runner(self) -> Any:
+        """The worker's model runner."""
+        return self._engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
+
+    @property
+    def config(self) -> Any:
+        """vLLM's whole configuration."""
+        return self._engine.vllm_config
 
     def before(self, owner: Any, hook: str, action: Callable[..., None]) -> Callable[[], None]:
         """Calls `action` with the hook's arguments before each call; returns what undoes that."""

@@ -15,6 +15,14 @@ from harness import processes
 
 _ANSWER_MS = 2000
 _END = -1
+_ARRAY_FIELDS = {
+    "BlockStored": (
+        "block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium",
+        "lora_name", "extra_keys", "group_idx",
+    ),
+    "BlockRemoved": ("block_hashes", "medium", "group_idx"),
+    "AllBlocksCleared": (),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,15 @@ class Residency:
         return self.media.get(medium, {})
 
 
+def _as_map(event: dict[str, Any] | list[Any]) -> dict[str, Any]:
+    """Before vLLM 0.24 an event travels as an array: its kind, then its fields in order."""
+    if isinstance(event, dict):
+        return event
+    kind, *values = event
+    fields = _ARRAY_FIELDS[kind]
+    return {"type": kind, **dict(zip(fields, values, strict=False))}
+
+
 class EventLog:
     """All that an engine has published, asked for again from the beginning each time.
 
@@ -104,7 +121,7 @@ class EventLog:
                 *_, sequence, payload = socket.recv_multipart()
                 if int.from_bytes(sequence, "big", signed=True) == _END:
                     return found
-                found += msgspec.msgpack.decode(payload)[1]
+                found += [_as_map(event) for event in msgspec.msgpack.decode(payload)[1]]
         raise TimeoutError(f"no end of the replay within {_ANSWER_MS} ms")
 
     def residency(self) -> Residency:

@@ -1,4 +1,4 @@
-"""Prints the tables of ``docs/configuration.md`` out of ``options.json``: python tests/pages.
+"""Prints the tables of ``docs/configuration.md`` and ``docs/versions.md``: python tests/pages.
 
 The prose around them is written by hand; the tables stand between two comment lines.
 """
@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from pages import releases  # noqa: E402 (a neighbour of this script)
+
 PAGE = ROOT / "docs" / "configuration.md"
 SCHEMA = ROOT / "python-shim" / "src" / "flexkv" / "options.json"
 BEGIN = "<!-- printed from options.json by `make pages`: begin -->"
@@ -19,20 +23,22 @@ END = "<!-- printed from options.json by `make pages`: end -->"
 
 
 def main() -> int:
-    """0 = the page is as the schema says; with ``--check`` nothing is written and 1 = stale."""
-    wanted = printed()
-    if PAGE.read_text() == wanted:
-        return 0
-    if "--check" in sys.argv[1:]:
-        sys.stderr.write(f"{PAGE.name} is stale: make pages\n")
-        return 1
-    PAGE.write_text(wanted)
-    sys.stdout.write(f"{PAGE.name} written\n")
-    return 0
+    """0 = the pages are as their sources say; ``--check``: nothing is written and 1 = stale."""
+    stale = 0
+    for page, wanted in ((PAGE, printed()), (releases.PAGE, releases.printed())):
+        if page.read_text() == wanted:
+            continue
+        if "--check" in sys.argv[1:]:
+            sys.stderr.write(f"{page.name} is stale: make pages\n")
+            stale = 1
+        else:
+            page.write_text(wanted)
+            sys.stdout.write(f"{page.name} written\n")
+    return stale
 
 
 def printed() -> str:
-    """The whole page as it should be."""
+    """The whole page of options as it should be."""
     text = PAGE.read_text()
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
