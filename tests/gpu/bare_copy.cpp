@@ -16,7 +16,8 @@
 //   graph     rows2d as the nodes of CUDA graphs that were made before, 64 in one
 //   staged    rows3d (apart: batch) between the blocks and 4 MiB pieces of GPU memory, those by plain copies on a second stream
 // Options: call=N copies in one call · events one after each call · window=MIB at most so much on its way, by polled events
-//   streams=N in turns from one thread · threads=N with a stream each
+//   streams=N in turns from one thread · threads=N with a stream each · gathers=N streams between blocks and pieces
+//   poll the oldest event is asked for before each call · times=N the same pass again and again
 //   order=ids blocks by their number · order=layers=G the same, but G blocks at a time layer by layer
 // An answer "refused CODE" means that the driver did not take it.
 #include <dlfcn.h>
@@ -89,8 +90,8 @@ std::vector<size_t> memory_bytes;
 
 struct Way {
   std::string primitive;
-  size_t call = 0, window = 0, streams = 1, threads = 1, group = 0;
-  bool events = false, by_ids = false;
+  size_t call = 0, window = 0, streams = 1, threads = 1, group = 0, gathers = 1, times = 1;
+  bool events = false, by_ids = false, poll = false;
 };
 
 // What one call of the driver takes: plain copies, strided ones, or a graph of them.
@@ -184,7 +185,8 @@ Plan make(bool load, const Way &way, bool single, size_t layers, size_t width, s
   for (size_t i = 0; i < wanted; i++) place[i] = i;
   std::shuffle(order.begin(), order.end(), std::mt19937(seed));
   if (way.by_ids) std::sort(place.begin(), place.end(), [&](size_t a, size_t b) { return order[a] < order[b]; });
-  size_t part = layers * width, together = way.group ? way.group : 1;
+  size_t part = layers * width, together = way.group ? way.group : 1, fit = kPiece / part;
+  size_t a_piece = way.call ? std::min(way.call, fit) : fit;
   bool staged = primitive == "staged", plain = primitive == "batch" || (staged && !single);
   if (staged) host_offset = pieces - Address(host);  // each block goes to where its piece lies, see submit_staged
   auto device = [&](size_t layer, size_t block) {
@@ -195,7 +197,7 @@ Plan make(bool load, const Way &way, bool single, size_t layers, size_t width, s
     for (size_t round = 0; round < rounds; round++)
       for (size_t i = from; i < to; i++) {
         size_t g = place[i], first = order[g] * run;
-        size_t slot = staged ? i % (kPieces * (kPiece / part)) : g;
+        size_t slot = staged ? i % (kPieces * a_piece) : g;
         Address at = Address(host) + host_offset + slot * run * part;
         if (primitive == "long")
           for (size_t l = 0; l < layers; l++) add(plan, device(l, first), at + l * run * width, run * width, 1, 0, 0);
@@ -211,7 +213,7 @@ Plan make(bool load, const Way &way, bool single, size_t layers, size_t width, s
               add(plan, device(l, first + b), at + b * part + l * width, width, 1, 0, 0);
       }
   }
-  if (staged) plan.way.call = kPiece / part * (plain ? layers : 1);
+  if (staged) plan.way.call = a_piece * (plain ? layers : 1);
   cut(plan);
   return plan;
 }
@@ -243,12 +245,13 @@ int submit(Plan &plan, const Call &call, void *stream) {
 
 // Blocks to pieces on one stream, pieces to the host on the other, or the other way; a piece waits for its last use.
 int submit_staged(Plan &plan, int way, size_t host_offset) {
-  void *gather = streams[way][0], *link = streams[way][1];
+  void *link = streams[way][kStreams - 1];
   void **full = events[way][0], **empty = events[way][1];
   Address at = Address(host) + host_offset;
   for (size_t i = 0; i < plan.calls.size(); i++) {
     const Call &call = plan.calls[i];
     size_t slot = i % kPieces;
+    void *gather = streams[way][i % plan.way.gathers];
     Address piece = pieces + slot * (plan.calls[0].bytes);
     void *first = plan.load ? link : gather, *second = plan.load ? gather : link;
     int code = i >= kPieces ? stream_wait(first, empty[slot], 0) : 0;
@@ -260,8 +263,9 @@ int submit_staged(Plan &plan, int way, size_t host_offset) {
     if (code) return code;
     at += call.bytes;
   }
-  int code = synchronize(gather);
-  return code ? code : synchronize(link);
+  for (void *stream : streams[way])
+    if (int code = synchronize(stream)) return code;
+  return 0;
 }
 
 // Every calls of the thread's share, with what is on its way bounded as asked for.
@@ -273,6 +277,10 @@ int submit_share(Plan &plan, int way, size_t thread, int64_t *submitted) {
       int code = query(ends.front().first);
       if (code == kNotReady) continue;
       if (code) return code;
+      on_way -= ends.front().second;
+      ends.pop_front();
+    }
+    if (plan.way.poll && !ends.empty() && query(ends.front().first) == 0) {
       on_way -= ends.front().second;
       ends.pop_front();
     }
@@ -291,7 +299,7 @@ int submit_share(Plan &plan, int way, size_t thread, int64_t *submitted) {
   return 0;
 }
 
-int run(Plan &plan, size_t host_offset, int64_t *submitted) {
+int run_once(Plan &plan, size_t host_offset, int64_t *submitted) {
   int way = plan.load ? 0 : 1;
   set_current(context);
   if (plan.way.primitive == "staged") {
@@ -313,6 +321,12 @@ int run(Plan &plan, size_t host_offset, int64_t *submitted) {
   return 0;
 }
 
+int run(Plan &plan, size_t host_offset, int64_t *submitted) {
+  for (size_t i = 0; i < plan.way.times; i++)
+    if (int code = run_once(plan, host_offset, submitted)) return code;
+  return 0;
+}
+
 bool parse(const std::string &text, Way &way) {
   std::istringstream words(text);
   std::getline(words, way.primitive, '+');
@@ -321,11 +335,14 @@ bool parse(const std::string &text, Way &way) {
     std::string name = option.substr(0, at), value = at == std::string::npos ? "" : option.substr(at + 1);
     size_t number = strtoull(value.c_str(), nullptr, 10);
     if (name == "events") way.events = true;
+    else if (name == "poll") way.poll = true;
     else if (name == "order") {
       way.by_ids = true;
       if (value.rfind("layers=", 0) == 0) way.group = strtoull(value.c_str() + 7, nullptr, 10);
     } else if (!number) return false;
     else if (name == "call") way.call = number;
+    else if (name == "times") way.times = number;
+    else if (name == "gathers" && number < kStreams) way.gathers = number;
     else if (name == "window") way.window = number << 20;
     else if (name == "streams" && number <= kStreams) way.streams = number;
     else if (name == "threads" && number <= kStreams) way.threads = number;
@@ -365,7 +382,7 @@ void answer(std::istringstream &words) {
   size_t moved = 0;
   static auto destroy = function<int (*)(void *)>("cuGraphExecDestroy");
   for (auto &plan : plans) {
-    moved += plan.bytes;
+    moved += plan.bytes * plan.way.times;
     for (auto &call : plan.calls)
       if (call.graph) destroy(call.graph);
   }

@@ -342,19 +342,22 @@ public final class CudaCopyBench {
       for (int width : new int[] {plan.smallest(), plan.smallest() * 4}) {
         BareCopies.Rows rows = new BareCopies.Rows(single, LAYERS, width, 1);
         try (DeviceMemory memory = devices.open(layout(rows))) {
-          withoutTheMover(memory, rows, Direction.LOAD);
-          withoutTheMover(memory, rows, Direction.SAVE);
+          for (boolean patient : new boolean[] {false, true}) {
+            withoutTheMover(memory, rows, Direction.LOAD, patient);
+            withoutTheMover(memory, rows, Direction.SAVE, patient);
+          }
         }
       }
     }
     save();
   }
 
-  private void withoutTheMover(DeviceMemory memory, BareCopies.Rows rows, Direction direction)
+  private void withoutTheMover(
+      DeviceMemory memory, BareCopies.Rows rows, Direction direction, boolean patient)
       throws DeviceException {
     double[] rate = new double[plan.rounds()];
     double[] micros = new double[plan.rounds()];
-    try (StreamCopies stream = new StreamCopies(memory, direction)) {
+    try (StreamCopies stream = new StreamCopies(memory, direction, patient)) {
       for (int round = -1; round < plan.rounds(); round++) {
         StreamCopies.Pass pass = stream.copy(blocks(rows, plan.passBytes(), round, 0));
         if (round >= 0) {
@@ -363,7 +366,9 @@ public final class CudaCopyBench {
         }
       }
     }
-    String name = "slices without a mover, %s, %s".formatted(direction, rows.text());
+    String name =
+        "slices without a mover%s, %s, %s"
+            .formatted(patient ? ", polled when full" : "", direction, rows.text());
     records.add(name, median(rate), "GB/s");
     records.add(name + ", the driver's call, of each copy", median(micros), "us");
   }

@@ -20,6 +20,7 @@ final class StreamCopies implements AutoCloseable {
   private final Geometry geometry;
   private final CopyStream stream;
   private final CopySlice slice;
+  private final boolean patient;
   private long slicesSeen;
 
   /**
@@ -38,7 +39,11 @@ final class StreamCopies implements AutoCloseable {
     }
   }
 
-  StreamCopies(DeviceMemory memory, Direction direction) throws DeviceException {
+  /**
+   * @param patient asks for ends only where there is no room for another slice
+   */
+  StreamCopies(DeviceMemory memory, Direction direction, boolean patient) throws DeviceException {
+    this.patient = patient;
     this.direction = direction;
     this.geometry = new Geometry(memory);
     this.stream = memory.openStream(direction);
@@ -68,12 +73,16 @@ final class StreamCopies implements AutoCloseable {
     long submitNanos = 0;
     long copies = 0;
     while (!state.allSubmitted() || !onTheirWay.isEmpty()) {
-      for (long ended = stream.completed(); slicesSeen < ended; slicesSeen++) {
-        bytesOnTheirWay -= onTheirWay.remove();
+      boolean room =
+          !state.allSubmitted()
+              && onTheirWay.size() < limits.inFlight()
+              && bytesOnTheirWay < limits.bytesInFlight();
+      if (!room || !patient) {
+        for (long ended = stream.completed(); slicesSeen < ended; slicesSeen++) {
+          bytesOnTheirWay -= onTheirWay.remove();
+        }
       }
-      if (!state.allSubmitted()
-          && onTheirWay.size() < limits.inFlight()
-          && bytesOnTheirWay < limits.bytesInFlight()) {
+      if (room) {
         slice.clear();
         geometry.fill(slice, state, limits, limits.bytesOfNext(bytesOnTheirWay));
         long before = System.nanoTime();
