@@ -22,6 +22,8 @@ from flexkv.session import Session, open_session
 
 _PR_SET_PTRACER = 0x59616D61
 CONTROL_TIMEOUT_S = 10.0
+#: Short, since what is waited for needs the cores of a small machine itself.
+_SPIN_US = 50.0
 
 
 def start_ticks(pid: int) -> int:
@@ -176,7 +178,7 @@ def _await(session: Session, kind: type[object], job: int, timeout_s: float = 10
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = session.wait_for(
-            lambda r: isinstance(r, kind) and getattr(r, "job_id", None) == job, 1000
+            lambda r: isinstance(r, kind) and getattr(r, "job_id", None) == job, _SPIN_US
         )
         if found is not None:
             return found

@@ -100,6 +100,11 @@ class Rank:
         self.synchronize()
         return values.to(torch.uint8)
 
+    def expected(self, seed: int) -> torch.Tensor:
+        """What `fill_source` wrote, in the order in which the source blocks are saved."""
+        numbers = torch.tensor(self.source_ids, device=self.device) - 1
+        return ((numbers * 7 + seed) % 251).to(torch.uint8)
+
     @property
     def device(self) -> Any:
         """Where the memory lies."""

@@ -576,6 +576,16 @@ public final class CacheCore {
     saves.settleEmptied();
   }
 
+  /**
+   * Goes on with what takes more than a call: lookups of long chains on the SSD. Call it again and
+   * again while it says that it did something.
+   *
+   * @return how much it did
+   */
+  public int turn() {
+    return promotions.turn();
+  }
+
   /** Ends what has waited for too long. Call it about once a second. */
   public void tick() {
     long now = nanoTime.getAsLong();

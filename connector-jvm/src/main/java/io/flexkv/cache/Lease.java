@@ -37,6 +37,9 @@ final class Lease {
   /** The first of them that was not there when the reads began, or NONE. */
   int firstRead = BlockIndex.NONE;
 
+  /** Set while host slots for its blocks are still being found. */
+  @Nullable ChainRead reading;
+
   /** The reads that it waits for. */
   final List<Promotion> promotions = new ArrayList<>(0);
 

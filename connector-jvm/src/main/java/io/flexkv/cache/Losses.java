@@ -66,7 +66,9 @@ final class Losses {
     Set<Integer> doomed = new HashSet<>();
     doomed.add(root);
     copies.below(root, doomed::add);
-    leases.endWhere(lease -> doomed.contains(lease.entry));
+    leases.endWhere(lease ->
+        doomed.contains(lease.entry)
+            || (lease.reading != null && doomed.contains(lease.reading.deepest())));
     for (Job job : jobs.where(job -> true)) {
       switch (job) {
         case LoadJob load -> {

@@ -1,5 +1,6 @@
 package io.flexkv.cache;
 
+import java.util.Arrays;
 import java.util.LinkedHashSet;
 import java.util.Set;
 
@@ -10,8 +11,14 @@ final class Promotion {
   /** What the blocks' entries hold as their owner. */
   final int reference;
 
-  final int[] entries;
-  final long bytes;
+  /** Its blocks, once it is {@link #seal}ed. */
+  int[] entries = new int[16];
+
+  private int added;
+  long bytes;
+
+  /** It was handed over to whoever reads. */
+  boolean submitted;
 
   /** Leading blocks that are in their host slots. */
   int ready;
@@ -27,11 +34,26 @@ final class Promotion {
 
   final Set<LoadJob> loads = new LinkedHashSet<>();
 
-  Promotion(long id, int[] entries, long bytes) {
+  Promotion(long id) {
     this.id = id;
     this.reference = SsdTier.reference(id);
-    this.entries = entries;
-    this.bytes = bytes;
+  }
+
+  void add(int entry, long blockBytes) {
+    if (added == entries.length) {
+      entries = Arrays.copyOf(entries, 2 * added);
+    }
+    entries[added++] = entry;
+    bytes += blockBytes;
+  }
+
+  int blocks() {
+    return added;
+  }
+
+  /** Nothing more is added. */
+  void seal() {
+    entries = Arrays.copyOf(entries, added);
   }
 
   boolean wanted() {

@@ -1,14 +1,10 @@
 package io.flexkv.cache;
 
 import static io.flexkv.cache.BlockIndex.NONE;
-import static io.flexkv.cache.EntryLayout.HOST_NONE;
 import static io.flexkv.cache.EntryLayout.HOST_READING;
 import static io.flexkv.cache.EntryLayout.HOST_THERE;
 
-import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.List;
-import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -29,16 +25,12 @@ final class Promotions {
   private static final long READ_AHEAD_NANOS = 200_000_000L;
 
   private final SsdTier tier;
-  private final BlockIndex index;
   private final BlockTree tree;
   private final Copies copies;
-  private final Evictor evictor;
   private final Leases leases;
-  private final CacheEffects effects;
   private final Counters counters;
-  private final Map<Long, Promotion> open = new HashMap<>();
-  private final Map<Integer, Promotion> byReference = new HashMap<>();
-  private long readingBytes;
+  private final OpenReads open;
+  private final ChainReads chains;
 
   Promotions(
       SsdTier tier,
@@ -49,21 +41,25 @@ final class Promotions {
       CacheEffects effects,
       Counters counters) {
     this.tier = tier;
-    this.index = index;
     this.tree = tree;
     this.copies = tree.copies();
-    this.evictor = evictor;
     this.leases = leases;
-    this.effects = effects;
     this.counters = counters;
+    this.open = new OpenReads(index, copies, effects, counters);
+    this.chains = new ChainReads(tier, tree, evictor, leases, effects, open);
   }
 
   boolean isOpen(long id) {
-    return open.containsKey(id);
+    return open.get(id) != null;
   }
 
   int reads() {
     return open.size();
+  }
+
+  /** Goes on with what takes more than a turn of the cache thread; returns how much it did. */
+  int turn() {
+    return chains.turn();
   }
 
   /**
@@ -97,13 +93,13 @@ final class Promotions {
       lease.asked = true;
       lease.waitUntil = now + tier.config.waitNanos();
     }
-    if (lease.promoted == 0 || first < lease.promotedFrom) {
-      start(lease, first, deep, deepest, true);
+    if (lease.reading == null && (lease.promoted == 0 || first < lease.promotedFrom)) {
+      chains.begin(lease, first, deep, deepest);
     }
     if (failed(lease)) {
       return decline(lease, hot);
     }
-    if (lease.promoted > first && begun(lease)) {
+    if (lease.reading == null && lease.promoted > first && begun(lease)) {
       counters.ssdHits += lease.firstRead == NONE ? 0 : 1; // else no room was found for any
       return Math.max(hot, Math.min(lease.promoted, deep));
     }
@@ -131,98 +127,12 @@ final class Promotions {
     return hot;
   }
 
-  /**
-   * Takes host slots for the blocks [first, deep) that have none, and begins to read them. What is
-   * being read already is shared.
-   */
-  private void start(Lease lease, int first, int deep, int deepest, boolean live) {
-    int[] path = new int[deep - first];
-    int entry = deepest;
-    for (int i = path.length - 1; i >= 0; i--) {
-      path[i] = entry;
-      entry = tree.parent(entry);
-    }
-    List<Integer> missing = new ArrayList<>();
-    long bytes = lease.namespace.slotBytes();
-    int guard = NONE;
-    int depth = first;
-    tree.pin(deepest); // or making room would remove blocks of this very path
-    evictor.begin();
-    lease.firstRead = NONE;
-    for (int block : path) {
-      int inHost = copies.inHost(block);
-      if (inHost == HOST_NONE) {
-        // Those that are there above this one stay: it is below them, or the guard is.
-        long slot =
-            readingBytes + bytes > tier.config.maxReadBytes()
-                ? SlotAllocator.FULL
-                : evictor.allocate(lease.namespace);
-        if (slot == SlotAllocator.FULL) {
-          break;
-        }
-        copies.startRead(block, slot, 0);
-        readingBytes += bytes;
-        missing.add(block);
-      } else if (inHost == HOST_READING) {
-        Promotion shared = byReference.get(index.getInt(block, EntryLayout.OWNER));
-        if (shared != null) {
-          if (shared.cancelled) {
-            break; // its blocks are about to be on the SSD alone again
-          }
-          join(lease, shared);
-        }
-      }
-      if (inHost != HOST_THERE && lease.firstRead == NONE) {
-        lease.firstRead = block;
-      }
-      if (guard != NONE) {
-        tree.unpin(guard);
-      }
-      guard = block;
-      tree.pin(guard);
-      depth++;
-    }
-    if (depth > first) {
-      leases.moveTo(lease, guard, depth);
-      lease.promoted = depth;
-      lease.promotedFrom = first;
-    }
-    if (guard != NONE) {
-      tree.unpin(guard);
-    }
-    tree.unpin(deepest);
-    submit(lease, missing, bytes, live);
-  }
-
-  /** Hands the reads over, in transfers of a bounded size so that each can be taken back alone. */
-  private void submit(Lease lease, List<Integer> missing, long bytes, boolean live) {
-    int most = (int) Math.max(1, tier.config.transferBytes() / bytes);
-    for (int from = 0; from < missing.size(); from += most) {
-      List<Integer> some = missing.subList(from, Math.min(missing.size(), from + most));
-      Promotion read =
-          new Promotion(
-              tier.nextId(), some.stream().mapToInt(e -> e).toArray(), bytes * some.size());
-      for (int entry : read.entries) {
-        index.setInt(entry, EntryLayout.OWNER, read.reference);
-      }
-      open.put(read.id, read);
-      byReference.put(read.reference, read);
-      join(lease, read);
-      effects.startRead(tier.begin(read.id, some), live);
-    }
-  }
-
-  private static void join(Lease lease, Promotion read) {
-    if (read.leases.add(lease)) {
-      lease.promotions.add(read);
-    }
-  }
-
   /** A lease ends, or waits no longer: what only it wanted is taken back. */
   void left(Lease lease) {
+    chains.stop(lease);
     for (Promotion read : List.copyOf(lease.promotions)) {
       read.leases.remove(lease);
-      cancelIfUnwanted(read);
+      open.cancelIfUnwanted(read);
     }
     lease.promotions.clear();
   }
@@ -231,7 +141,7 @@ final class Promotions {
   void attach(LoadJob job) {
     for (int entry : job.entries) {
       if (copies.inHost(entry) == HOST_READING) {
-        Promotion read = byReference.get(index.getInt(entry, EntryLayout.OWNER));
+        Promotion read = open.of(entry);
         if (read != null && read.loads.add(job)) {
           job.promotions.add(read);
         }
@@ -246,17 +156,9 @@ final class Promotions {
   void left(LoadJob job) {
     for (Promotion read : List.copyOf(job.promotions)) {
       read.loads.remove(job);
-      cancelIfUnwanted(read);
+      open.cancelIfUnwanted(read);
     }
     job.promotions.clear();
-  }
-
-  private void cancelIfUnwanted(Promotion read) {
-    if (!read.wanted() && !read.cancelled && open.containsKey(read.id)) {
-      read.cancelled = true;
-      counters.promotionsCancelled++;
-      effects.cancelTransfer(read.id);
-    }
   }
 
   /** More leading blocks of a read are in their host slots. Returns the read, null if unknown. */
@@ -282,16 +184,7 @@ final class Promotions {
     if (read == null) {
       return null;
     }
-    open.remove(id);
-    byReference.remove(read.reference);
-    readingBytes -= read.bytes;
-    read.failed = read.ready < read.entries.length;
-    for (int i = read.entries.length - 1; i >= read.ready; i--) {
-      if (copies.owned(read.entries[i], read.reference)) {
-        counters.promotionsFailedBlocks++;
-        copies.readFailed(read.entries[i]);
-      }
-    }
+    open.end(read);
     if (!read.failed) {
       read.leases.forEach(lease -> lease.promotions.remove(read));
     }
@@ -301,8 +194,12 @@ final class Promotions {
   /** Requests that wait in the engine's queue for longer: reads ahead for them, when idle. */
   void readAhead(long now) {
     for (Lease lease : leases.announcedBefore(now - READ_AHEAD_NANOS)) {
-      if (lease.promoted == 0 && !lease.declined && open.isEmpty() && tree.isReady(lease.entry)) {
-        start(lease, 0, lease.depth, lease.entry, false);
+      if (lease.promoted == 0
+          && lease.reading == null
+          && !lease.declined
+          && open.size() == 0
+          && tree.isReady(lease.entry)) {
+        chains.begin(lease, 0, lease.depth, lease.entry);
       }
     }
   }

@@ -10,6 +10,8 @@ import java.util.concurrent.TimeUnit;
  * @param maxWriteBytes blocks being written at the same time: their host slots cannot be evicted
  * @param maxReadBytes blocks being read at the same time
  * @param transferBytes most bytes of one transfer
+ * @param turnBlocks blocks of one chain that get room for their reads in one turn of the cache
+ *     thread: others' lookups wait meanwhile
  * @param waitNanos how long lookups say "ask again" for a read that has brought nothing yet
  */
 public record SsdConfig(
@@ -18,6 +20,7 @@ public record SsdConfig(
     long maxWriteBytes,
     long maxReadBytes,
     long transferBytes,
+    int turnBlocks,
     long waitNanos) {
 
   /** Checks that every limit is positive. */
@@ -26,10 +29,18 @@ public record SsdConfig(
         || maxWriteBytes <= 0
         || maxReadBytes <= 0
         || transferBytes <= 0
+        || turnBlocks <= 0
         || waitNanos <= 0) {
       throw new IllegalArgumentException(
-          "queued=%d write=%d read=%d transfer=%d bytes, wait=%d ns: expected positive numbers"
-              .formatted(maxQueuedBytes, maxWriteBytes, maxReadBytes, transferBytes, waitNanos));
+          ("queued=%d write=%d read=%d transfer=%d bytes, turn=%d blocks, wait=%d ns: expected"
+                  + " positive numbers")
+              .formatted(
+                  maxQueuedBytes,
+                  maxWriteBytes,
+                  maxReadBytes,
+                  transferBytes,
+                  turnBlocks,
+                  waitNanos));
     }
   }
 
@@ -45,18 +56,19 @@ public record SsdConfig(
         eighth,
         Math.max(1, hostBytes / 2),
         32L << 20,
+        64,
         TimeUnit.MILLISECONDS.toNanos(500));
   }
 
   /** This with another write policy. */
   public SsdConfig withWritePolicy(WritePolicy policy) {
     return new SsdConfig(
-        policy, maxQueuedBytes, maxWriteBytes, maxReadBytes, transferBytes, waitNanos);
+        policy, maxQueuedBytes, maxWriteBytes, maxReadBytes, transferBytes, turnBlocks, waitNanos);
   }
 
   /** This with another patience of lookups, in nanoseconds. */
   public SsdConfig withWait(long nanos) {
     return new SsdConfig(
-        writePolicy, maxQueuedBytes, maxWriteBytes, maxReadBytes, transferBytes, nanos);
+        writePolicy, maxQueuedBytes, maxWriteBytes, maxReadBytes, transferBytes, turnBlocks, nanos);
   }
 }

@@ -206,6 +206,7 @@ public final class CacheAgent implements Runnable {
     work += ssd.poll();
     work += readRings();
     work += tick();
+    work += core.turn();
     work += jobs.run();
     work += events.pump();
     work += endBroken();

@@ -54,6 +54,7 @@ final class Simulation implements CacheEffects {
             10 + random.nextInt(60),
             20 + random.nextInt(80),
             6 + random.nextInt(40),
+            1 + random.nextInt(5),
             SECOND);
     core = new CacheCore(CONFIG, anyEviction(), slots, disk, ssd, this, () -> now, seed);
     int parts = 1 + random.nextInt(4);
@@ -94,6 +95,9 @@ final class Simulation implements CacheEffects {
   }
 
   private void step() {
+    if (random.nextInt(3) == 0) {
+      core.turn();
+    }
     int draw = random.nextInt(1000);
     if (draw < 180) {
       engines.get(random.nextInt(engines.size())).act();
@@ -347,7 +351,8 @@ final class Simulation implements CacheEffects {
       while (!mover.running.isEmpty()
           || !mover.reports.isEmpty()
           || !mover.lost.isEmpty()
-          || !disk.idle()) {
+          || !disk.idle()
+          || core.turn() > 0) {
         mover.advance(random, slots);
         mover.report(random, core);
         disk.advance(random, slots);

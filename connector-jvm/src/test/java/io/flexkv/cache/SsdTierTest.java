@@ -15,7 +15,7 @@ import org.junit.jupiter.api.Test;
 
 class SsdTierTest {
   private static final SsdConfig CONFIG =
-      new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, 1000, SECOND / 2);
+      new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, 1000, 64, SECOND / 2);
 
   private CoreFixture f = new CoreFixture(8, 100, CONFIG);
 
@@ -110,6 +110,78 @@ class SsdTierTest {
     f.core.loadPartDone(job, 0, true);
     assertThat(f.effects.done).endsWith(new Done(job, 0, JobStatus.OK));
     assertThat(f.servable(1, 4)).as("and it is in the host tier now").isEqualTo(4);
+  }
+
+  /** As {@link #onSsdAlone}, and a chain takes one block a turn. */
+  private void onSsdAloneBlockByBlock(long transferBytes) {
+    f =
+        new CoreFixture(
+            8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, transferBytes, 1, SECOND));
+    onSsdAlone();
+    f.extend(1, 1, 4);
+    look(1, 0, 9);
+  }
+
+  @Test
+  void lookup_longChain_readsItsFirstBlockAtOnceAndTheRestInTurns() {
+    onSsdAloneBlockByBlock(20);
+    assertThat(look(1, 0, 9).pending()).isTrue();
+    assertThat(f.effects.reads).extracting(read -> read.blocks().size()).containsExactly(1);
+    f.core.ssd().readEnded(f.effects.reads.getFirst().id(), 1, SlotAllocator.FULL, true);
+    assertThat(look(1, 0, 9).pending()).as("more of it is still to be promised").isTrue();
+    assertThat(f.core.turn()).isOne();
+    assertThat(f.core.turn()).isOne();
+    assertThat(f.core.turn()).isOne();
+    assertThat(f.core.turn()).as("nothing is left to do").isZero();
+    assertThat(f.effects.reads).extracting(read -> read.blocks().size()).containsExactly(1, 2, 1);
+    assertThat(look(1, 0, 9).servableBlocks()).isEqualTo(4);
+  }
+
+  @Test
+  void endRequest_amongTheTurns_takesBackWhatWasNotHandedOver() {
+    onSsdAloneBlockByBlock(20);
+    look(1, 0, 9);
+    f.core.turn();
+    assertThat(f.effects.reads).as("the second block waits for a third").hasSize(1);
+    f.core.endRequest(ENGINE, 1);
+    assertThat(f.effects.cancelled).containsExactly(f.effects.reads.getFirst().id());
+    f.core.ssd().readEnded(f.effects.reads.getFirst().id(), 0, SlotAllocator.FULL, true);
+    assertThat(f.core.turn()).isZero();
+    assertThat(f.core.stats().ssd().reads()).isZero();
+    assertThat(f.core.stats().quarantinedSlots()).isZero();
+    f.cached(3, 8);
+    assertThat(f.slots.taken()).as("every slot can be had again").isEqualTo(8);
+  }
+
+  @Test
+  void endRequest_anotherWaitsForWhatWasNotHandedOver_isHandedOver() {
+    onSsdAloneBlockByBlock(40);
+    look(1, 0, 9);
+    f.core.turn();
+    f.extend(2, 1, 2);
+    look(2, 0, 9);
+    look(2, 0, 9);
+    f.core.turn();
+    f.core.endRequest(ENGINE, 1);
+    assertThat(f.effects.cancelled).as("both blocks are the other's too").isEmpty();
+    for (SsdTransfer read : List.copyOf(f.effects.reads)) {
+      f.core.ssd().readEnded(read.id(), read.blocks().size(), SlotAllocator.FULL, true);
+    }
+    assertThat(look(2, 0, 9).servableBlocks()).isEqualTo(2);
+  }
+
+  @Test
+  void readEnded_rottenBlockAmongTheTurns_endsThem() {
+    onSsdAloneBlockByBlock(20);
+    look(1, 0, 9);
+    f.core.turn();
+    SsdTransfer read = f.effects.reads.getFirst();
+    f.core.ssd().readEnded(read.id(), 0, read.ssdSlots()[0], true);
+    assertThat(f.core.turn()).isZero();
+    f.extend(9, 1, 4);
+    assertThat(look(9, 0, 9).residentBlocks()).isZero();
+    assertThat(f.core.stats().ssd().reads()).isZero();
+    assertThat(f.core.stats().quarantinedSlots()).isZero();
   }
 
   @Test
@@ -304,7 +376,9 @@ class SsdTierTest {
 
   @Test
   void lost_blockThatWaitsForItsParent_isNotHeldWhenThatComes() {
-    f = new CoreFixture(8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, 10, SECOND));
+    f =
+        new CoreFixture(
+            8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, 10, 64, SECOND));
     f.cached(1, 2);
     SsdTransfer parent = f.effects.writes.get(0);
     SsdTransfer child = f.effects.writes.get(1);
@@ -318,7 +392,9 @@ class SsdTierTest {
 
   @Test
   void lookup_allThatFoundRoomIsThere_isAnsweredAtOnce() {
-    f = new CoreFixture(8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 20, 1000, SECOND));
+    f =
+        new CoreFixture(
+            8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 20, 1000, 64, SECOND));
     onSsdAlone();
     SsdTransfer read = reading(1);
     assertThat(read.blocks()).as("no more may be read at a time").hasSize(2);

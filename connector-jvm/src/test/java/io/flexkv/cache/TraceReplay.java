@@ -51,7 +51,8 @@ final class TraceReplay implements CacheEffects {
     writesPerMilli = writesPerSecond / 1000;
     int eighth = Math.max(1, hostBlocks / 8);
     SsdConfig config =
-        new SsdConfig(policy, hostBlocks, eighth, Math.max(1, hostBlocks / 4), 64, 500 * MILLI);
+        new SsdConfig(
+            policy, hostBlocks, eighth, Math.max(1, hostBlocks / 4), 64, 1 << 20, 500 * MILLI);
     core =
         new CacheCore(
             CacheConfig.defaults(),

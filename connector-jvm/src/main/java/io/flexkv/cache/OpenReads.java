@@ -1,0 +1,84 @@
+package io.flexkv.cache;
+
+import java.util.HashMap;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+
+/** The reads from the SSD that have not ended, those included that are still being put together. */
+final class OpenReads {
+  private final BlockIndex index;
+  private final Copies copies;
+  private final CacheEffects effects;
+  private final Counters counters;
+  private final Map<Long, Promotion> byId = new HashMap<>();
+  private final Map<Integer, Promotion> byReference = new HashMap<>();
+  private long bytes;
+
+  OpenReads(BlockIndex index, Copies copies, CacheEffects effects, Counters counters) {
+    this.index = index;
+    this.copies = copies;
+    this.effects = effects;
+    this.counters = counters;
+  }
+
+  /** Room in the host tier that they hold. */
+  long bytes() {
+    return bytes;
+  }
+
+  int size() {
+    return byId.size();
+  }
+
+  @Nullable Promotion get(long id) {
+    return byId.get(id);
+  }
+
+  /** The read of a block that is being read. */
+  @Nullable Promotion of(int entry) {
+    return byReference.get(index.getInt(entry, EntryLayout.OWNER));
+  }
+
+  Promotion add(long id) {
+    Promotion read = new Promotion(id);
+    byId.put(id, read);
+    byReference.put(read.reference, read);
+    return read;
+  }
+
+  /** A block with a host slot of its own joins a read. */
+  void put(Promotion read, int entry, long blockBytes) {
+    read.add(entry, blockBytes);
+    index.setInt(entry, EntryLayout.OWNER, read.reference);
+    bytes += blockBytes;
+  }
+
+  /** It is taken back if nobody waits for it any more. */
+  void cancelIfUnwanted(Promotion read) {
+    if (read.wanted() || read.cancelled || !byId.containsKey(read.id)) {
+      return;
+    }
+    read.cancelled = true;
+    counters.promotionsCancelled++;
+    if (read.submitted) {
+      effects.cancelTransfer(read.id);
+    } else {
+      read.seal();
+      end(read);
+    }
+  }
+
+  /** It has ended: what has not come does not come. */
+  void end(Promotion read) {
+    byId.remove(read.id);
+    byReference.remove(read.reference);
+    bytes -= read.bytes;
+    read.failed = read.ready < read.entries.length;
+    for (int i = read.entries.length - 1; i >= read.ready; i--) {
+      if (copies.owned(read.entries[i], read.reference)) {
+        counters.promotionsFailedBlocks++;
+        copies.readFailed(read.entries[i]);
+      }
+    }
+  }
+}
