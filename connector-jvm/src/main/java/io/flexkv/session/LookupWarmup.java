@@ -83,8 +83,15 @@ public final class LookupWarmup {
             g.toClientCapacity());
   }
 
-  /** Begins on a thread of its own, which serves nobody and ends by itself. */
-  public static Thread start() {
+  /** Chains of 64 blocks from an SSD: enough for the loops in it. */
+  private static final int SSD_CHAINS = 400;
+
+  /**
+   * Begins on a thread of its own, which serves nobody and ends by itself.
+   *
+   * @param ssdTier whether there is one, whose first chain should not have to wait either
+   */
+  public static Thread start(boolean ssdTier) {
     return Thread.ofPlatform()
         .name("flexkv-warmup")
         .daemon()
@@ -92,6 +99,7 @@ public final class LookupWarmup {
           long began = System.nanoTime();
           try {
             int answers = run(ROUNDS);
+            answers += ssdTier ? SsdWarmup.run(SSD_CHAINS) : 0;
             LOG.debug("{} lookups in {} ms", answers, (System.nanoTime() - began) / 1_000_000);
           } catch (IOException | ProtocolException | RuntimeException e) {
             LOG.warn("the first lookups will be slow, warming up failed", e);

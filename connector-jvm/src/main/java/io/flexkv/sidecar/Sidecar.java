@@ -141,7 +141,7 @@ final class Sidecar {
       sidecar.agentThread.start();
       sidecar.controlThread.start();
       sidecar.rendezvousThread.start();
-      LookupWarmup.start();
+      LookupWarmup.start(sidecar.ssd != null);
       LOG.info(
           "flexkv {} serves {}: {}, host tier {} bytes, set: {}",
           FlexKv.version(),
