@@ -168,6 +168,7 @@ final class SsdWrites {
   private List<Integer> choose(int reference) {
     List<Integer> chosen = new ArrayList<>();
     tier.evictor.begin();
+    boolean full = false;
     long bytes = 0;
     for (Queued next = queue.peek();
         next != null
@@ -180,10 +181,15 @@ final class SsdWrites {
         continue;
       }
       int parent = tree.parent(next.entry);
-      long slot =
-          parent != NONE && copies.onSsd(parent) < SSD_WRITING
-              ? SlotAllocator.FULL
-              : place(next.entry, parent);
+      long slot = SlotAllocator.FULL;
+      if (parent == NONE || copies.onSsd(parent) >= SSD_WRITING) {
+        // Where evicting gave no room, evicting more for the next block would only lose more.
+        slot =
+            full
+                ? tier.slots.allocate(namespace(next.entry).slotBytes())
+                : place(next.entry, parent);
+        full = slot == SlotAllocator.FULL;
+      }
       if (slot == SlotAllocator.FULL) {
         copies.unqueue(next.entry);
         counters.ssdWritesSkipped++;

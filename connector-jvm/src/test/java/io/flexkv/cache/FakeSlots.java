@@ -20,6 +20,9 @@ final class FakeSlots implements SlotAllocator {
   /** Hands out nothing, however much is free. */
   boolean stalled;
 
+  /** Likewise, and says that it serves. */
+  boolean full;
+
   FakeSlots(long capacity) {
     this(capacity, 0);
   }
@@ -31,7 +34,7 @@ final class FakeSlots implements SlotAllocator {
 
   @Override
   public long allocate(long slotBytes) {
-    if (stalled) {
+    if (stalled || full) {
       return FULL;
     }
     return extentBytes == 0 ? fromOnePool(slotBytes) : fromExtents(slotBytes);

@@ -419,4 +419,22 @@ class SsdTierTest {
     f.writeAll();
     assertThat(f.core.stats().ssd().blocks()).isEqualTo(8);
   }
+
+  @Test
+  void writes_evictingGivesNoRoom_evictNoMoreThanForOneBlock() {
+    f = new CoreFixture(20, 10, CONFIG);
+    for (long chain = 1; chain <= 10; chain++) {
+      f.cached(chain, 1);
+    }
+    f.writeAll();
+    f.ssdSlots.stalled = true;
+    for (long chain = 21; chain <= 25; chain++) {
+      f.cached(chain, 1);
+    }
+    f.ssdSlots.stalled = false;
+    f.ssdSlots.full = true;
+    long before = f.core.stats().ssd().blocks();
+    f.core.tick();
+    assertThat(before - f.core.stats().ssd().blocks()).isBetween(1L, 4L);
+  }
 }

@@ -104,15 +104,18 @@ final class OpenJob {
     }
   }
 
-  /** Nothing more begins; the end comes when nothing is under way. */
-  synchronized void stop(SsdEvent.Outcome how, String why) {
-    if (stopped || told) {
-      return;
+  /** Nothing more begins; the end comes when nothing is under way. False if it has been told. */
+  synchronized boolean stop(SsdEvent.Outcome how, String why) {
+    if (told) {
+      return false;
     }
-    stopped = true;
-    outcome = how;
-    cause = why;
-    endIfOver();
+    if (!stopped) {
+      stopped = true;
+      outcome = how;
+      cause = why;
+      endIfOver();
+    }
+    return true;
   }
 
   /** As {@link #stop}, and the end comes now, drained or not; false if it has come before. */

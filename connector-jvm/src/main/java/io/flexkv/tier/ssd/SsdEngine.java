@@ -227,11 +227,7 @@ public final class SsdEngine implements SsdStore {
   @Override
   public boolean cancel(long jobId) {
     OpenJob open = jobs.get(jobId);
-    if (open == null) {
-      return false;
-    }
-    open.stop(SsdEvent.Outcome.CANCELLED, "cancelled");
-    return true;
+    return open != null && open.stop(SsdEvent.Outcome.CANCELLED, "cancelled");
   }
 
   // ---- news
@@ -250,14 +246,15 @@ public final class SsdEngine implements SsdStore {
       if (!event.drained()) {
         undrained.add(open);
       }
-      jobs.remove(open.job().id(), open);
+      // Told first: what waits to be told counts as open, and so the queue stays bounded.
       tell(event);
+      jobs.remove(open.job().id(), open);
     }
 
     @Override
     public void drained(OpenJob open) {
-      undrained.remove(open);
       tell(new SsdEvent.Drained(open.job()));
+      undrained.remove(open);
     }
   }
 

@@ -4,13 +4,19 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.io.IOException;
+import java.lang.foreign.Arena;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.util.ArrayList;
+import java.util.BitSet;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicReference;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
@@ -211,6 +217,60 @@ class SsdEngineTest {
       assertThat(end.drained()).isTrue();
       assertThat(end.outcome()).isEqualTo(SsdEvent.Outcome.CANCELLED);
       assertThat(rig.engine.cancel(job.id())).isFalse();
+    }
+  }
+
+  /** Or the queue of news, which the number of open jobs bounds, would not be bounded. */
+  @Test
+  void ended_whileItIsTold_countsAsOpen() throws Exception {
+    SsdTuning d = SsdRig.tuning();
+    SsdTuning oneJob =
+        new SsdTuning(
+            d.extentBytes(),
+            d.stallNanos(),
+            d.maxReadErrors(),
+            1,
+            d.maxQueuedBlocks(),
+            d.barrierNanos(),
+            d.resetNanos(),
+            d.faults());
+    CompletableFuture<Boolean> accepted = new CompletableFuture<>();
+    AtomicReference<SsdEngine> opened = new AtomicReference<>();
+    AtomicReference<SsdJob> second = new AtomicReference<>();
+    Runnable told =
+        () -> {
+          SsdEngine engine = opened.get();
+          SsdJob next = second.get();
+          if (engine != null && next != null && engine.poll() instanceof SsdEvent.Ended) {
+            accepted.complete(engine.submit(next));
+          }
+        };
+    CountDownLatch ready = new CountDownLatch(1);
+    try (SsdEngine engine = SsdOpening.open(options(0), oneJob, told);
+        Arena arena = Arena.ofShared()) {
+      engine.recover(
+          new RecoverySink() {
+            @Override
+            public BitSet offer(List<Survivor> batch) {
+              return new BitSet();
+            }
+
+            @Override
+            public void finished(Report report) {
+              ready.countDown();
+            }
+          });
+      assertThat(ready.await(30, TimeUnit.SECONDS)).isTrue();
+      long address = arena.allocate(4096, 4096).address();
+      SsdJob[] jobs = new SsdJob[2];
+      for (int i = 0; i < 2; i++) {
+        long[] slot = {engine.allocate(4096)};
+        jobs[i] = SsdJob.write(i, slot, new long[] {address}, chain(1 + i, 1, 4096));
+      }
+      second.set(jobs[1]);
+      opened.set(engine);
+      assertThat(engine.submit(jobs[0])).isTrue();
+      assertThat(accepted.get(30, TimeUnit.SECONDS)).isFalse();
     }
   }
 
