@@ -80,6 +80,15 @@ final class FakeSlots implements SlotAllocator {
     return FULL;
   }
 
+  /** A slot that was taken before; false if there is no room for it. */
+  boolean take(Long handle, long slotBytes) {
+    if (used + slotBytes > capacity) {
+      return false;
+    }
+    take(handle.longValue(), slotBytes);
+    return true;
+  }
+
   private long take(long handle, long slotBytes) {
     sizes.put(handle, slotBytes);
     used += slotBytes;

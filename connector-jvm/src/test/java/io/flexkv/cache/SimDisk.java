@@ -2,11 +2,13 @@ package io.flexkv.cache;
 
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.HashMap;
+import java.util.Comparator;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
+import java.util.Set;
 import java.util.function.LongPredicate;
 
 /**
@@ -14,6 +16,9 @@ import java.util.function.LongPredicate;
  * find rotten bytes, stall and go on after they were reported; reports are late, repeated, or
  * forgotten for a while. Like a real store it verifies what it reads, so a slot with another block
  * in it is the core's mistake.
+ *
+ * <p>What a slot was last written with outlives its use: after a {@link #crash} it is found again,
+ * torn perhaps where the slot was being written anew.
  */
 final class SimDisk implements SlotAllocator {
   /** What a slot holds. */
@@ -46,8 +51,9 @@ final class SimDisk implements SlotAllocator {
     }
   }
 
-  private final FakeSlots slots;
+  private FakeSlots slots;
   private final Map<String, Integer> counts;
+  private final Set<Long> torn = new HashSet<>();
   private final Map<Long, Stored> content = new LinkedHashMap<>();
   private final Map<Long, Transfer> transfers = new LinkedHashMap<>();
   private final List<Transfer> running = new ArrayList<>();
@@ -61,9 +67,7 @@ final class SimDisk implements SlotAllocator {
 
   @Override
   public long allocate(long slotBytes) {
-    long slot = slots.allocate(slotBytes);
-    content.remove(slot);
-    return slot;
+    return slots.allocate(slotBytes);
   }
 
   @Override
@@ -143,12 +147,23 @@ final class SimDisk implements SlotAllocator {
   private void write(Transfer transfer, int i, Random random, SimSlots host) {
     if (random.nextInt(40) == 0) {
       counts.merge("block not written", 1, Integer::sum);
+      tear(transfer.what.ssdSlots()[i]);
       return;
     }
+    long slot = transfer.what.ssdSlots()[i];
     content.put(
-        transfer.what.ssdSlots()[i],
-        new Stored(transfer.what.blocks().get(i), host.copy(transfer.what.hostSlots()[i])));
+        slot, new Stored(transfer.what.blocks().get(i), host.copy(transfer.what.hostSlots()[i])));
+    torn.remove(slot);
     transfer.stored[i] = true;
+  }
+
+  /** Its header is still the old one, its bytes are not. */
+  private void tear(long slot) {
+    Stored before = content.get(slot);
+    if (before != null) {
+      content.put(slot, new Stored(before.block, Map.of()));
+      torn.add(slot);
+    }
   }
 
   private boolean read(Transfer transfer, int i, Random random, SimSlots host) {
@@ -158,8 +173,8 @@ final class SimDisk implements SlotAllocator {
       throw new AssertionError(
           "SSD slot %d holds %s, wanted %s".formatted(slot, found, transfer.what.blocks().get(i)));
     }
-    if (random.nextInt(60) == 0) {
-      counts.merge("rotten block", 1, Integer::sum);
+    if (torn.contains(slot) || random.nextInt(60) == 0) {
+      counts.merge(torn.contains(slot) ? "torn block" : "rotten block", 1, Integer::sum);
       host.write(transfer.what.hostSlots()[i], 0, random.nextLong());
       transfer.badSlot = slot;
       return false;
@@ -226,17 +241,39 @@ final class SimDisk implements SlotAllocator {
     return running.isEmpty() && ended.isEmpty() && stalled.isEmpty();
   }
 
-  /** What is stored in slots that are held, parents before their children. */
-  List<Map.Entry<Long, BlockIdentity>> survivors() {
-    Map<Long, BlockIdentity> held = new HashMap<>();
-    content.forEach((slot, stored) -> {
-      if (slots.isTaken(slot)) {
-        held.put(slot, stored.block);
+  /**
+   * The process ends at once: transfers stop where they are. What the next one finds, parents
+   * before their children; the slots of all of it are taken.
+   */
+  List<Map.Entry<Long, BlockIdentity>> crash(Random random) {
+    for (Transfer transfer : transfers.values()) {
+      // Several blocks of a transfer are under way at a time.
+      for (int i = transfer.next; transfer.write && i < transfer.stored.length; i++) {
+        if (random.nextInt(4) > 0) {
+          tear(transfer.what.ssdSlots()[i]);
+        }
       }
-    });
-    List<Map.Entry<Long, BlockIdentity>> list = new ArrayList<>(held.entrySet());
-    list.sort((a, b) -> Long.compare(a.getValue().hashLo() % 1000, b.getValue().hashLo() % 1000));
-    return list;
+    }
+    List.of(running, ended, stalled).forEach(List::clear);
+    transfers.clear();
+    FakeSlots before = slots;
+    slots = new FakeSlots(before.capacityBytes());
+    List<Map.Entry<Long, BlockIdentity>> found = new ArrayList<>();
+    for (boolean held : new boolean[] {true, false}) {
+      content.forEach((slot, stored) -> {
+        if (before.isTaken(slot) == held && slots.take(slot, stored.block.slotBytes())) {
+          found.add(Map.entry(slot, stored.block));
+        }
+      });
+    }
+    content.keySet().removeIf(slot -> !slots.isTaken(slot));
+    // The last three digits of a hash are its place in the chain.
+    found.sort(Comparator.comparingLong(entry -> entry.getValue().hashLo() % 1000));
+    return found;
+  }
+
+  boolean isTorn(long slot) {
+    return torn.contains(slot);
   }
 
   long tag(long slot, int part) {

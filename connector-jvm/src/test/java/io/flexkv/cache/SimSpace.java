@@ -5,14 +5,16 @@ final class SimSpace {
   final int handle;
   final int ranks;
   final int saveParts;
+  final long partBytes;
 
   /** Goes up with each reset: bytes from before are wrong afterwards. */
   long version;
 
-  SimSpace(int handle, int ranks, int saveParts) {
+  SimSpace(int handle, int ranks, int saveParts, long partBytes) {
     this.handle = handle;
     this.ranks = ranks;
     this.saveParts = saveParts;
+    this.partBytes = partBytes;
   }
 
   /** Which part of a slot a rank reads or writes: its own, or the one that all share. */

@@ -1,6 +1,7 @@
 package io.flexkv.cache;
 
 import java.nio.ByteBuffer;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashSet;
@@ -8,8 +9,12 @@ import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import java.util.Set;
+import java.util.function.LongPredicate;
 
-/** A world of engines, ranks and movers around one core, all drawn from one seed. */
+/**
+ * A world of engines, ranks and movers around one core, all drawn from one seed. The core's process
+ * may be killed at any step: another begins with what is on the disk.
+ */
 final class Simulation implements CacheEffects {
   private static final long SECOND = 1_000_000_000L;
 
@@ -20,14 +25,22 @@ final class Simulation implements CacheEffects {
 
   final Random random;
   final Map<String, Integer> counts;
-  final CacheCore core;
+  CacheCore core;
   final List<SimEngine> engines = new ArrayList<>();
   long nextJob = 1;
   long nextRequest = 1;
   long blocksChecked;
-  private final SimMover mover = new SimMover();
-  private final SimSlots slots;
+  private SimMover mover = new SimMover();
+  private SimSlots slots;
   private final SimDisk disk;
+  private final long seed;
+  private final long capacity;
+  private final long extentBytes;
+  private final SsdConfig ssd;
+
+  /** What the disk holds from before the last crash and nobody has offered yet. */
+  private final ArrayDeque<Map.Entry<Long, BlockIdentity>> survivors = new ArrayDeque<>();
+
   private final List<SimSpace> spaces = new ArrayList<>();
   private final List<Runnable> agenda = new ArrayList<>();
   private final Set<Long> answered = new HashSet<>();
@@ -36,18 +49,16 @@ final class Simulation implements CacheEffects {
 
   Simulation(long seed, Map<String, Integer> counts) {
     this.random = new Random(seed);
+    this.seed = seed;
     this.counts = counts;
     boolean extents = random.nextBoolean();
-    long capacity = extents ? 48L * (3 + random.nextInt(4)) : 60L + random.nextInt(200);
+    extentBytes = extents ? 48 : 0;
+    capacity = extents ? 48L * (3 + random.nextInt(4)) : 60L + random.nextInt(200);
     long ssdCapacity = 40L + random.nextInt(400);
     disk = new SimDisk(ssdCapacity, counts);
-    slots =
-        new SimSlots(
-            new FakeSlots(capacity, extents ? 48 : 0),
-            slot -> mover.touches(slot) || disk.touches(slot, true));
     List<WritePolicy> policies = List.of(WritePolicy.values());
     WritePolicy policy = policies.get(random.nextInt(policies.size()));
-    SsdConfig ssd =
+    ssd =
         new SsdConfig(
             policy,
             20 + random.nextInt(100),
@@ -56,10 +67,26 @@ final class Simulation implements CacheEffects {
             6 + random.nextInt(40),
             1 + random.nextInt(5),
             SECOND);
-    core = new CacheCore(CONFIG, anyEviction(), slots, disk, ssd, this, () -> now, seed);
     int parts = 1 + random.nextInt(4);
+    slots = newSlots();
+    core = newCore();
     spaces.add(space(parts, parts, 4));
     spaces.add(space(2, 1, 6));
+    newEngines();
+  }
+
+  private SimSlots newSlots() {
+    return new SimSlots(
+        new FakeSlots(capacity, extentBytes),
+        slot -> mover.touches(slot) || disk.touches(slot, true));
+  }
+
+  private CacheCore newCore() {
+    return new CacheCore(CONFIG, anyEviction(), slots, disk, ssd, this, () -> now, seed);
+  }
+
+  private void newEngines() {
+    engines.clear();
     for (int id = 0; id < 4; id++) {
       engines.add(new SimEngine(this, id, spaces.get(id == 3 ? 1 : 0)));
     }
@@ -76,8 +103,18 @@ final class Simulation implements CacheEffects {
   }
 
   private SimSpace space(int ranks, int saveParts, long bytes) {
-    int handle = core.openNamespace(ranks, bytes, saveParts, CoreFixture.sizes(saveParts, bytes));
-    return new SimSpace(handle, ranks, saveParts);
+    SimSpace space = new SimSpace(spaces.size(), ranks, saveParts, bytes);
+    open(space, 0);
+    return space;
+  }
+
+  private void open(SimSpace space, int generation) {
+    long[] sizes = CoreFixture.sizes(space.saveParts, space.partBytes);
+    int handle =
+        core.openNamespace(space.ranks, space.partBytes, space.saveParts, sizes, generation);
+    if (handle != space.handle) {
+      throw new AssertionError("namespace " + handle + ", it was " + space.handle);
+    }
   }
 
   void run(int steps) {
@@ -127,7 +164,82 @@ final class Simulation implements CacheEffects {
     } else if (draw < 993) {
       reset(spaces.get(random.nextInt(spaces.size())));
     } else if (draw < 994 && random.nextInt(4) == 0) {
-      disk.lose(slot -> slot % 3 == 0, core.ssd());
+      LongPredicate lost = slot -> slot % 3 == 0;
+      disk.lose(lost, core.ssd());
+      survivors.stream().map(Map.Entry::getKey).filter(lost::test).forEach(disk::free);
+      survivors.removeIf(survivor -> lost.test(survivor.getKey()));
+    } else if (draw < 995 && random.nextInt(4) == 0) {
+      crash();
+    } else if (draw >= 995) {
+      offer(random.nextInt(6));
+    }
+  }
+
+  // ------------------------------------------------------------------ kill and recovery
+
+  /** The core's process is killed. Engines begin anew, too; what a reset was told is durable. */
+  private void crash() {
+    counts.merge("killed", 1, Integer::sum);
+    int[] generations = spaces.stream().mapToInt(space -> core.generation(space.handle)).toArray();
+    now += random.nextLong(10 * SECOND);
+    agenda.clear();
+    orphans.clear();
+    survivors.clear();
+    counts.merge("copied", (int) mover.blocksCopied, Integer::sum);
+    mover = new SimMover();
+    survivors.addAll(disk.crash(random));
+    slots = newSlots();
+    core = newCore();
+    spaces.forEach(space -> open(space, generations[space.handle]));
+    newEngines();
+    if (random.nextBoolean()) {
+      Set<List<Long>> wanted = durable(generations);
+      offer(Integer.MAX_VALUE);
+      wanted.forEach(this::checkRecovered);
+      counts.merge("recovered at once", wanted.size(), Integer::sum);
+    }
+  }
+
+  /** Blocks (namespace, hash) of the present generation of which the whole chain has survived. */
+  private Set<List<Long>> durable(int[] generations) {
+    Set<List<Long>> durable = new HashSet<>();
+    for (Map.Entry<Long, BlockIdentity> survivor : survivors) {
+      BlockIdentity block = survivor.getValue();
+      SimSpace space = spaceOf(block);
+      boolean current = block.generation() == generations[space.handle];
+      List<Long> parent = List.of((long) space.handle, block.parentLo());
+      if (current && (!block.hasParent() || durable.contains(parent))) {
+        durable.add(List.of((long) space.handle, block.hashLo()));
+      }
+    }
+    return durable;
+  }
+
+  private SimSpace spaceOf(BlockIdentity block) {
+    return spaces.stream()
+        .filter(s -> s.ranks == block.digestHi() && s.partBytes == block.digestLo())
+        .findFirst()
+        .orElseThrow();
+  }
+
+  /** Hands so many survivors to the core; what it does not want is free. */
+  private void offer(int most) {
+    for (int i = 0; i < most && !survivors.isEmpty(); i++) {
+      Map.Entry<Long, BlockIdentity> survivor = survivors.remove();
+      if (core.ssd().adopt(survivor.getValue(), survivor.getKey())) {
+        counts.merge("adopted", 1, Integer::sum);
+      } else {
+        disk.free(survivor.getKey());
+      }
+    }
+  }
+
+  private void checkRecovered(List<Long> block) {
+    long hash = block.getLast();
+    int entry = TreeChecker.find(core, block.getFirst().intValue(), 0, ~hash, hash);
+    if (entry == BlockIndex.NONE
+        || core.index().getInt(entry, EntryLayout.SSD) != EntryLayout.SSD_HELD) {
+      throw new AssertionError("block " + hash + " was durable and is not found again");
     }
   }
 
@@ -343,6 +455,7 @@ final class Simulation implements CacheEffects {
 
   /** Lets everything come to its end: nothing may be left over, and what is there must be right. */
   private void drain() {
+    offer(Integer.MAX_VALUE);
     for (int round = 0; round < 4; round++) {
       while (!agenda.isEmpty()) {
         agenda.removeFirst().run();
@@ -408,7 +521,8 @@ final class Simulation implements CacheEffects {
     if (index.getInt(entry, EntryLayout.HOST) == EntryLayout.HOST_THERE) {
       checkSlot(space, hash, index.getLong(entry, EntryLayout.SLOT));
     }
-    if (index.getInt(entry, EntryLayout.SSD) == EntryLayout.SSD_HELD) {
+    if (index.getInt(entry, EntryLayout.SSD) == EntryLayout.SSD_HELD
+        && !disk.isTorn(index.getLong(entry, EntryLayout.SSD_SLOT))) {
       for (int part = 0; part < space.saveParts; part++) {
         long tag = disk.tag(index.getLong(entry, EntryLayout.SSD_SLOT), part);
         if (tag != space.tag(hash, space.version, part)) {

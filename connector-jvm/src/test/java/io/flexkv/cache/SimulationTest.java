@@ -9,7 +9,8 @@ import org.junit.jupiter.api.Test;
 /**
  * The core in a simulated world: engines that overwrite their blocks, ranks and engines that die,
  * movers that are late, fail, repeat and forget, resets, and pools that hold a fraction of what is
- * saved. Every load that ends well must have brought exactly the right bytes, no slot may be given
+ * saved; its process is killed at any step, and the next one begins with what the disk holds. Every
+ * load that ends well must have brought exactly the right bytes, no slot may be given
  * back while a copy touches it, and nothing may be left over at the end.
  *
  * <p>{@code -Dflexkv.sim.steps} makes it longer, {@code -Dflexkv.sim.seed} repeats one run.
@@ -51,7 +52,11 @@ class SimulationTest {
             "transfer told twice",
             "directory lost",
             "evicted from SSD",
-            "left on SSD and right");
+            "left on SSD and right",
+            "killed",
+            "recovered at once",
+            "adopted",
+            "torn block");
     System.out.printf("simulation: %d runs of %d steps: %s%n", RUNS, STEPS, counts);
   }
 }
