@@ -37,7 +37,7 @@ from gpu.session import Results, add_common, environment, say, why_skipped
 from gpu.shapes import SHAPES, kv_bytes_per_token, write_config
 
 _OUTPUTS = 16
-_LIFE_TIMEOUT_S = 280
+_LIFE_TIMEOUT_S = 600
 
 
 def main() -> int:
