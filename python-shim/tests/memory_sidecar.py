@@ -57,12 +57,14 @@ class FakeSession:
         self.revoke_words: dict[int, int] = {}
         self.seen: dict[int, int] = {}
         self.cut = False
+        self.broken = False
+        """Over as the client sees it; the sidecar has not noticed yet."""
         self.full = False
         self.fence_reached: Callable[[int, int], bool] = lambda index, sequence: True
         self.generations: Any = None
 
     def alive(self) -> bool:
-        return not self.cut and not self.sidecar.dead
+        return not self.cut and not self.broken and not self.sidecar.dead
 
     def send(self, *records: p.Record) -> bool:
         if not self.alive() or self.full:
@@ -82,8 +84,7 @@ class FakeSession:
         return len(hashes), self.send(lookup)
 
     def poll(self) -> list[p.Record]:
-        if not self.alive():
-            return []
+        """What was said before the session ended is in the client's memory for good."""
         records = list(self.outbox)
         self.outbox.clear()
         return records
@@ -259,11 +260,12 @@ class FakeSidecar:
             if status != p.STATUS_OK:
                 job.lost.add(rank)
             self._check_generations(job)
-        self._to(
-            self.workers[rank],
-            p.JobDone(job_id, self.epoch, 0, moved if go.kind == p.KIND_LOAD else 0, 0,
-                      go.kind, status),
-        )  # fmt: skip
+        done = p.JobDone(job_id, self.epoch, 0, moved if go.kind == p.KIND_LOAD else 0, 0,
+                         go.kind, status)  # fmt: skip
+        worker = self.workers[rank]
+        self._to(worker, done)
+        if go.kind == p.KIND_LOAD and not worker.cut:
+            self._to(self.scheduler, done)
         if len(job.ended) == self.world_size:
             del self.jobs[job_id]
             if go.kind == p.KIND_SAVE:

@@ -166,6 +166,7 @@ class SchedulerOutput:
     drafts: dict[str, list[int]] = field(default_factory=dict)
     lives: dict[str, int] = field(default_factory=dict)
     samples: set[str] = field(default_factory=set)
+    reports: list[tuple[set[str], set[int]]] | None = None
     seq: int = 0
     number: int = 0
 
@@ -311,6 +312,8 @@ class MiniEngine:
         self.sending_left: dict[str, int] = {}
         self.seq = self.processed = self.number = 0
         self.none_answers = self.external_tokens = self.preemptions = 0
+        self.reports_at_launch = False
+        """Workers look for ended loads when a step is launched, not when its output is taken."""
 
     # ------------------------------------------------------------------ requests
     def add(self, request_id: str, tokens: Sequence[int], max_new: int = 4, **more: Any) -> Request:
@@ -553,6 +556,8 @@ class MiniEngine:
     def execute(self, out: SchedulerOutput) -> None:
         for worker in self.workers:
             worker.launch(out, self.weights)
+        if self.reports_at_launch:
+            out.reports = [worker.finish() for worker in self.workers]
 
     def update(self) -> None:
         """Takes the oldest step's output: its forward is over on every rank."""
@@ -560,8 +565,8 @@ class MiniEngine:
         received: set[str] = set()
         sent: set[str] = set()
         invalid: set[int] = set()
-        for worker in self.workers:
-            names, blocks = worker.finish()
+        reports = out.reports or [worker.finish() for worker in self.workers]
+        for worker, (names, blocks) in zip(self.workers, reports, strict=True):
             invalid |= blocks
             self._count(names, self.recving_left, received)
             self._count(worker.sent(), self.sending_left, sent)
@@ -577,13 +582,14 @@ class MiniEngine:
                 continue
             if request.life == out.lives[request_id] and request_id in out.samples:
                 self._sampled(request, out.drafts[request_id])
-        self.hooks.update_connector_output(ConnectorOutput(received or None, invalid, sent))
+        output = ConnectorOutput(received or None, invalid, sent)
+        self.hooks.update_connector_output(output)
         self.events += [*self.pool_events, *self.hooks.take_events()]
         self.pool_events.clear()
         for name in sent:
             self._free(self.requests[name])
             del self.requests[name]
-        for name in received:
+        for name in output.finished_recving or ():
             request = self.requests.get(name)
             if self.before_0_16:
                 self.received.add(name)

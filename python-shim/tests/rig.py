@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from memory_sidecar import FakeGenerations, FakeLink, FakeSidecar
@@ -42,6 +42,7 @@ class Rig:
         limits: WorkerLimits | None = None,
         sidecar: FakeSidecar | None = None,
         events: EventMaker | None = None,
+        load_wait_ms: float = 0.0,
         **engine: Any,
     ) -> None:
         self.clock = Clock()
@@ -49,12 +50,17 @@ class Rig:
         self.generations = FakeGenerations(blocks)
         self.link = FakeLink(self.generations)
         self.side = SchedulerSide(
-            SchedulerFacts(BLOCK, blocks),
+            SchedulerFacts(BLOCK, blocks, ranks=ranks),
             self.link,
             LookupLimits(asks_max=50, silent_s=0.3),
             self.clock,
             events=feed,
+            load_wait_ms=load_wait_ms,
+            sleep=self._sleep,
         )
+        self.slept = 0
+        self.while_asleep: Callable[[], None] = lambda: None
+        """What the rest of the world does each time the scheduler sleeps."""
         self.hooks = SchedulerHooks(
             lambda: self.side, frees_open_loads=engine.get("before_0_16", False)
         )
@@ -77,6 +83,11 @@ class Rig:
         self.prompts: list[list[int]] = []
         if attach:
             self.attach(self.sidecar)
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept += 1
+        self.clock.now += seconds
+        self.while_asleep()
 
     # ------------------------------------------------------------------ sidecars
     def attach(self, sidecar: FakeSidecar) -> None:
@@ -149,11 +160,14 @@ class Rig:
     # ------------------------------------------------------------------ oracles
     def check_clean(self) -> None:
         """Nothing is left that belongs to a request."""
+        if self.side.arrivals.remembers:
+            self.steps(2)  # the workers' word on a load that vLLM was told of comes with a step
         assert not self.engine.requests
         assert self.engine.leaked() == 0
         assert self.side.open_loads == 0
         assert not self.side._states
         assert all(side.open_loads == 0 for side in self.worker_sides)
+        assert not self.side.arrivals.remembers
         assert not self.hooks.guard.errors
         assert not any(w.hooks.guard.errors for w in self.workers if w.hooks)
         self.check_cache()

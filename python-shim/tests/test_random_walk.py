@@ -38,7 +38,10 @@ class Walk:
             max_running=self.random.choice([2, 5]),
             by_priority=self.random.random() < 0.5,
             before_0_16=self.before_0_16,
+            load_wait_ms=self.random.choice([0, 1, 5]),
         )
+        self.rig.while_asleep = lambda: self.sidecar_acts(2)
+        self.rig.engine.reports_at_launch = self.random.random() < 0.5
         self.rig.sidecar.capacity = self.random.choice([5, 30, 1000])
         self.families = [prompt(40, seed * 10 + i) for i in range(3)]
         self.made = self.kills = self.resets = self.checked = 0

@@ -21,8 +21,11 @@ from harness.sidecar import Sidecar
 
 from gpu.engine import has_gpu
 
-#: What is compared: no connector, ours, vLLM's own offloading to the CPU, PegaFlow.
-MODES = ("none", "flexkv", "native", "pegaflow")
+#: What is compared: no connector, ours, ours without its wait for loads (`load_wait_ms`), vLLM's
+#: own offloading to the CPU, PegaFlow.
+MODES = ("none", "flexkv", "unwaited", "native", "pegaflow")
+#: Those that share our sidecar.
+OURS = ("flexkv", "unwaited")
 
 #: Where the pack leaves a libpython for PegaFlow's server, if the machine has none.
 _CARRIED_LIBRARIES = "/opt/flexkv/lib"
@@ -47,6 +50,8 @@ def kv_transfer(mode: str, cpu_gb: float, *, traced: bool = False) -> Mapping[st
                 "kv_connector_module_path": "gpu.traced",
             }
         return readme_flag()
+    if mode == "unwaited":
+        return {**readme_flag(), "kv_connector_extra_config": {"flexkv_load_wait_ms": 0}}
     if mode == "native":
         return {
             "kv_connector": "OffloadingConnector",

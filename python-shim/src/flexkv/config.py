@@ -54,6 +54,7 @@ class Settings:
     num_log_interval_requests: int = 200
     lookup_spin_us: int = 50
     step_spin_us: int = 1000
+    load_wait_ms: int = 10
     load_deadline_ms: int = 10_000
     drain_timeout_ms: int = 5000
     start_timeout_s: float = 60.0

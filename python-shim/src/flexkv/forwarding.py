@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vllm.distributed.kv_transfer.kv_connector.v1 import base
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
 
 from flexkv.hooks import SchedulerHooks, WorkerHooks
@@ -22,6 +23,23 @@ class FlexKVConnectorMetadata(KVConnectorMetadata):
     """One step's jobs, in the class that vLLM expects."""
 
     step: StepMetadata
+
+
+if TYPE_CHECKING:
+    _WorkerMetadata = Any
+else:  # versions before 0.20 do not ask for any
+    _WorkerMetadata = getattr(base, "KVConnectorWorkerMetadata", object)
+
+
+class LoadsOpen(_WorkerMetadata):
+    """A rank says that loads of it are open, and nothing more.
+
+    vLLM hands an output to the scheduler side only if there is something in it, and a step without
+    tokens has nothing else.
+    """
+
+    def aggregate(self, other: Any) -> LoadsOpen:  # noqa: ARG002
+        return self
 
 
 def step_of(metadata: Any) -> StepMetadata | None:
@@ -143,6 +161,10 @@ class HookForwarding:
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return set() if self._worker is None else self._worker.get_block_ids_with_load_errors()
+
+    def build_connector_worker_meta(self) -> LoadsOpen | None:
+        """Keeps outputs coming to ``update_connector_output`` while a load is open."""
+        return LoadsOpen() if self._worker is not None and self._worker.has_open_loads() else None
 
     # ------------------------------------------------------------------ statistics
     def get_kv_connector_stats(self) -> None:

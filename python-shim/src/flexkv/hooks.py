@@ -261,6 +261,13 @@ class WorkerHooks:
             )
         return failed
 
+    def has_open_loads(self) -> bool:
+        """Whether a step's output must reach the scheduler side, though nobody has ended yet."""
+        return self.side is not None and self.guard.run("worker_meta", False, self._open_loads)
+
+    def _open_loads(self) -> bool:
+        return self.side is not None and self.side.open_loads > 0
+
     def shutdown(self) -> None:
         side, self.side = self.side, None
         if side is not None:

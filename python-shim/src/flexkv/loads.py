@@ -30,7 +30,10 @@ _COPIED = (STATUS_OK, STATUS_FAILED, STATUS_REVOKED)
 
 @dataclass(slots=True)
 class RunningLoad:
-    """A load whose ``Go`` was published to ``session``."""
+    """A load whose ``Go`` was published to ``session``.
+
+    ``earlier`` is the session it was handed over from: the sidecar may have answered there.
+    """
 
     job: StepJob
     session: Session
@@ -41,6 +44,7 @@ class RunningLoad:
     revoked_at: float | None = None
     killed: bool = False
     blocks_ok: int | None = None
+    earlier: Session | None = None
 
 
 class OpenLoads:
@@ -91,18 +95,29 @@ class OpenLoads:
                 load.void = True
 
     def done(self, record: JobDone) -> None:
-        """The sidecar says that no copy of this load can touch memory any more."""
+        """The sidecar says that no copy of this load can touch memory any more.
+
+        Where it says so twice, to a broken session that the load ended well and to the next one
+        that there is no such load, the good word counts: the scheduler may have heard it too.
+        """
         load = self._running.get(record.job_id)
         if load is not None and record.boot_epoch == load.job.boot_epoch:
             arrived = record.blocks_ok if record.status in _COPIED else 0
-            load.blocks_ok = min(arrived, len(load.job.blocks))
+            load.blocks_ok = max(load.blocks_ok or 0, min(arrived, len(load.job.blocks)))
 
     def sessions(self) -> list[Session]:
-        """The sessions that loads are open on; usually one, the present one."""
+        """The sessions that loads are open on; usually one, the present one.
+
+        Those that loads were handed over from come last: what the sidecar said there, it said
+        before it answered in the next one.
+        """
         found: list[Session] = []
         for load in self._running.values():
             if load.session not in found:
                 found.append(load.session)
+        for load in self._running.values():
+            if load.earlier is not None and load.earlier not in found:
+                found.append(load.earlier)
         return found
 
     def advance(self, present: Session | None = None, *, give_up: bool = False) -> None:
@@ -149,7 +164,7 @@ class OpenLoads:
         ):
             return
         load.handed_over = True
-        load.session = present
+        load.earlier, load.session = before, present
         self.revoked += load.revoked_at is None
         load.revoked_at = now
 

@@ -22,12 +22,16 @@ class Offer:
 
 @dataclass(slots=True)
 class OpenLoad:
-    """A load that vLLM waits for.  ``failed`` is the first block that did not arrive, if any."""
+    """A load that vLLM waits for.  ``failed`` is the first block that did not arrive, if any.
+
+    ``parts_left`` ranks have not yet got all of it, as far as the sidecar has told.
+    """
 
     job_id: int
     first_block: int
     blocks: array[int] = field(default_factory=no_blocks)
     failed: int | None = None
+    parts_left: int = 1
 
     def fail_at(self, index: int) -> None:
         """Notes that the load's block ``index`` (counted from its first) is not in place."""

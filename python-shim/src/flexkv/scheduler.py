@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from flexkv.arrivals import Arrivals
 from flexkv.blocks import NULL_BLOCK, BlockTable
 from flexkv.events import EventFeed
 from flexkv.lookups import LookupLimits, Lookups
@@ -30,6 +31,7 @@ from flexkv.metadata import AFTER_FORWARD, BEFORE_FORWARD, VOID_EPOCH, StepJob, 
 from flexkv.protocol import (
     KIND_LOAD,
     STATUS_OK,
+    JobDone,
     KvNotice,
     LookupAnswer,
     PlanLoad,
@@ -54,12 +56,13 @@ MAX_FINISHED_KEPT = 256
 
 @dataclass(frozen=True, slots=True)
 class SchedulerFacts:
-    """What the engine is: tokens of a scheduler block, GPU blocks, and what it lets us do."""
+    """What the engine is: tokens of a scheduler block, GPU blocks, ranks, what it lets us do."""
 
     block_tokens: int
     num_blocks: int
     can_load: bool = True
     can_save: bool = True
+    ranks: int = 1
 
 
 _Scheduled = tuple[RequestState, int]
@@ -77,12 +80,15 @@ class SchedulerSide:
         clock: Callable[[], float] = time.monotonic,
         log_interval_requests: int = 200,
         events: EventFeed | None = None,
+        load_wait_ms: float = 0.0,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._facts = facts
         self._link = link
         self._table = BlockTable(link.generations, facts.num_blocks)
         self.lookups = Lookups(facts.block_tokens, limits or LookupLimits(), clock)
         self.events = events
+        self.arrivals = Arrivals(facts.ranks, load_wait_ms / 1000, clock, sleep)
         self.saves = SavePlanner(facts.block_tokens, self._table, self._new_job, events)
         self._states: dict[str, RequestState] = {}
         self._loading: dict[str, RequestState] = {}
@@ -191,20 +197,49 @@ class SchedulerSide:
     def update_connector_output(self, output: Any) -> None:
         """Some blocks of a load are invalid, or every rank has reported a load.
 
-        The ranks' failed blocks may come in earlier steps than the last rank's report.
+        The ranks' failed blocks may come in earlier steps than the last rank's report.  vLLM reads
+        ``finished_recving`` after this hook: what is whole by now is added to it, and what was
+        added earlier is taken out (``arrivals.py``).
         """
-        invalid = set(getattr(output, "invalid_block_ids", None) or ())
-        if invalid:
-            for state in self._loading.values():
-                load = state.load
-                bad = [i for i, b in enumerate(load.blocks) if b in invalid] if load else []
-                if load is not None and bad:
-                    load.fail_at(bad[0])
+        reported = self.arrivals.take_out(output.finished_recving)
+        output.finished_recving = reported or None
+        self._note_invalid(output)
         whole = getattr(output, "failed_recving", None) or ()
-        for request_id in output.finished_recving or ():
+        for request_id in reported:
             ended = self._loading.pop(request_id, None)
             if ended is not None:
                 self._end_load(ended, whole_failed=request_id in whole)
+        ahead = self._ended_ahead()
+        if ahead:
+            output.finished_recving = reported | ahead
+
+    def _note_invalid(self, output: Any) -> None:
+        invalid = set(getattr(output, "invalid_block_ids", None) or ())
+        for state in self._loading.values() if invalid else ():
+            load = state.load
+            bad = [i for i, b in enumerate(load.blocks) if b in invalid] if load else []
+            if load is not None and bad:
+                load.fail_at(bad[0])
+
+    def _ended_ahead(self) -> set[str]:
+        """Loads that the sidecar says are whole, waited for where there is nothing else to do."""
+        if not self._loading:
+            return set()
+        if self._states and all(name in self._loading for name in self._states):
+            self.arrivals.wait(
+                (state.load for state in self._loading.values()),
+                lambda: self._live_session() is not None,
+            )
+        else:
+            self._live_session()
+        ahead: set[str] = set()
+        for request_id, state in list(self._loading.items()):
+            if state.load is not None and self.arrivals.is_whole(state.load):
+                ahead.add(request_id)
+                del self._loading[request_id]
+                self.arrivals.told(request_id)
+                self._end_load(state, whole_failed=False)
+        return ahead
 
     def request_finished(self, request: Any) -> None:
         """The last save goes into the next step; a finish alone forces one more step.
@@ -233,6 +268,7 @@ class SchedulerSide:
         for state in self._loading.values():
             if state.load is not None:
                 self._void.append(state.load.job_id)
+        self.arrivals.leave_all()
         for state in self._states.values():
             held = state.known > 0
             state.forget_session()
@@ -261,6 +297,7 @@ class SchedulerSide:
     def abandon(self) -> None:
         """This side failed and counts no assignment any more: no save that is open may commit."""
         self._table.disown_all()
+        self.arrivals.leave_all()
         if self.events is not None:
             self.events.lost()
 
@@ -316,6 +353,7 @@ class SchedulerSide:
             self.lookups.new_session()
             self.lookups.ready = False
             self.saves.new_session()
+            self.arrivals.leave_all()
             self._reset_query = 0
             for state in self._states.values():
                 state.forget_session()
@@ -355,6 +393,8 @@ class SchedulerSide:
                         "FlexKV serves nothing more: the sidecar cannot make a reset durable on "
                         "its SSD tier. Its log says what is wrong; restart it then"
                     )
+        elif isinstance(record, JobDone):
+            self.arrivals.heard(record)
         elif isinstance(record, KvNotice):
             if self.events is not None:
                 self.events.heard(record)
@@ -489,6 +529,8 @@ class SchedulerSide:
             if session.send(plan):
                 epoch = session.boot_epoch
         state.load = OpenLoad(job, state.local, ids)
+        if epoch != VOID_EPOCH:
+            self.arrivals.opened(state.load)
         self._loading[state.request_id] = state
         self._outbox.append(StepJob(job, epoch, state.request_id, KIND_LOAD, blocks=ids))
         self.loads += 1
@@ -497,6 +539,7 @@ class SchedulerSide:
         load, state.load = state.load, None
         if load is None:
             return
+        self.arrivals.leave(load)
         if whole_failed:
             load.fail_at(0)
         good = len(load.blocks) if load.failed is None else load.failed

@@ -115,11 +115,13 @@ def _build_scheduler(
             facts.num_blocks,
             can_load=facts.can_load and not no_loads,
             can_save=facts.can_save,
+            ranks=facts.world_size,
         ),
         link,
         LookupLimits(lookup_spin_us=settings.lookup_spin_us, step_spin_us=settings.step_spin_us),
         log_interval_requests=settings.num_log_interval_requests,
         events=feed,
+        load_wait_ms=settings.load_wait_ms,
     )
     link.start()
     return side

@@ -214,7 +214,7 @@ class WorkerSide:
         sessions = self._loads.sessions()
         present = self._link.session()
         if present is not None and present not in sessions:
-            sessions.append(present)
+            sessions.insert(0, present)
         for session in sessions:
             for record in session.poll():
                 if not isinstance(record, JobDone):

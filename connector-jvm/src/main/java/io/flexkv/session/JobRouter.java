@@ -32,6 +32,10 @@ import org.slf4j.LoggerFactory;
  * rank's mover, what became of it goes back to the core, and every {@code Go} gets its {@code
  * JobDone}, once a rank. Cache thread only.
  *
+ * <p>That of a load goes to the scheduler as well, behind the worker's and only if that one lies in
+ * the worker's ring: a scheduler that tells its engine of a load's end must be able to rely on
+ * every rank finding the same word, be this process dead by then.
+ *
  * <p>The core must not be called from inside its effects, so they are queued and carried out by
  * {@link #run} after each call.
  */
@@ -436,15 +440,15 @@ final class JobRouter implements CacheEffects {
     if (job.starter.ended) {
       return;
     }
-    long micros = (nanoTime.getAsLong() - job.arrivedNanos) / 1000;
-    outbox.jobDone(
-        job.starter,
-        jobId,
-        job.bytesMoved,
-        job.blocksOk,
-        (int) Math.min(micros, 0xFFFF_FFFFL),
-        job.kind,
-        status == Protocol.STATUS_FAILED && job.endedRevoked ? Protocol.STATUS_REVOKED : status);
+    int micros = (int) Math.min((nanoTime.getAsLong() - job.arrivedNanos) / 1000, 0xFFFF_FFFFL);
+    int said =
+        status == Protocol.STATUS_FAILED && job.endedRevoked ? Protocol.STATUS_REVOKED : status;
+    long bytes = job.bytesMoved;
+    boolean known = outbox.jobDone(job.starter, jobId, bytes, job.blocksOk, micros, job.kind, said);
+    Session scheduler = directory.session(Protocol.sessionOfJob(jobId));
+    if (known && job.isLoad() && scheduler != null && scheduler != job.starter) {
+      outbox.jobDone(scheduler, jobId, bytes, job.blocksOk, micros, job.kind, said);
+    }
   }
 
   // ------------------------------------------------------------------ from the movers

@@ -77,8 +77,10 @@ final class Outbox {
     send(to, SaveDoneRecord.encode(scratch, jobId, committed, skipped, dropped, status));
   }
 
-  void jobDone(Session to, long jobId, long bytes, int blocksOk, int micros, int kind, int status) {
-    send(
+  /** Tells of a part's end; returns whether it lies in the client's ring now. */
+  boolean jobDone(
+      Session to, long jobId, long bytes, int blocksOk, int micros, int kind, int status) {
+    return send(
         to, JobDoneRecord.encode(scratch, jobId, bootEpoch, bytes, blocksOk, micros, kind, status));
   }
 
@@ -103,14 +105,16 @@ final class Outbox {
     }
   }
 
-  private void send(Session to, int length) {
+  private boolean send(Session to, int length) {
     if (to.ended) {
-      return;
+      return false;
     }
     try {
       to.send(scratch, length);
+      return to.bridge == null && !to.isWaiting();
     } catch (ProtocolException e) {
       breakOff(to, String.valueOf(e.getMessage()));
+      return false;
     }
   }
 }

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.ffm.PidFd;
+import io.flexkv.protocol.EchoRecord;
 import io.flexkv.protocol.ExtendRecord;
 import io.flexkv.protocol.GoRecord;
 import io.flexkv.protocol.JobDoneRecord;
@@ -13,10 +14,12 @@ import io.flexkv.protocol.LookupRecord;
 import io.flexkv.protocol.PlanLoadRecord;
 import io.flexkv.protocol.PlanSaveRecord;
 import io.flexkv.protocol.Protocol;
+import io.flexkv.protocol.RequestException;
 import io.flexkv.protocol.SaveDoneRecord;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.Random;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -132,6 +135,12 @@ class StoredOnceTest {
             scheduler.scratch, job, 1, found.leaseId(), generation, 0, new int[] {9}, 0));
     for (int rank = 0; rank < RANKS; rank++) {
       go(rank, job, Protocol.KIND_LOAD);
+      // The scheduler hears what each rank has heard.
+      JobDoneRecord told = scheduler.receive(new JobDoneRecord());
+      assertThat(told.jobId()).isEqualTo(job);
+      assertThat(told.kind()).isEqualTo(Protocol.KIND_LOAD);
+      assertThat(told.status()).isEqualTo(Protocol.STATUS_OK);
+      assertThat(told.blocksOk()).isEqualTo(1);
     }
   }
 
@@ -147,6 +156,50 @@ class StoredOnceTest {
       assertThat(block(rank, 9)).as("rank %d", rank).isEqualTo(block(0, 4));
     }
     assertThat(rig.status().path("open_parts").asInt()).isZero();
+  }
+
+  @Test
+  void jobDoneWaitsForRoomInTheRanksRing_schedulerIsNotTold() throws Exception {
+    becomeReady(true, "f");
+    save();
+    LookupAnswerRecord found = lookup();
+    long job = Protocol.jobId(scheduler.sessionId, ++counter);
+    int[] blocks = {9};
+    scheduler.send(
+        PlanLoadRecord.encode(
+            scheduler.scratch, job, 1, found.leaseId(), (int) found.generation(), 0, blocks, 0));
+    SidecarRig.await("the load's plan", () -> count("/cache/load_jobs") == 1);
+    TestClient lazy = workers[0];
+    byte[] payload = new byte[16 * 1024];
+    for (int i = 0; i < 256; i++) { // 4 MiB of answers that it does not read
+      int echo = i;
+      SidecarRig.await("room", () -> offered(lazy, echo, payload));
+    }
+    lazy.send(
+        GoRecord.encode(
+            lazy.scratch, job, 0, -1, 0, 5000, Protocol.KIND_LOAD, Protocol.FENCE_NONE));
+    SidecarRig.await("the copy", () -> Arrays.equals(block(0, 9), block(0, 4)));
+    SidecarRig.await("its end", () -> count("/open_parts") == 0);
+    assertThat(scheduler.nothingReceived()).isTrue();
+  }
+
+  private int count(String pointer) {
+    try {
+      return rig.status().at(pointer).asInt();
+    } catch (RequestException e) {
+      throw new AssertionError(e);
+    }
+  }
+
+  private static boolean offered(TestClient client, int number, byte[] payload) {
+    try {
+      client.send(EchoRecord.encode(client.scratch, number, payload));
+      return true;
+    } catch (AssertionError full) {
+      return false;
+    } catch (Exception e) {
+      throw new AssertionError(e);
+    }
   }
 
   @Test

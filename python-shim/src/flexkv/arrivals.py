@@ -1,0 +1,115 @@
+"""What the scheduler hears of open loads from the sidecar itself, ahead of its workers.
+
+A worker sees the end of a load when it looks, once a step, and what it says reaches the scheduler
+with that step's output: vLLM processes the output a step later, and sleeps a millisecond after each
+step without tokens.  Two such steps are four milliseconds, more than the copy of a short hit.  So
+the sidecar tells the scheduler too, once every rank has been told; the request is then named as
+received in whatever output comes next, and the workers' own word, which must not reach vLLM a
+second time, is taken out.
+
+Only loads that are whole on every rank are told ahead.  Whatever failed goes the workers' way, for
+they report the blocks that did not arrive.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from flexkv.protocol import KIND_LOAD, STATUS_OK, JobDone
+from flexkv.requests import OpenLoad
+
+POLL_S = 100e-6
+"""Between two looks while the scheduler has nothing else to do; sleeping lets others run."""
+
+
+class Arrivals:
+    """Loads by what became of their ranks' parts.  Scheduler thread only.
+
+    ``ranks`` is how many parts a load has; ``wait_s`` how long one step may wait for a load where
+    the engine has nothing else to do, 0: nothing is told ahead.
+    """
+
+    def __init__(
+        self,
+        ranks: int,
+        wait_s: float,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._ranks = ranks
+        self._wait_s = wait_s
+        self._clock = clock
+        self._sleep = sleep
+        self._loads: dict[int, OpenLoad] = {}
+        self._told: Counter[str] = Counter()
+        self.told_ahead = 0
+
+    def opened(self, load: OpenLoad) -> None:
+        """A load was planned with the present sidecar."""
+        if self._wait_s > 0:
+            load.parts_left = self._ranks
+            self._loads[load.job_id] = load
+
+    def heard(self, done: JobDone) -> None:
+        """The sidecar says that one rank's part has ended, and that the rank knows."""
+        load = self._loads.get(done.job_id)
+        if load is None or done.kind != KIND_LOAD:
+            return
+        if done.status == STATUS_OK and done.blocks_ok == len(load.blocks):
+            load.parts_left -= 1
+        else:
+            self.leave(load)
+
+    def leave(self, load: OpenLoad) -> None:
+        """This load is the workers' to report: it failed, or was voided, or its session ended."""
+        self._loads.pop(load.job_id, None)
+
+    def leave_all(self) -> None:
+        """None of the open loads is told ahead."""
+        self._loads.clear()
+
+    def is_whole(self, load: OpenLoad) -> bool:
+        """Whether every rank has all of it and knows so."""
+        return load.parts_left == 0 and load.failed is None and load.job_id in self._loads
+
+    @property
+    def remembers(self) -> int:
+        """Loads and told requests that something is still expected of."""
+        return len(self._loads) + len(self._told)
+
+    # ------------------------------------------------------------------ what vLLM is told
+    def told(self, request_id: str) -> None:
+        """This request was named as received: its workers' word is not needed any more."""
+        self._told[request_id] += 1
+        self.told_ahead += 1
+
+    def take_out(self, received: Iterable[str] | None) -> set[str]:
+        """What workers report, less what vLLM has been told already; each word counts once."""
+        rest = set(received or ())
+        for request_id in rest & self._told.keys():
+            rest.discard(request_id)
+            self._told[request_id] -= 1
+            if not self._told[request_id]:
+                del self._told[request_id]
+        return rest
+
+    # ------------------------------------------------------------------ waiting
+    def wait(self, loads: Iterable[OpenLoad | None], listen: Callable[[], bool]) -> None:
+        """Waits until one of these loads has ended, at most ``wait_s``.
+
+        ``listen`` hears the sidecar out and answers false when it is gone.  Returns at once if one
+        of the loads is not for us to tell: its workers may report it at any step.
+        """
+        open_loads = list(loads)
+        if not open_loads or self._wait_s <= 0:
+            return
+        give_up_at = self._clock() + self._wait_s
+        while listen() and all(self._runs(load) for load in open_loads):
+            if self._clock() >= give_up_at:
+                return
+            self._sleep(POLL_S)
+
+    def _runs(self, load: OpenLoad | None) -> bool:
+        return load is not None and load.job_id in self._loads and load.parts_left > 0

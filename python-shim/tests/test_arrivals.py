@@ -1,0 +1,215 @@
+"""Loads whose end the scheduler hears of ahead of its workers: sooner, once, and never wrongly."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+from memory_sidecar import FakeSidecar
+from mini_vllm import LOADING, RUNNING, WAITING, Worker
+from rig import Rig, prompt
+
+from flexkv.loads import OpenLoads
+from flexkv.metadata import StepJob
+from flexkv.protocol import KIND_LOAD, STATUS_FAILED, STATUS_OK, STATUS_VOID, JobDone
+from flexkv.worker import WorkerLimits
+
+
+def warm(*, wait_ms: float = 5, ranks: int = 1) -> Rig:
+    """An engine with a step in flight, whose sidecar holds 21 tokens that it forgot itself."""
+    rig = Rig(limits=WorkerLimits(1000, 5000), load_wait_ms=wait_ms, ranks=ranks)
+    rig.serve("warm", prompt(21))
+    rig.drop_engine_cache()
+    rig.engine.reports_at_launch = True
+    return rig
+
+
+def launch(rig: Rig) -> None:
+    """A step is scheduled and launched; its output is taken later, as vLLM's batch queue does."""
+    rig.engine.execute(rig.engine.schedule())
+    for worker in rig.workers:
+        worker.run_stream()
+
+
+def load_in_flight(rig: Rig) -> int:
+    """A load is open, its step and another one are launched, none is taken."""
+    rig.add("a", prompt(21))
+    launch(rig)
+    assert rig.engine.requests["a"].status == LOADING
+    launch(rig)
+    (job,) = rig.jobs(KIND_LOAD)
+    return job
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_load_whole_everywhere_is_taken_up_by_the_next_step(ranks: int) -> None:
+    rig = warm(ranks=ranks)
+    load_in_flight(rig)
+    rig.while_asleep = rig.sidecar.run_copies
+    rig.engine.update()
+    launch(rig)
+    assert rig.engine.requests["a"].status == RUNNING
+    assert rig.side.arrivals.told_ahead == 1
+    rig.run()
+    rig.check_clean()
+
+
+def test_load_without_waiting_is_taken_up_when_the_workers_say_so() -> None:
+    rig = warm(wait_ms=0)
+    load_in_flight(rig)
+    rig.while_asleep = rig.sidecar.run_copies
+    rig.engine.update()
+    assert rig.slept == 0
+    launch(rig)
+    assert rig.engine.requests["a"].status == LOADING
+    rig.run()
+    assert rig.side.arrivals.told_ahead == 0
+    rig.check_clean()
+
+
+def test_load_of_two_ranks_waits_for_both() -> None:
+    rig = warm(ranks=2)
+    job = load_in_flight(rig)
+    rig.sidecar.copy_some(job, 0, 99)
+    rig.engine.update()
+    launch(rig)
+    assert rig.engine.requests["a"].status == LOADING
+    rig.run()
+    rig.check_clean()
+
+
+def test_wait_is_bounded() -> None:
+    rig = warm(wait_ms=5)
+    load_in_flight(rig)
+    before = rig.clock.now
+    rig.engine.update()
+    assert 0.005 <= rig.clock.now - before < 0.006
+    rig.run()
+    rig.check_clean()
+
+
+def test_other_requests_do_not_wait() -> None:
+    rig = warm()
+    rig.add("other", prompt(9, 5), max_new=40)
+    rig.steps(1)
+    load_in_flight(rig)
+    rig.engine.update()
+    assert rig.slept == 0
+    rig.sidecar.run_copies()
+    rig.engine.update()
+    assert rig.side.arrivals.told_ahead == 1, "but what has ended is told ahead all the same"
+    rig.run()
+    rig.check_clean()
+
+
+def test_failed_part_goes_the_workers_way_and_ends_the_wait() -> None:
+    rig = warm()
+    job = load_in_flight(rig)
+    rig.while_asleep = lambda: rig.sidecar.end_part(job, 0, STATUS_FAILED)
+    rig.engine.update()
+    assert rig.slept == 1
+    rig.while_asleep = lambda: None
+    rig.run()
+    assert rig.side.loads_failed == 1
+    assert rig.side.arrivals.told_ahead == 0
+    rig.check_clean()
+
+
+def test_dead_sidecar_ends_the_wait() -> None:
+    rig = warm()
+    load_in_flight(rig)
+    rig.while_asleep = rig.sidecar.kill
+    rig.engine.update()
+    assert rig.slept == 1
+    rig.while_asleep = lambda: None
+    rig.restart()
+    rig.run()
+    assert rig.side.loads_failed == 1
+    rig.check_clean()
+
+
+def test_sidecar_that_dies_behind_its_word_has_kept_it() -> None:
+    """The scheduler has told vLLM; the worker finds the same word in its ring, and reports ok."""
+    rig = warm()
+    load_in_flight(rig)
+    rig.while_asleep = rig.sidecar.run_copies
+    rig.engine.update()
+    rig.sidecar.kill()
+    rig.run()
+    assert rig.side.loads_failed == 0
+    rig.check_clean()
+
+
+def test_reset_while_the_word_is_on_its_way_is_not_told_ahead() -> None:
+    rig = warm()
+    load_in_flight(rig)
+    rig.sidecar.run_copies()
+    rig.engine.reset(connector=True)
+    rig.engine.update()
+    rig.run()
+    assert rig.side.arrivals.told_ahead == 0
+    assert rig.side.loads_failed == 1
+    rig.check_clean()
+
+
+def test_abort_of_a_load_that_was_told_ahead_frees_its_blocks_once() -> None:
+    rig = warm()
+    load_in_flight(rig)
+    rig.while_asleep = rig.sidecar.run_copies
+    rig.engine.update()
+    assert rig.engine.requests["a"].status in (LOADING, WAITING)
+    rig.engine.abort("a")
+    rig.run()
+    rig.steps(3)
+    rig.check_clean()
+
+
+def test_abort_while_the_load_runs_frees_its_blocks_when_it_has_ended() -> None:
+    rig = warm()
+    load_in_flight(rig)
+    rig.engine.abort("a")
+    rig.engine.update()
+    assert rig.engine.leaked() > 0
+    rig.sidecar.run_copies()
+    rig.run()
+    rig.check_clean()
+
+
+def test_worker_that_asks_in_its_next_session_finds_the_word_in_the_last_one() -> None:
+    """The load ends while the worker changes sessions: its old ring has the good word, the next
+    one says that there is no such load.  vLLM has been told of the good one.
+    """
+    rig = warm()
+    job = load_in_flight(rig)
+    old, scheduler = rig.worker_links[0].present, rig.link.present
+    assert old is not None
+    assert scheduler is not None
+    old.broken = True
+    rig.attach_worker(0, rig.sidecar)
+    rig.sidecar.prompt = False
+    rig.engine.update()
+    launch(rig)  # asks for the load in the next session; the sidecar has not read that yet
+    rig.sidecar.workers[0], new = old, rig.sidecar.workers[0]
+    rig.sidecar.run_copies()
+    rig.sidecar.workers[0] = new
+    new.outbox.append(JobDone(job, rig.sidecar.epoch, 0, 0, 0, KIND_LOAD, STATUS_VOID))
+    rig.engine.update()
+    assert rig.side.arrivals.told_ahead == 1
+    rig.sidecar.prompt = True
+    rig.sidecar.drain_control()
+    rig.run()
+    assert rig.side.loads_failed == 0
+    rig.check_clean()
+
+
+def test_good_word_stands_whatever_is_said_later() -> None:
+    loads = OpenLoads(1.0, 1.0, 4, lambda: 0.0)
+    session = FakeSidecar().open_worker(0, Worker(0, 8, 4))
+    loads.started(
+        StepJob(9, session.boot_epoch, "a", KIND_LOAD, blocks=array("I", [3, 4])), session, 0
+    )
+    loads.done(JobDone(9, session.boot_epoch, 0, 2, 0, KIND_LOAD, STATUS_OK))
+    loads.done(JobDone(9, session.boot_epoch, 0, 0, 0, KIND_LOAD, STATUS_VOID))
+    loads.advance()
+    assert loads.take_received() == {"a"}
+    assert not loads.take_failed_blocks()
