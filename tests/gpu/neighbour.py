@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,34 +72,57 @@ class Mover:
         return answer
 
 
-def beside_moves(engine: RemoteEngine, sidecar: Sidecar, results: Results, *, tiny: bool) -> None:
-    """Windows of decoding alone, beside loads, and beside loads and saves, in turns."""
-    outputs = 24 if tiny else 200
+def beside_moves(
+    engine: RemoteEngine, sidecar: Sidecar, results: Results, *, tiny: bool,
+    limits_gb_s: Sequence[float] = (),
+) -> None:  # fmt: skip
+    """Windows of decoding alone, beside loads, and beside loads and saves, in turns.
+
+    Then the same with each direction under each of these limits (`load_limit_gb_s`,
+    `save_limit_gb_s`), to find the highest that a neighbour does not feel.
+    """
     mover = Mover(
         sidecar, results.folder / "mover.log", 0.03 if tiny else 0.5, "cpu" if tiny else "cuda"
     )
-    gaps: dict[str, list[float]] = {"alone": [], "load": [], "both": []}
-    rates: dict[str, list[float]] = {"load": [], "both": []}
     try:
+        outputs = 24 if tiny else 200
         engine.call(120, tasks.gaps_ms, 0, 8, outputs)
-        for window in range(_WINDOWS):
-            for what in gaps:
-                if what != "alone":
-                    mover.begin(what)
-                gaps[what] += engine.call(120, tasks.gaps_ms, window, 8, outputs)
-                if what != "alone":
-                    rates[what].append(mover.end())
+        for limit in (0.0, *limits_gb_s):
+            _limit(sidecar, limit)
+            _beside(engine, mover, results, outputs, limit)
     finally:
         mover.close()
-    results.row(part="neighbour", gaps_ms=gaps, rates=rates)
+        _limit(sidecar, 0.0)
+
+
+def _limit(sidecar: Sidecar, gb_s: float) -> None:
+    with sidecar.session() as session:
+        session.control("set", {"load_limit_gb_s": gb_s, "save_limit_gb_s": gb_s}, 5.0)
+
+
+def _beside(
+    engine: RemoteEngine, mover: Mover, results: Results, outputs: int, limit: float
+) -> None:
+    gaps: dict[str, list[float]] = {"alone": [], "load": [], "both": []}
+    rates: dict[str, list[float]] = {"load": [], "both": []}
+    for window in range(_WINDOWS):
+        for what in gaps:
+            if what != "alone":
+                mover.begin(what)
+            gaps[what] += engine.call(120, tasks.gaps_ms, window, 8, outputs)
+            if what != "alone":
+                rates[what].append(mover.end())
+    results.row(part="neighbour", limit=limit, gaps_ms=gaps, rates=rates)
     alone = quantile(gaps["alone"], 0.99)
-    results.add("neighbour's time a token alone, p50", statistics.median(gaps["alone"]), "ms")
-    results.add("neighbour's time a token alone, p99", alone, "ms")
+    under = f", at most {limit:g} GB/s each way" if limit else ""
+    results.add(f"neighbour's time a token alone{under}, p50",
+                statistics.median(gaps["alone"]), "ms")  # fmt: skip
+    results.add(f"neighbour's time a token alone{under}, p99", alone, "ms")
     for what, words in (("load", "loads"), ("both", "loads and saves")):
-        results.add(f"moved beside it: {words} of scattered 64 KiB fragments",
+        results.add(f"moved beside it: {words} of scattered 64 KiB fragments{under}",
                     statistics.median(rates[what]), "GB/s")  # fmt: skip
         p99 = quantile(gaps[what], 0.99)
-        results.add(f"neighbour's time a token beside {words}, p50",
+        results.add(f"neighbour's time a token beside {words}{under}, p50",
                     statistics.median(gaps[what]), "ms")  # fmt: skip
-        results.add(f"neighbour's time a token beside {words}, p99", p99, "ms", limit=alone,
+        results.add(f"neighbour's time a token beside {words}{under}, p99", p99, "ms", limit=alone,
                     bar=round(1.04 * alone, 3), met=p99 <= 1.04 * alone)  # fmt: skip

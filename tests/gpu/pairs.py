@@ -362,7 +362,11 @@ def run(args: argparse.Namespace, results: Results) -> None:
                 "ttft": lambda: pairs.ttft_at(lengths, args.pairs),
                 "zero": lambda: pairs.nothing_hits(args.zero_rounds),
                 "neighbour": lambda: beside_moves(
-                    pairs.engines["none"], sidecar, results, tiny=tiny
+                    pairs.engines["none"],
+                    sidecar,
+                    results,
+                    tiny=tiny,
+                    limits_gb_s=[float(text) for text in args.limits.split(",") if text],
                 ),
                 "prefill": lambda: pairs.ttft(lengths[1], args.prefill_pairs, prefill=True),
                 "chat": lambda: pairs.chat(args.rounds),
@@ -397,6 +401,7 @@ def main() -> int:
     parser.add_argument("--zero-rounds", type=int, default=21)
     parser.add_argument("--rounds", type=int, default=2, help="of the chat")
     parser.add_argument("--background-tokens", type=int, default=0, help="0 = as the shape allows")
+    parser.add_argument("--limits", default="30,20,10", help="GB/s to try beside a neighbour")
     parser.add_argument("--kv-gib", type=float, default=6)
     parser.add_argument("--cpu-cache-gb", type=float, default=0, help="0 = as the shape allows")
     args = parser.parse_args()

@@ -12,6 +12,7 @@ import io.flexkv.ffm.Linux;
 import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.RequestException;
 import io.flexkv.transfer.LayoutProof;
+import io.flexkv.transfer.MoveLimits;
 import io.flexkv.transfer.Mover;
 import java.lang.foreign.Arena;
 import java.util.List;
@@ -38,9 +39,15 @@ public final class SessionControl {
   private final CacheAgent agent;
   private final AgentInbox inbox;
   private final DeviceOpener devices;
+  private final MoveLimits limits;
 
-  public SessionControl(CacheAgent agent, DeviceOpener devices) {
+  /**
+   * @param devices opens the memory of ranks
+   * @param limits of the movers of all ranks
+   */
+  public SessionControl(CacheAgent agent, DeviceOpener devices, MoveLimits limits) {
     this.agent = agent;
+    this.limits = limits;
     this.inbox = agent.inbox();
     this.devices = devices;
   }
@@ -116,7 +123,7 @@ public final class SessionControl {
                   LOG.trace("fence {} seen after the end of {}", index, name);
                 }
               });
-      Mover mover = Mover.start(name, memory, fences, agent.completions());
+      Mover mover = Mover.start(name, memory, fences, agent.completions(), limits);
       return new Registration(name, memory, fences, mover, same, proved);
     } catch (DeviceException | RuntimeException e) {
       if (fences != null) {

@@ -22,6 +22,7 @@ import io.flexkv.session.SsdUse;
 import io.flexkv.tier.HostPool;
 import io.flexkv.tier.PoolPages;
 import io.flexkv.tier.PoolPrefault;
+import io.flexkv.transfer.MoveLimits;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.concurrent.CountDownLatch;
@@ -75,8 +76,9 @@ final class Sidecar {
     agent.setEviction(Tuning.eviction(settings));
     agent.tell(
         settings.flag(Options.TRANSFER_TRACE), settings.nanos(Options.EVICTION_LOG_INTERVAL_S));
-    sessions = new SessionControl(agent, devices::open);
-    Tuning tuning = new Tuning(settings, sessions::setEviction);
+    MoveLimits moves = new MoveLimits();
+    sessions = new SessionControl(agent, devices::open, moves);
+    Tuning tuning = new Tuning(settings, sessions::setEviction, moves);
     control = new ControlServer(identity.controlToken());
     control
         .on("ping", args -> JSON.createObjectNode())

@@ -9,6 +9,8 @@ import io.flexkv.config.Option;
 import io.flexkv.config.Options;
 import io.flexkv.config.Settings;
 import io.flexkv.protocol.RequestException;
+import io.flexkv.transfer.MoveLimits;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -30,6 +32,11 @@ final class Tuning {
           Options.HIT_REWARD_SECONDS,
           Options.SLRU_PROTECTED_THRESHOLD);
 
+  private static final List<Option> LIMITS =
+      List.of(Options.LOAD_LIMIT_GB_S, Options.SAVE_LIMIT_GB_S);
+  private static final List<Option> CHANGEABLE = changeable();
+  private static final double BYTES_PER_GB = 1e9;
+
   /** Takes eviction settings to the cache thread. */
   @FunctionalInterface
   interface EvictionSink {
@@ -37,11 +44,27 @@ final class Tuning {
   }
 
   private final EvictionSink sink;
+  private final MoveLimits limits;
   private Settings settings;
 
-  Tuning(Settings settings, EvictionSink sink) {
+  /** Sets the limits at once; eviction settings are the caller's to set, before anything runs. */
+  Tuning(Settings settings, EvictionSink sink, MoveLimits limits) {
     this.settings = settings;
     this.sink = sink;
+    this.limits = limits;
+    limit(settings);
+  }
+
+  private static List<Option> changeable() {
+    List<Option> all = new ArrayList<>(EVICTION);
+    all.addAll(LIMITS);
+    return List.copyOf(all);
+  }
+
+  private void limit(Settings wanted) {
+    limits.set(
+        (long) (wanted.number(Options.LOAD_LIMIT_GB_S) * BYTES_PER_GB),
+        (long) (wanted.number(Options.SAVE_LIMIT_GB_S) * BYTES_PER_GB));
   }
 
   /** The eviction that options ask for. */
@@ -65,22 +88,24 @@ final class Tuning {
       throw new RequestException("refused", String.valueOf(e.getMessage()));
     }
     for (String name : changes.keySet()) {
-      if (!name.equals(Options.LOG_LEVEL.name()) && !isEviction(name)) {
+      if (!name.equals(Options.LOG_LEVEL.name()) && !isOf(CHANGEABLE, name)) {
         throw new RequestException(
             "refused",
             "%s cannot be changed while the sidecar runs; log_level and %s can"
-                .formatted(name, String.join(", ", EVICTION.stream().map(Option::name).toList())));
+                .formatted(
+                    name, String.join(", ", CHANGEABLE.stream().map(Option::name).toList())));
       }
     }
-    if (changes.keySet().stream().anyMatch(Tuning::isEviction)) {
+    if (changes.keySet().stream().anyMatch(name -> isOf(EVICTION, name))) {
       sink.accept(eviction(changed));
     }
+    limit(changed);
     LogSetup.setLevel(changed.text(Options.LOG_LEVEL));
     settings = changed;
     LOG.info("changed by a client: {}", changes);
     ObjectNode now = JSON.createObjectNode();
     now.put(Options.LOG_LEVEL.name(), changed.text(Options.LOG_LEVEL));
-    EVICTION.forEach(option -> now.put(option.name(), changed.text(option)));
+    CHANGEABLE.forEach(option -> now.put(option.name(), changed.text(option)));
     return now;
   }
 
@@ -91,7 +116,7 @@ final class Tuning {
     return now;
   }
 
-  private static boolean isEviction(String name) {
-    return EVICTION.stream().anyMatch(option -> option.name().equals(name));
+  private static boolean isOf(List<Option> options, String name) {
+    return options.stream().anyMatch(option -> option.name().equals(name));
   }
 }

@@ -22,7 +22,7 @@ import org.jspecify.annotations.Nullable;
  * first in line gives slices until it is all submitted or has to end early; its revoke word is read
  * before each. It ends when its last slice has ended, and only then are the generations compared
  * and the completion posted. Saves leave the device to loads: while any load is active they submit
- * one slice in a while.
+ * one slice in a while. Both keep to their limit, if there is one ({@link Pace}).
  */
 final class CopyAgent implements Agent {
   private static final System.Logger LOG = System.getLogger(CopyAgent.class.getName());
@@ -49,6 +49,7 @@ final class CopyAgent implements Agent {
   private final AtomicInteger activeLoads;
   private final LongSupplier clock;
   private final long savePauseNanos;
+  private final Pace pace;
   private final MpscQueue<TransferJob> arrivals;
   private final MpscQueue<Long> revokes = new MpscQueue<>(1024);
   private final AgentCounters counters = new AgentCounters();
@@ -77,6 +78,7 @@ final class CopyAgent implements Agent {
       AtomicInteger activeLoads,
       LongSupplier clock,
       long savePauseNanos,
+      MoveLimits moveLimits,
       int maxJobs) {
     this.roleName = roleName;
     this.direction = direction;
@@ -89,6 +91,7 @@ final class CopyAgent implements Agent {
     this.activeLoads = activeLoads;
     this.clock = clock;
     this.savePauseNanos = savePauseNanos;
+    this.pace = new Pace(moveLimits, direction);
     this.arrivals = new MpscQueue<>(maxJobs);
     this.lastSubmitNanos = clock.getAsLong() - savePauseNanos;
   }
@@ -300,6 +303,7 @@ final class CopyAgent implements Agent {
         return submitted + 1;
       }
       submitting = null;
+      pace.submitted(slice.bytes(), lastSubmitNanos);
       if (inFlight.isEmpty()) {
         busySinceNanos = lastSubmitNanos;
       }
@@ -317,9 +321,11 @@ final class CopyAgent implements Agent {
   }
 
   private boolean mayCopy() {
-    return direction == Direction.LOAD
-        || activeLoads.get() == 0
-        || clock.getAsLong() - lastSubmitNanos >= savePauseNanos;
+    long now = clock.getAsLong();
+    return pace.allows(now)
+        && (direction == Direction.LOAD
+            || activeLoads.get() == 0
+            || now - lastSubmitNanos >= savePauseNanos);
   }
 
   private @Nullable JobState nextToSubmit() {

@@ -84,7 +84,7 @@ public final class LayoutProof {
     DeviceMemory proved = memory.withHost(scratch);
     Mover mover;
     try {
-      mover = Mover.start("proof", proved, FenceRing.none(), completions);
+      mover = Mover.start("proof", proved, FenceRing.none(), completions, new MoveLimits());
     } catch (DeviceException e) {
       proved.close();
       throw e;

@@ -37,11 +37,23 @@ public final class Mover {
    * @param name of the rank, for thread names and logs
    * @param memory stays the caller's to close, after {@link #stop}
    * @param fences likewise
+   * @param limits how much may be moved in a second
    */
   public static Mover start(
-      String name, DeviceMemory memory, FenceRing fences, CompletionQueue completions)
+      String name,
+      DeviceMemory memory,
+      FenceRing fences,
+      CompletionQueue completions,
+      MoveLimits limits)
       throws DeviceException {
-    return start(name, memory, fences, completions, System::nanoTime, CopyAgent.SAVE_PAUSE_NANOS);
+    return start(
+        name,
+        memory,
+        fences,
+        completions,
+        System::nanoTime,
+        CopyAgent.SAVE_PAUSE_NANOS,
+        limits);
   }
 
   static Mover start(
@@ -50,7 +62,8 @@ public final class Mover {
       FenceRing fences,
       CompletionQueue completions,
       LongSupplier clock,
-      long savePauseNanos)
+      long savePauseNanos,
+      MoveLimits limits)
       throws DeviceException {
     Geometry geometry = new Geometry(memory);
     AtomicInteger activeLoads = new AtomicInteger();
@@ -74,6 +87,7 @@ public final class Mover {
                 activeLoads,
                 clock,
                 savePauseNanos,
+                limits,
                 MAX_JOBS),
             new CopyAgent(
                 "flexkv-save-" + name,
@@ -85,6 +99,7 @@ public final class Mover {
                 activeLoads,
                 clock,
                 savePauseNanos,
+                limits,
                 MAX_JOBS),
             clock);
     mover.loadRunner.start();

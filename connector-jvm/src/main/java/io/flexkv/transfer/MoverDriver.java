@@ -27,7 +27,13 @@ final class MoverDriver implements AutoCloseable {
   MoverDriver(DeviceMemory memory, long savePauseNanos) throws DeviceException {
     this.mover =
         Mover.start(
-            "bench", memory, FenceRing.none(), completions, System::nanoTime, savePauseNanos);
+            "bench",
+            memory,
+            FenceRing.none(),
+            completions,
+            System::nanoTime,
+            savePauseNanos,
+            new MoveLimits());
   }
 
   /** Blocks and where they lie on the host. */

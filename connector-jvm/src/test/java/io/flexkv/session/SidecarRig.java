@@ -5,6 +5,7 @@ import io.flexkv.cache.CacheConfig;
 import io.flexkv.device.ProcessMemoryDevice;
 import io.flexkv.protocol.RequestException;
 import io.flexkv.tier.HostPool;
+import io.flexkv.transfer.MoveLimits;
 import java.lang.foreign.Arena;
 import java.nio.file.Path;
 import java.util.function.BooleanSupplier;
@@ -31,7 +32,7 @@ final class SidecarRig {
     lock = AddressLock.take(socketPath, 0);
     HostPool pool = HostPool.create("test", 16 << 20, 64 << 10, Arena.ofAuto());
     agent = new CacheAgent(identity, new HostSlots(pool, 0), CacheConfig.defaults(), 50_000);
-    control = new SessionControl(agent, devices);
+    control = new SessionControl(agent, devices, new MoveLimits());
     rendezvous =
         RendezvousServer.create(lock.listen(), identity, "tcp://127.0.0.1:1", agent, MAX_SESSIONS);
     agentThread = Thread.ofPlatform().daemon().name("cache").start(agent);

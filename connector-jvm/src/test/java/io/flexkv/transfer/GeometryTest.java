@@ -183,7 +183,7 @@ final class GeometryTest {
       }
       Semaphore posted = new Semaphore(0);
       CompletionQueue completions = new CompletionQueue(4, posted::release);
-      Mover mover = Mover.start("test", device, FenceRing.none(), completions);
+      Mover mover = Mover.start("test", device, FenceRing.none(), completions, new MoveLimits());
       move(mover, completions, posted, Direction.SAVE, blocks, places);
       for (int i = 0; i < BLOCKS; i++) {
         byte[] seen =

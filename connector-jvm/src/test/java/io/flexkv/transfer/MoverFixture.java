@@ -42,6 +42,7 @@ final class MoverFixture implements AutoCloseable {
   final MemorySegment revokeWords = arena.allocate(64, 8);
   final Semaphore posted = new Semaphore(0);
   final CompletionQueue completions;
+  final MoveLimits limits = new MoveLimits();
 
   /** Whether telling the worker of a fence fails. */
   volatile boolean failWhenSeen;
@@ -73,7 +74,9 @@ final class MoverFixture implements AutoCloseable {
               fencesSeen.add(new long[] {index, sequence});
             });
     completions = new CompletionQueue(capacity, posted::release);
-    mover = Mover.start("test", device, fences, completions, System::nanoTime, SAVE_PAUSE_NANOS);
+    mover =
+        Mover.start(
+            "test", device, fences, completions, System::nanoTime, SAVE_PAUSE_NANOS, limits);
   }
 
   long slot(int index) {

@@ -67,7 +67,7 @@ final class MoverProcessTest {
         Arena arena = Arena.ofShared();
         DeviceMemory memory = engine.open(layout(engine))) {
       MemorySegment host = arena.allocate((long) BLOCKS * BLOCK_BYTES, 4096);
-      Mover mover = Mover.start("test", memory, FenceRing.none(), completions);
+      Mover mover = Mover.start("test", memory, FenceRing.none(), completions, new MoveLimits());
       submit(mover, host);
       assertThat(posted.tryAcquire(30, TimeUnit.SECONDS)).as("the first job").isTrue();
       long killed = System.nanoTime();
@@ -95,7 +95,7 @@ final class MoverProcessTest {
         DeviceMemory memory = engine.open(layout(engine))) {
       MemorySegment host = arena.allocate((long) BLOCKS * BLOCK_BYTES, 4096);
       host.fill((byte) 1);
-      Mover mover = Mover.start("test", memory, FenceRing.none(), completions);
+      Mover mover = Mover.start("test", memory, FenceRing.none(), completions, new MoveLimits());
       submit(mover, host);
       assertThat(posted.tryAcquire(30, TimeUnit.SECONDS)).as("the first job").isTrue();
       assertThat(mover.stop(5_000_000_000L)).isTrue();

@@ -122,6 +122,23 @@ final class MoverTest {
   }
 
   @Test
+  void limit_ofOneDirection_slowsThatOneToItsRate() throws Exception {
+    int[] blocks = IntStream.range(0, 64).toArray();
+    try (MoverFixture f =
+        new MoverFixture(256, device -> device.limits = new SliceLimits(8, 4 * 1024, 3))) {
+      f.fillEngine(11);
+      f.limits.set(0, 1_000_000); // 64 KiB take 65 ms, less the 2 ahead and the last slice's 4
+      long begin = System.nanoTime();
+      assertThat(f.mover.submit(f.job(1, Direction.SAVE, blocks))).isTrue();
+      assertThat(f.next().status()).isEqualTo(Completion.Status.OK);
+      assertThat(System.nanoTime() - begin).isGreaterThan(55_000_000L);
+      f.limits.set(0, 1); // a load does not wait for the years that saves now would
+      assertThat(f.mover.submit(f.job(2, Direction.LOAD, blocks))).isTrue();
+      assertThat(f.next().status()).isEqualTo(Completion.Status.OK);
+    }
+  }
+
+  @Test
   void submit_noBlocks_isOkAtOnce() throws Exception {
     try (MoverFixture f = new MoverFixture()) {
       assertThat(f.mover.submit(f.job(1, Direction.LOAD))).isTrue();

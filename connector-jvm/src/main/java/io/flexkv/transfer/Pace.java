@@ -1,0 +1,49 @@
+package io.flexkv.transfer;
+
+import io.flexkv.device.Direction;
+
+/**
+ * Keeps one direction of one rank under its limit: after a slice the next one waits until the bytes
+ * so far would have been moved at the limit, less {@link #AHEAD_NANOS}. So what the limit allows in
+ * that time goes at once, and a thread that wakes up late by less loses nothing of the rate.
+ *
+ * <p>Mover's thread only; the limit itself may change at any time.
+ */
+final class Pace {
+  /** How far copies may be ahead of the limit: ten times what a mover naps at most. */
+  static final long AHEAD_NANOS = 2_000_000;
+
+  private static final double NANOS_PER_SECOND = 1e9;
+
+  private final MoveLimits limits;
+  private final Direction direction;
+
+  /** When what was submitted so far is over at the limit; of no meaning while {@link #fresh}. */
+  private long overAtNanos;
+
+  private boolean fresh = true;
+
+  Pace(MoveLimits limits, Direction direction) {
+    this.limits = limits;
+    this.direction = direction;
+  }
+
+  /** Whether the next slice may be submitted now. */
+  boolean allows(long nowNanos) {
+    return fresh
+        || limits.bytesPerSecond(direction) == 0
+        || overAtNanos - nowNanos <= AHEAD_NANOS;
+  }
+
+  /** A slice was submitted. */
+  void submitted(long bytes, long nowNanos) {
+    long rate = limits.bytesPerSecond(direction);
+    if (rate == 0) {
+      fresh = true;
+      return;
+    }
+    long from = fresh || overAtNanos - nowNanos < 0 ? nowNanos : overAtNanos;
+    overAtNanos = from + (long) (bytes * NANOS_PER_SECOND / rate);
+    fresh = false;
+  }
+}
