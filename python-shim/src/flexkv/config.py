@@ -58,6 +58,7 @@ class Settings:
     load_deadline_ms: int = 10_000
     drain_timeout_ms: int = 5000
     start_timeout_s: float = 60.0
+    early_start: bool = True
     idle_exit_s: float = 60.0
     runtime_dir: str = ""
     java: str = ""

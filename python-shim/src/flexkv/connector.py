@@ -14,6 +14,7 @@ from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorRole
 
+from flexkv.early import begin
 from flexkv.forwarding import HookForwarding, step_of
 from flexkv.metadata import StepMetadata
 from flexkv.vllm_api import HybridBase, look
@@ -49,6 +50,12 @@ class FlexKVConnectorV1(HookForwarding, KVConnectorBase_V1, HybridBase):
 
     def bound_step(self) -> StepMetadata | None:
         return step_of(self._connector_metadata)
+
+    @classmethod
+    def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
+        """False; and the first that vLLM tells us: from here on the sidecar may come up."""
+        begin(extra_config)
+        return False
 
     @classmethod
     def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> None:  # noqa: ARG003

@@ -1,15 +1,24 @@
 package io.flexkv.device;
 
+import java.lang.System.Logger.Level;
 import java.lang.foreign.MemorySegment;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Opens the memory of ranks by whatever kind of handle they register. CUDA is loaded, and the pool
- * pinned, with the first rank that needs it; on a machine without a GPU no class of it is touched.
- * Thread-safe; {@link #open} may take a second the first time.
+ * Opens the memory of ranks by whatever kind of handle they register. CUDA is loaded by {@link
+ * #prepare} where there is a GPU, or with the first rank that needs it, and the pool is pinned with
+ * that rank; on a machine without a GPU no class of it is touched. Thread-safe; {@link #open} may
+ * take two seconds the first time.
  */
 public final class Devices implements AutoCloseable {
+  private static final System.Logger LOG = System.getLogger(Devices.class.getName());
+
+  /** There where a driver for NVIDIA's GPUs is loaded. */
+  private static final Path NVIDIA = Path.of("/dev/nvidiactl");
+
   private final PinnedRanges pool;
   private final CudaCopyPath copyPath;
   private @Nullable CudaLibrary cuda;
@@ -22,6 +31,32 @@ public final class Devices implements AutoCloseable {
   public Devices(List<MemorySegment> poolSegments, CudaCopyPath copyPath) {
     this.pool = new PinnedRanges(poolSegments);
     this.copyPath = copyPath;
+  }
+
+  /**
+   * Loads CUDA ahead of the first rank, in a thread of its own: finding the GPUs takes the driver
+   * more than a second, and no rank need wait for it. Makes no context, so takes no GPU memory.
+   * What fails here fails again, and is told, when a rank registers.
+   */
+  public void prepare() {
+    if (Files.exists(NVIDIA)) {
+      Thread.ofPlatform().name("flexkv-cuda").daemon().start(this::loadCuda);
+    }
+  }
+
+  private synchronized void loadCuda() {
+    try {
+      library();
+    } catch (DeviceException e) {
+      LOG.log(Level.DEBUG, "CUDA is not loaded ahead: {0}", e.getMessage());
+    }
+  }
+
+  private synchronized CudaLibrary library() throws DeviceException {
+    if (cuda == null) {
+      cuda = CudaLibrary.load();
+    }
+    return cuda;
   }
 
   /**
@@ -47,12 +82,10 @@ public final class Devices implements AutoCloseable {
 
   private synchronized DeviceMemory openCuda(RankLayout layout, String uuid)
       throws DeviceException {
-    if (cuda == null) {
-      cuda = CudaLibrary.load();
-    }
-    CudaMemoryDevice device = CudaMemoryDevice.open(cuda, layout, copyPath, pool);
+    CudaLibrary library = library();
+    CudaMemoryDevice device = CudaMemoryDevice.open(library, layout, copyPath, pool);
     if (pinner == null) {
-      pinner = CudaPinner.start(cuda.gpu(uuid), pool);
+      pinner = CudaPinner.start(library.gpu(uuid), pool);
     }
     return device;
   }

@@ -140,6 +140,7 @@ final class Sidecar {
     try {
       BootIdentity identity = BootIdentity.create(FlexKv.version(), logFile);
       Sidecar sidecar = new Sidecar(settings, lock, identity, idleExit);
+      sidecar.devices.prepare();
       sidecar.agentThread.start();
       sidecar.controlThread.start();
       sidecar.rendezvousThread.start();

@@ -30,9 +30,7 @@ final class Pace {
 
   /** Whether the next slice may be submitted now. */
   boolean allows(long nowNanos) {
-    return fresh
-        || limits.bytesPerSecond(direction) == 0
-        || overAtNanos - nowNanos <= AHEAD_NANOS;
+    return fresh || limits.bytesPerSecond(direction) == 0 || overAtNanos - nowNanos <= AHEAD_NANOS;
   }
 
   /** A slice was submitted. */
