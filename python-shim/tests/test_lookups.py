@@ -9,7 +9,7 @@ import pytest
 from memory_sidecar import FakeGenerations
 
 from flexkv import protocol as p
-from flexkv.lookups import SPIN_KEYS, SPIN_SHARES_MAX, LookupLimits, Lookups
+from flexkv.lookups import LookupLimits, Lookups, SPIN_KEYS, SPIN_SHARES_MAX, SpinBound
 from flexkv.requests import RequestState
 from flexkv.scheduler import SchedulerFacts, SchedulerSide
 
@@ -85,6 +85,35 @@ def test_answer_the_only_request_waits_for_the_whole_budget_of_the_step() -> Non
 
 def test_answer_the_only_request_no_spin_asked_for_looks_once() -> None:
     assert alone_spin(LookupLimits(lookup_spin_us=0.0)) == 0.0
+
+
+def test_answer_the_only_request_in_vain_waits_for_less_the_next_time() -> None:
+    session = StillSession()
+    lookups = Lookups(BLOCK, LIMITS, Now())
+    for number in range(1, 9):
+        lookups.new_step()
+        lookups.answer(
+            session,  # type: ignore[arg-type]
+            request_of(number),
+            lambda _: None,
+            alone=True,
+        )
+    assert session.waited[0] == pytest.approx(1000.0, rel=0.01)
+    assert session.waited[-1] < 60.0
+
+
+def test_spin_bound_follows_the_answers_and_probes_in_between() -> None:
+    bound = SpinBound(50.0, 1000.0)
+    for _ in range(40):
+        bound.next_us()
+        bound.answered(100.0)
+    assert bound.next_us() == pytest.approx(200.0)
+    for _ in range(6):
+        bound.in_vain()
+    spins = [bound.next_us() for _ in range(SpinBound.PROBE_EVERY)]
+    assert sorted(spins)[-2:] == [50.0, 1000.0], "one spin in sixteen finds out anew"
+    bound.answered(600.0)
+    assert bound.next_us() == 1000.0, "twice what it took, but never more than the step's budget"
 
 
 def test_answer_no_spin_asked_for_looks_once() -> None:

@@ -43,7 +43,8 @@ class LookupLimits:
 
     A lookup waits for ``lookup_spin_us``, and as long again for each ``SPIN_KEYS`` hashes that went
     with it, at most ``SPIN_SHARES_MAX`` times more.  That of the engine's only request may use all
-    of ``step_spin_us``: nobody else waits, and a step skipped costs it two milliseconds.
+    of ``step_spin_us``: nobody else waits, and a step skipped costs it two milliseconds.  Unless
+    the sidecar does not answer in that time anyway, having no core to do so: see ``SpinBound``.
     """
 
     lookup_spin_us: float = 50.0
@@ -58,6 +59,37 @@ class LookupLimits:
     def patience_us(self, new_keys: int) -> float:
         """How long a lookup waits that has brought so many hashes with it."""
         return self.lookup_spin_us * (1 + min(new_keys / SPIN_KEYS, SPIN_SHARES_MAX))
+
+
+class SpinBound:
+    """How long it pays to spin for an answer, as the last answers came.
+
+    Twice what they took; half of the last bound after each spin in vain, down to ``least_us``, for
+    then the spinning itself may be what keeps the sidecar from answering.  One in ``PROBE_EVERY``
+    spins may take ``most_us`` all the same, to find out whether that is still so.
+    """
+
+    PROBE_EVERY = 16
+
+    def __init__(self, least_us: float, most_us: float) -> None:
+        self._least_us = min(least_us, most_us)
+        self._most_us = most_us
+        self._bound_us = most_us
+        self._spins = 0
+
+    def next_us(self) -> float:
+        """The bound of the spin that begins now."""
+        self._spins += 1
+        return self._most_us if self._spins % self.PROBE_EVERY == 0 else self._bound_us
+
+    def answered(self, after_us: float) -> None:
+        """That spin ended with an answer."""
+        settled = max(2 * after_us, 0.75 * self._bound_us)
+        self._bound_us = min(max(settled, self._least_us), self._most_us)
+
+    def in_vain(self) -> None:
+        """That spin ended without."""
+        self._bound_us = max(self._bound_us / 2, self._least_us)
 
 
 def extensions(state: RequestState) -> list[Record]:
@@ -89,6 +121,7 @@ class Lookups:
         self._waiting: dict[int, RequestState] = {}
         self._next_query = 1
         self._spin_left_us = limits.step_spin_us
+        self._alone = SpinBound(limits.lookup_spin_us, limits.step_spin_us)
         self._silent = False
         self._heard_at = float("-inf")
         self._probed_at = float("-inf")
@@ -224,9 +257,15 @@ class Lookups:
             if not self.is_open(state) and not self.ask(session, state, state.local):
                 # A chain longer than the ring goes in several steps.
                 return None, state.sent > sent and self._may_ask_again(state, now, answered=False)
-            dispatch(session.wait_for(state.query_id, self._spin(state, alone)))
+            spin_us = self._spin(state, alone)
+            dispatch(session.wait_for(state.query_id, spin_us))
             fresh = state.answer
-            self._spin_left_us -= (self._clock() - now) * 1e6
+            spent_us = (self._clock() - now) * 1e6
+            self._spin_left_us -= spent_us
+            if alone and fresh is not None:
+                self._alone.answered(spent_us)
+            elif alone and spin_us > 0:
+                self._alone.in_vain()
         if fresh is not None:
             if fresh.status == LOOKUP_OK:
                 return fresh, False
@@ -243,7 +282,8 @@ class Lookups:
             return 0.0
         if alone:
             # An idle sidecar has to wake up first, which takes longer than any answer.
-            return max(0.0, self._spin_left_us)
+            bound_us = max(self._alone.next_us(), self._limits.patience_us(state.asked_keys))
+            return max(0.0, min(bound_us, self._spin_left_us))
         return max(0.0, min(self._limits.patience_us(state.asked_keys), self._spin_left_us))
 
     def _may_ask_again(self, state: RequestState, now: float, *, answered: bool) -> bool:
