@@ -9,7 +9,7 @@ import pytest
 from memory_sidecar import FakeGenerations
 
 from flexkv import protocol as p
-from flexkv.lookups import LookupLimits, Lookups, SPIN_KEYS, SPIN_SHARES_MAX, SpinBound
+from flexkv.lookups import SPIN_KEYS, SPIN_SHARES_MAX, LookupLimits, Lookups, SpinBound
 from flexkv.requests import RequestState
 from flexkv.scheduler import SchedulerFacts, SchedulerSide
 

@@ -214,6 +214,8 @@ def test_set_changes_policy_and_log_level_of_the_running_sidecar(
     assert "eviction_policy=slru\n" in said
     assert "log_level=ERROR\n" in said
     before = log.read_text()
+    assert cli.main(["set", *at, "load_limit_gb_s=12.5"]) == 0
+    assert "load_limit_gb_s=12.5\n" in capsys.readouterr().out
     assert cli.main(["set", *at, "evict_ratio=0.05"]) == 0
     assert log.read_text() == before  # what is INFO is not logged any more
     assert "evict_ratio=0.05\n" in capsys.readouterr().out

@@ -81,6 +81,12 @@ def counters(engine: Engine) -> tuple[int, int]:
     return engine.preemptions, engine.failed_blocks
 
 
+def told_ahead(engine: Engine) -> int:
+    """Loads whose end the scheduler heard of from the sidecar before its workers had reported."""
+    told: int = engine.scheduler_connector._scheduler.side.arrivals.told_ahead
+    return told
+
+
 def run_aborting(
     engine: Engine, prompts: Sequence[Tokens], max_tokens: int, seed: int
 ) -> list[Answer | None]:

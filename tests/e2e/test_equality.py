@@ -44,6 +44,9 @@ def test_each_alone_after_reset_every_whole_block_comes_from_the_sidecar(
     there = [loadable_tokens(prompt, BLOCK_TOKENS) for prompt in reference.prompts]
     assert_served(there, [answer.external_tokens for answer in hits])
     counts["tokens served by the sidecar"] += sum(answer.external_tokens for answer in hits)
+    told = line.engine.call(scenarios.told_ahead)
+    assert told > 0, "no load was taken up before a worker reported it"
+    counts["loads taken up ahead of the worker's report"] += told
 
 
 def test_partial_hits_only_the_shared_prefix_is_loaded(

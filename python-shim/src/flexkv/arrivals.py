@@ -46,6 +46,10 @@ class Arrivals:
         self._told: Counter[str] = Counter()
         self.told_ahead = 0
 
+    def switch_off(self) -> None:
+        """Nothing is told ahead; before the first load."""
+        self._wait_s = 0.0
+
     def opened(self, load: OpenLoad) -> None:
         """A load was planned with the present sidecar."""
         if self._wait_s > 0:

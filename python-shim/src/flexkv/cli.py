@@ -81,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     run.formatter_class = argparse.RawDescriptionHelpFormatter
     run.epilog = "options of the sidecar:\n" + "\n".join(_sidecar_options())
     add("status", status, "what the sidecar at the address is doing, as JSON")
-    change = add("set", set_options, "change options of the running sidecar: log_level, "
-                 "eviction_policy and its thresholds")  # fmt: skip
+    change = add("set", set_options, "change options of the running sidecar: log_level, limits of "
+                 "what is moved, eviction_policy and its thresholds")  # fmt: skip
     change.add_argument("changes", nargs="+", metavar="NAME=VALUE")
     disks = add("ssd", ssd, "reattach DIR: use a folder of the SSD tier again that was taken out "
                 "after errors; it begins empty")  # fmt: skip

@@ -46,6 +46,10 @@ class SchedulerHooks:
         self.guard = Guard("scheduler", self._switch_off)
         self.side: SchedulerSide | None = None
         self.side = self.guard.run("__init__", None, build)
+        if self._kept is not None and self.side is not None:
+            # Workers name the loads of aborted requests as sent there, so their word on a load
+            # that vLLM was told of need not come.
+            self.side.arrivals.switch_off()
 
     def _switch_off(self) -> None:
         """Before the hook that failed returns: what vLLM hands out from here on is not counted."""

@@ -33,6 +33,13 @@ class OpenLoad:
     failed: int | None = None
     parts_left: int = 1
 
+    def note_invalid(self, invalid: set[int]) -> None:
+        """Notes which of the load's blocks, if any, is the first of these."""
+        for index, block in enumerate(self.blocks):
+            if block in invalid:
+                self.fail_at(index)
+                return
+
     def fail_at(self, index: int) -> None:
         """Notes that the load's block ``index`` (counted from its first) is not in place."""
         self.failed = index if self.failed is None else min(self.failed, index)

@@ -203,7 +203,10 @@ class SchedulerSide:
         """
         reported = self.arrivals.take_out(output.finished_recving)
         output.finished_recving = reported or None
-        self._note_invalid(output)
+        invalid = set(getattr(output, "invalid_block_ids", None) or ())
+        for state in self._loading.values() if invalid else ():
+            if state.load is not None:
+                state.load.note_invalid(invalid)
         whole = getattr(output, "failed_recving", None) or ()
         for request_id in reported:
             ended = self._loading.pop(request_id, None)
@@ -213,33 +216,24 @@ class SchedulerSide:
         if ahead:
             output.finished_recving = reported | ahead
 
-    def _note_invalid(self, output: Any) -> None:
-        invalid = set(getattr(output, "invalid_block_ids", None) or ())
-        for state in self._loading.values() if invalid else ():
-            load = state.load
-            bad = [i for i, b in enumerate(load.blocks) if b in invalid] if load else []
-            if load is not None and bad:
-                load.fail_at(bad[0])
-
     def _ended_ahead(self) -> set[str]:
         """Loads that the sidecar says are whole, waited for where there is nothing else to do."""
         if not self._loading:
             return set()
+        self._live_session()
         if self._states and all(name in self._loading for name in self._states):
-            self.arrivals.wait(
-                (state.load for state in self._loading.values()),
-                lambda: self._live_session() is not None,
-            )
-        else:
-            self._live_session()
-        ahead: set[str] = set()
-        for request_id, state in list(self._loading.items()):
-            if state.load is not None and self.arrivals.is_whole(state.load):
-                ahead.add(request_id)
-                del self._loading[request_id]
-                self.arrivals.told(request_id)
-                self._end_load(state, whole_failed=False)
-        return ahead
+            loads = [state.load for state in self._loading.values()]
+            self.arrivals.wait(loads, lambda: self._live_session() is not None)
+        ahead = {
+            name: state
+            for name, state in self._loading.items()
+            if state.load is not None and self.arrivals.is_whole(state.load)
+        }
+        for name, state in ahead.items():
+            del self._loading[name]
+            self.arrivals.told(name)
+            self._end_load(state, whole_failed=False)
+        return set(ahead)
 
     def request_finished(self, request: Any) -> None:
         """The last save goes into the next step; a finish alone forces one more step.

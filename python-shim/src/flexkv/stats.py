@@ -20,6 +20,7 @@ def scheduler_line(side: SchedulerSide) -> str:
         "lookup p99 us": round(side.lookups.times.quantile(0.99)),
         "loads": side.loads,
         "failed loads": side.loads_failed,
+        "told ahead": side.arrivals.told_ahead,
         "blocks loaded": side.blocks_loaded,
         "save plans": side.saves.jobs,
         "blocks planned": side.saves.blocks,
