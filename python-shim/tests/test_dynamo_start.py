@@ -1,0 +1,292 @@
+"""The ready deployments behind NVIDIA Dynamo and the script that starts them.
+
+The sidecars are real; Dynamo's frontend and workers are stand-ins that note how they were started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexkv import config_file
+from flexkv.config import Settings
+
+FOLDER = Path(__file__).resolve().parents[2] / "conf" / "dynamo"
+
+FRONTEND = """
+import http.server, json, os, pathlib, sys
+out = pathlib.Path(os.environ["OUT"])
+(out / "frontend.json").write_text(json.dumps([sys.argv[1:], dict(os.environ)]))
+
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        workers = [{"instance_id": f.name, "endpoint": "generate"} for f in out.glob("*.serving")]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"instances": workers}).encode())
+
+port = int(sys.argv[sys.argv.index("--http-port") + 1])
+http.server.HTTPServer(("127.0.0.1", port), Health).serve_forever()
+"""
+WORKER = """
+import json, os, pathlib, signal, subprocess, sys, time
+out, number = pathlib.Path(os.environ["OUT"]), os.environ["WORKER"]
+(out / (number + ".json")).write_text(json.dumps([sys.argv[1:], dict(os.environ)]))
+if os.environ.get("DIES") == number:
+    sys.exit("the model is not there")
+if os.environ.get("DEAF") == number:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.environ.get("SILENT") != number:
+    (out / (number + ".serving")).touch()
+subprocess.run(["sleep", "120"])  # an engine has processes of its own
+time.sleep(120)
+"""
+SMALL = """
+cpu_cache_gb: 0.05
+"""
+
+
+def free_ports(count: int) -> int:
+    """The first of so many TCP ports in a row that nobody uses."""
+    for _ in range(100):
+        first = random.randrange(20_000, 32_000 - count)
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                probes.enter_context(socket.socket()).bind(("", port))
+            return first
+    raise RuntimeError(f"no {count} free ports")
+
+
+class Deployment:
+    """One run of the script in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out, self.run = folder / "out", folder / "run"
+        for made in (self.out, self.run):
+            made.mkdir()
+        for name, text in (("frontend", FRONTEND), ("vllm", WORKER)):
+            package = folder / "fakes" / "dynamo" / name
+            package.mkdir(parents=True)
+            (package / "__init__.py").touch()
+            (package / "__main__.py").write_text(text)
+        (folder / "small.yaml").write_text(SMALL)
+        first = free_ports(6)
+        self.http_port, self.event_port = first, first + 1
+        self.folder = folder
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        base = {k: v for k, v in os.environ.items() if not k.startswith(("FLEXKV", "DYN_"))}
+        for name in ("PYTHONHASHSEED", "DYN_FILE_KV"):
+            base.pop(name, None)
+        path = os.pathsep.join(filter(None, [str(self.folder / "fakes"), base.get("PYTHONPATH")]))
+        self.process = subprocess.Popen(
+            [FOLDER / "start.sh", *arguments],
+            env={
+                **base, "PYTHONPATH": path, "PYTHON": sys.executable, "OUT": str(self.out),
+                "LOG_DIR": str(self.folder / "logs"), "RUN_DIR": str(self.run),
+                "SSD_DIR": str(self.folder / "ssd"), "TMPDIR": str(self.run), "GPUS": "0",
+                "HTTP_PORT": str(self.http_port), "EVENT_PORT": str(self.event_port),
+                "FLEXKV_CONFIG_PATH": str(self.folder / "small.yaml"),
+                "FLEXKV_RUNTIME_DIR": str(self.run), "STOP_TIMEOUT_S": "20", **env,
+            },
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
+        )  # fmt: skip
+        return self.process
+
+    def wait_serving(self, workers: int) -> list[tuple[list[str], dict[str, str]]]:
+        """Arguments and environment of each worker, once the script says that all serve."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        said = ""
+        while "serving at" not in said:
+            said = self.process.stdout.readline()
+            assert said, self.process.communicate(timeout=30)
+        assert f"({workers} workers" in said
+        return [self.seen(str(number)) for number in range(workers)]
+
+    def seen(self, name: str) -> tuple[list[str], dict[str, str]]:
+        arguments, environment = json.loads((self.out / f"{name}.json").read_text())
+        return arguments, environment
+
+    def fails(self, timeout_s: float = 60.0) -> str:
+        """What it says when it ends by itself, unsuccessfully and with nothing left."""
+        assert self.process is not None
+        _, said = self.process.communicate(timeout=timeout_s)
+        assert self.process.returncode == 1, said
+        assert self.living() == []
+        return said
+
+    def living(self) -> list[str]:
+        """Everything that was started for this folder and runs."""
+        found = []
+        mark = f"OUT={self.out}\0".encode()
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in environ.read_bytes():
+                    found.append((environ.parent / "comm").read_text().strip())
+        return found
+
+    def end(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(40) == 130
+        assert self.living() == []
+
+
+@pytest.fixture
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    made = Deployment(tmp_path_factory.mktemp("d"))
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.terminate()
+        made.process.wait(40)
+
+
+def option(arguments: list[str], name: str) -> Any:
+    return json.loads(arguments[arguments.index(name) + 1])
+
+
+@pytest.mark.parametrize("name", ["one", "private", "shared"])
+def test_configurations_are_understood(name: str, tmp_path: Path) -> None:
+    environments = [
+        {"FLEXKV_CONFIG_PATH": str(FOLDER / f"{name}.yaml"), "WORKER": worker,
+         "SSD_DIR": str(tmp_path)}
+        for worker in "01"
+    ]  # fmt: skip
+    assert all(Settings.load(env=one).notes == () for one in environments)
+    folders = set()
+    for one in environments:
+        read = config_file.read_file(one["FLEXKV_CONFIG_PATH"], one)
+        assert read.remarks == []
+        folders.add(str(read.values["ssd_cache_dir"]))
+    wanted = ["shared"] if name == "shared" else ["worker-0", "worker-1"]
+    assert folders == {f"{tmp_path}/{folder}" for folder in wanted}
+
+
+def test_private_workers_have_ports_addresses_and_sidecars_of_their_own(
+    deployment: Deployment,
+) -> None:
+    deployment.start("private", "some/model", "--block-size", "64", WORKERS="2")
+    found = deployment.wait_serving(2)
+    for number, (arguments, environment) in enumerate(found):
+        events = option(arguments, "--kv-events-config")
+        assert events["endpoint"] == f"tcp://*:{deployment.event_port + number}"
+        assert events["enable_kv_cache_events"] is True
+        transfer = option(arguments, "--kv-transfer-config")
+        assert transfer == {"kv_connector": "FlexKVConnectorV1", "kv_role": "kv_both"}
+        assert arguments[:2] == ["--model", "some/model"]
+        assert arguments[-2:] == ["--block-size", "64"]
+        address = f"ipc://{deployment.run}/flexkv_dynamo_{number}"
+        assert environment["FLEXKV_SERVER_RECV_PORT"] == address
+        assert environment["PYTHONHASHSEED"] == "0"
+        assert environment["DYN_DISCOVERY_BACKEND"] == "file"
+        assert environment["DYN_EVENT_PLANE"] == "zmq"
+        assert "FLEXKV_INSTANCE_ID" not in environment
+    arguments, environment = deployment.seen("frontend")
+    assert arguments[arguments.index("--router-mode") + 1] == "kv"
+    assert environment["DYN_FILE_KV"] == found[0][1]["DYN_FILE_KV"]
+    deployment.end()
+    assert not Path(environment["DYN_FILE_KV"]).exists()
+    assert not list(deployment.run.glob("flexkv_dynamo_?"))
+
+
+@pytest.mark.parametrize(("mode", "router"), [("shared", "kv"), ("round-robin", "round-robin")])
+def test_workers_around_one_sidecar_differ_in_their_instance(
+    deployment: Deployment, mode: str, router: str
+) -> None:
+    deployment.start(mode, "some/model", WORKERS="3", PYTHONHASHSEED="7")
+    found = [environment for _, environment in deployment.wait_serving(3)]
+    assert {one["FLEXKV_SERVER_RECV_PORT"] for one in found} == {
+        f"ipc://{deployment.run}/flexkv_dynamo"
+    }
+    assert [one["FLEXKV_INSTANCE_ID"] for one in found] == ["0", "1", "2"]
+    assert {one["FLEXKV_INSTANCE_NUM"] for one in found} == {"3"}
+    assert {one["PYTHONHASHSEED"] for one in found} == {"7"}
+    arguments, _ = deployment.seen("frontend")
+    assert arguments[arguments.index("--router-mode") + 1] == router
+    deployment.end()
+
+
+def test_one_worker_uses_the_discovery_that_is_set(deployment: Deployment) -> None:
+    deployment.start("one", "some/model", DYN_DISCOVERY_BACKEND="etcd", DYN_EVENT_PLANE="nats")
+    _, environment = deployment.wait_serving(1)[0]
+    assert environment["DYN_DISCOVERY_BACKEND"] == "etcd"
+    assert environment["DYN_EVENT_PLANE"] == "nats"
+    assert "DYN_FILE_KV" not in environment
+    deployment.end()
+
+
+def test_taken_event_port_is_said_before_anything_starts(deployment: Deployment) -> None:
+    with socket.create_server(("127.0.0.1", deployment.event_port + 1)):
+        deployment.start("private", "some/model", WORKERS="2")
+        said = deployment.fails(20)
+    assert f"port {deployment.event_port + 1}, for the KV events of worker 1, is taken" in said
+    assert "set EVENT_PORT" in said
+    assert not list((deployment.folder / "logs").iterdir())
+
+
+def test_event_port_for_all_workers_is_refused(deployment: Deployment) -> None:
+    deployment.start("private", "some/model", "--kv-events-config", "{}")
+    assert "each worker needs an event port of its own" in deployment.fails(20)
+
+
+def test_taken_rendezvous_address_is_said_and_all_is_ended(deployment: Deployment) -> None:
+    address = deployment.run / "flexkv_dynamo_1"
+    with socket.socket(socket.AF_UNIX) as somebody:
+        somebody.bind(str(address))
+        somebody.listen()
+        deployment.start("private", "some/model", WORKERS="2")
+        said = deployment.fails()
+    assert "sidecar-1 ended: ending all" in said
+    assert str(address) in said
+    assert not list(deployment.out.iterdir())
+
+
+def test_missing_dynamo_is_said(deployment: Deployment) -> None:
+    deployment.start("one", "some/model", PYTHONPATH="")
+    said = deployment.fails(20)
+    assert said.count("\n") == 1
+    assert "no NVIDIA Dynamo" in said
+    assert "pip install" in said
+
+
+def test_end_of_one_worker_ends_all_with_its_last_words(deployment: Deployment) -> None:
+    deployment.start("private", "some/model", WORKERS="2", DIES="1")
+    said = deployment.fails()
+    assert "worker-1 ended: ending all" in said
+    assert "the model is not there" in said
+
+
+def test_worker_that_never_serves_ends_the_wait(deployment: Deployment) -> None:
+    deployment.start("shared", "some/model", WORKERS="2", SILENT="1", START_TIMEOUT_S="8")
+    assert "2 workers serve: not within 8 s" in deployment.fails()
+
+
+def test_worker_that_does_not_listen_is_killed(deployment: Deployment) -> None:
+    process = deployment.start("one", "some/model", DEAF="0", STOP_TIMEOUT_S="1")
+    deployment.wait_serving(1)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert time.monotonic() - began < 10
+    assert deployment.living() == []
+
+
+def test_wrong_use_is_explained(deployment: Deployment) -> None:
+    process = deployment.start("both")
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert "start.sh one|private|shared|round-robin MODEL" in said
