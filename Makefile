@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test check bench test-ssd soak-ssd test-dynamo test-versions test-gpu pack-gpu pages wheel clean \
-	java check-java check-python shim-tests end-to-end
+.PHONY: help install demo test check bench test-ssd soak-ssd test-dynamo bench-dynamo test-versions test-gpu pack-gpu \
+	pages wheel clean java check-java check-python shim-tests end-to-end
 
 # With it set, every start of vLLM compiles thousands of modules again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -59,6 +59,11 @@ test-versions: ## every pinned release of vLLM with FlexKV, and the record of do
 			|| failed="$$failed $$version"; \
 	done; $(PYTHON) tests/pages; \
 	test -z "$$failed" || { printf '\nfailed under vLLM:%s\n' "$$failed"; exit 1; }
+
+bench-dynamo: ## Mooncake's conversations through Dynamo's real router, 4 workers: records and a figure (20 min)
+	@$(SETUP) venv 0.32.0 >/dev/null
+	@$(SETUP) dynamo >/dev/null
+	@$(BIN)/python tests/router_bench
 
 test-gpu: ## the whole line on this machine's GPU with the installed vLLM
 	@python="$$($(SETUP) demo)"; "$$python" tests/gpu

@@ -49,14 +49,18 @@ class PlainInstance:
         rings: bool = True,
         namespace: str = "ab" * 32,
         events: bool = False,
+        block_tokens: int = 16,
     ) -> None:
         self.blocks = blocks
         self.block_bytes = block_bytes
+        self.block_tokens = block_tokens
         self.memory = mmap.mmap(-1, blocks * block_bytes)
         self.generations = GenerationTable(blocks)
         self._counter = 0
         name = f"plain-{uuid.uuid4()}"
-        common = {"instance": name, "namespace": namespace, "block_tokens": 16, "rings": rings}
+        common = {
+            "instance": name, "namespace": namespace, "block_tokens": block_tokens, "rings": rings,
+        }  # fmt: skip
         self.scheduler = open_session(
             socket_path,
             p.Hello(role=p.ROLE_SCHEDULER, pid=0, events=events, **common),  # type: ignore[arg-type]
@@ -81,7 +85,7 @@ class PlainInstance:
         size = self.blocks * self.block_bytes
         fingerprint = hashlib.sha256(f"{self.blocks} {self.block_bytes}".encode()).hexdigest()
         layout = {
-            "block_tokens": 16,
+            "block_tokens": self.block_tokens,
             "num_blocks": self.blocks,
             "fingerprint": fingerprint,
             "allocations": [

@@ -162,9 +162,11 @@ class Frontend(processes.Closing):
     Discovery is a folder, requests go over TCP and events over ZeroMQ: no etcd, no NATS.
     """
 
-    def __init__(self, folder: Path, log: Path, model: Path) -> None:
-        self._log, self._model = log, model
-        self._port = processes.free_port()
+    def __init__(
+        self, folder: Path, log: Path, model: Path, router: Sequence[str] = ("--router-mode", "kv")
+    ) -> None:
+        self._log, self._model, self._router = log, model, list(router)
+        self.port = processes.free_port()
         self._environment = {
             **os.environ,
             "DYN_DISCOVERY_BACKEND": "file",
@@ -182,8 +184,13 @@ class Frontend(processes.Closing):
 
     def add_worker(self, events: str, block_tokens: int, tag: int) -> None:
         """A worker that answers with token `tag`; returns at once, see `wait_workers`."""
-        script = Path(__file__).with_name("dynamo_worker.py")
-        arguments = [str(self._model), events, str(block_tokens), str(tag)]
+        self.run_worker(Path(__file__).with_name("dynamo_worker.py"), events, block_tokens, tag)
+
+    def run_worker(
+        self, script: Path, events: str, block_tokens: int, tag: int, *more: str
+    ) -> None:
+        """A worker of another kind, as a script in Dynamo's environment."""
+        arguments = [str(self._model), events, str(block_tokens), str(tag), *more]
         self._workers.append(self._start(f"worker-{tag}", ["-P", str(script), *arguments]))
 
     def wait_workers(self) -> None:
@@ -202,14 +209,14 @@ class Frontend(processes.Closing):
             "model": "tiny", "prompt": list(token_ids), "max_tokens": 1,
             "nvext": {"extra_fields": ["worker_id", "timing"]},
         }  # fmt: skip
-        answer = _post(f"http://127.0.0.1:{self._port}/v1/completions", body)
+        answer = _post(f"http://127.0.0.1:{self.port}/v1/completions", body)
         timing = answer["nvext"]["timing"]
         return Routed(answer["choices"][0]["text"], float(timing["kv_hit_rate"] or 0.0))
 
     def _all_there(self) -> bool:
         try:
-            health = _post(f"http://127.0.0.1:{self._port}/health", None)
-            models = _post(f"http://127.0.0.1:{self._port}/v1/models", None)
+            health = _post(f"http://127.0.0.1:{self.port}/health", None)
+            models = _post(f"http://127.0.0.1:{self.port}/v1/models", None)
         except (urllib.error.URLError, ConnectionError):
             return False
         serving = {
@@ -221,8 +228,8 @@ class Frontend(processes.Closing):
         return len(serving) == len(self._workers) and bool(models.get("data"))
 
     def _start_frontend(self) -> subprocess.Popen[bytes]:
-        arguments = ["-m", "dynamo.frontend", "--router-mode", "kv"]
-        arguments += ["--http-host", "127.0.0.1", "--http-port", str(self._port)]
+        arguments = ["-m", "dynamo.frontend", *self._router]
+        arguments += ["--http-host", "127.0.0.1", "--http-port", str(self.port)]
         return self._start("frontend", arguments)
 
     def _start(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -25,7 +25,7 @@ from flexkv.vllm_events import VllmEvents
 from harness import processes
 
 #: A scheduler and a worker session over plain memory, which the shim's tests use as well.
-_PlainInstance: Any = importlib.import_module("plain_instance").PlainInstance
+PlainInstance: Any = importlib.import_module("plain_instance").PlainInstance
 
 BLOCK_TOKENS = 16
 _SETTLE_S = 20.0
@@ -80,7 +80,7 @@ class ModellessEngine:
 
     def attach(self) -> None:
         """Joins the present sidecar."""
-        self.instance = _PlainInstance(
+        self.instance = PlainInstance(
             self._path, blocks=self._blocks, block_bytes=self._block_bytes, events=True
         )
         self.feed.attached()
@@ -100,6 +100,18 @@ class ModellessEngine:
         done = self.instance.save(request, b"".join(chain.block_hashes), places, facts=facts)
         self.instance.scheduler.send(p.EndRequest(request))
         return int(done.committed)
+
+    def lookup_us(self, chain: Chain, blocks: int) -> float:
+        """Microseconds until the sidecar has answered a request's first question."""
+        self._number += 1
+        session, hashes = self.instance.scheduler, chain.block_hashes[:blocks]
+        began = time.perf_counter_ns()
+        session.ask(p.Lookup(self._number, self._number, blocks, 0, blocks), hashes, 0)
+        answer = session.wait_for(self._number, 5_000_000)
+        took = (time.perf_counter_ns() - began) / 1000
+        assert isinstance(answer, p.LookupAnswer), answer
+        assert session.send(p.EndRequest(self._number))
+        return took
 
     def reset(self) -> None:
         """What ``reset_prefix_cache(reset_connector=True)`` asks of the sidecar."""

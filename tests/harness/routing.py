@@ -31,20 +31,28 @@ class Rig:
     served: subprocess.Popen[bytes]
     engines: list[ModellessEngine] = field(default_factory=list)
 
-    def engine(self) -> ModellessEngine:
-        made = ModellessEngine(str(self.sidecar.socket))
+    def engine(self, blocks: int = 64) -> ModellessEngine:
+        made = ModellessEngine(str(self.sidecar.socket), blocks=blocks)
         self.engines.append(made)
         return made
 
     def restart(self) -> None:
         """The sidecar dies, another one comes; engines notice both."""
+        self.kill()
+        self.start()
+        for engine in self.engines:
+            engine.attach()
+
+    def kill(self) -> None:
+        """The sidecar dies; engines notice."""
         self.served.kill()
         self.served.wait()
         for engine in self.engines:
             engine.lost()
+
+    def start(self) -> None:
+        """Another sidecar comes."""
         self.served = self.sidecar.start(checkout.LOGS / "dynamo-sidecar.log")
-        for engine in self.engines:
-            engine.attach()
 
     def close(self) -> None:
         for engine in self.engines:

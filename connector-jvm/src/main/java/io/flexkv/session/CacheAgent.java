@@ -40,9 +40,6 @@ public final class CacheAgent implements Runnable {
   private static final int MAX_COMPLETIONS = 65_536;
   private static final long TICK_NANOS = 1_000_000_000L;
 
-  /** The {@code Go} of a load comes so soon after its plan, as a rule: half a millisecond. */
-  private static final long GO_NANOS = 1_000_000;
-
   private final SpinPolicy spinPolicy;
   private final EventFd wake;
   private final PollSet poll = new PollSet(1);
@@ -324,23 +321,16 @@ public final class CacheAgent implements Runnable {
   /** After work: looks for more for a while, and goes on as long as more comes. */
   private void spin() {
     long began = System.nanoTime();
-    long nanos = spinNanos(began);
+    long nanos = spinPolicy.afterWork();
     while (running && System.nanoTime() - began < nanos) {
       if (doWork() > 0) {
         spinPolicy.found();
         began = System.nanoTime();
-        nanos = spinNanos(began);
+        nanos = spinPolicy.afterWork();
       } else {
         Thread.onSpinWait();
       }
     }
-  }
-
-  private long spinNanos(long now) {
-    if (records.takePlannedLoad()) {
-      spinPolicy.expect(now + GO_NANOS);
-    }
-    return spinPolicy.afterWork(now);
   }
 
   /**

@@ -22,8 +22,6 @@ final class SpinPolicy {
   private int failures;
   private int turns;
   private boolean spun;
-  private long expectedUntilNanos;
-  private boolean expecting;
 
   /**
    * @param maxNanos how long a spin may take, 0 = never spin
@@ -32,23 +30,10 @@ final class SpinPolicy {
     this.maxNanos = maxNanos;
   }
 
-  /**
-   * Something will come before this time, for which a wake-up would be late: until then spins are
-   * longer, where they do any good.
-   */
-  void expect(long untilNanos) {
-    expectedUntilNanos = untilNanos;
-    expecting = true;
-  }
-
   /** After work: how long to look for more, in nanoseconds. */
-  long afterWork(long nowNanos) {
+  long afterWork() {
     spun = failures < FAILURES_TO_STOP || ++turns % PROBE_EVERY == 0;
-    if (!spun || maxNanos == 0) {
-      return 0;
-    }
-    expecting &= expectedUntilNanos - nowNanos > 0;
-    return expecting ? Math.max(maxNanos, expectedUntilNanos - nowNanos) : maxNanos;
+    return spun ? maxNanos : 0;
   }
 
   /** More came before the time was over. */
