@@ -48,6 +48,11 @@ RUNS = {
     "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in a run of their own",
     "gpu-kvmanager": "The Python API on GPU tensors: 19 shapes compared byte for byte, matches of "
     "512 blocks, puts and gets of 1 GiB",
+    "gpu-ssd-hit": "Chains of 1 GiB from the SSD to the GPU, by a sidecar that was started anew, "
+    "beside bare O_DIRECT reads of the same files right before and after",
+    "gpu-ssd-restart": "Engine and sidecar ended and started anew: the same prompts, from the SSD",
+    "gpu-host-ssd-lookups": "The same to a process's memory, and lookups while the SSD is "
+    "written, 16 idle cores",
     "gpu-host-lookup": "Lookups from Python beside a bare echo through the ring, 16 idle cores",
     "gpu-host-hooks": "What the hooks cost an engine's step, on the scheduler's thread and on a "
     "worker's, 16 idle cores",

@@ -72,6 +72,10 @@ public final class Options {
   public static final Option TRANSFER_TRACE = option("transfer_trace");
   public static final Option EVICTION_LOG_INTERVAL_S = option("eviction_log_interval_s");
 
+  public static final Option ENABLE_METRICS = option("enable_metrics");
+  public static final Option METRICS_HOST = option("metrics_host");
+  public static final Option METRICS_PORT = option("py_metrics_port");
+
   public static final Option SPIN_US = option("spin_us");
   public static final Option LEASE_TTL_S = option("lease_ttl_s");
   public static final Option PLAN_TTL_S = option("plan_ttl_s");

@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.admin.ControlServer;
+import io.flexkv.admin.MetricsServer;
 import io.flexkv.cache.CacheConfig;
 import io.flexkv.config.Note;
 import io.flexkv.config.Options;
@@ -53,6 +54,7 @@ final class Sidecar {
   private final Thread controlThread;
   private final Thread rendezvousThread;
   private final @Nullable PoolPrefault prefault;
+  private final @Nullable MetricsServer metrics;
   private final long idleExitNanos;
   private final CountDownLatch stopAsked = new CountDownLatch(1);
   private volatile String stopReason = "";
@@ -103,6 +105,23 @@ final class Sidecar {
     rendezvousThread = thread("flexkv-rendezvous", rendezvous);
     int threads = (int) settings.integer(Options.PREFAULT_THREADS);
     prefault = threads == 0 ? null : PoolPrefault.start(pool, threads, this::poolHasPages);
+    metrics = openMetrics(settings);
+  }
+
+  /** A port that cannot be had costs the figures, not the cache. */
+  private @Nullable MetricsServer openMetrics(Settings settings) {
+    if (!settings.flag(Options.ENABLE_METRICS)) {
+      return null;
+    }
+    try {
+      return MetricsServer.start(
+          settings.text(Options.METRICS_HOST),
+          (int) settings.integer(Options.METRICS_PORT),
+          () -> status(sessions));
+    } catch (IOException e) {
+      LOG.error("{}", e.getMessage());
+      return null;
+    }
   }
 
   private void poolHasPages() {
@@ -249,6 +268,10 @@ final class Sidecar {
       disks.store().close();
     }
     control.close();
+    MetricsServer figures = metrics;
+    if (figures != null) {
+      figures.close();
+    }
     PoolPrefault running = prefault;
     if (running != null && !running.finished()) {
       running.close();
