@@ -43,6 +43,7 @@ class Rig:
         sidecar: FakeSidecar | None = None,
         events: EventMaker | None = None,
         load_wait_ms: float = 0.0,
+        lockstep: bool = False,
         **engine: Any,
     ) -> None:
         self.clock = Clock()
@@ -50,7 +51,7 @@ class Rig:
         self.generations = FakeGenerations(blocks)
         self.link = FakeLink(self.generations)
         self.side = SchedulerSide(
-            SchedulerFacts(BLOCK, blocks, ranks=ranks),
+            SchedulerFacts(BLOCK, blocks, ranks=ranks, lockstep=lockstep),
             self.link,
             LookupLimits(asks_max=50, silent_s=0.3),
             self.clock,

@@ -15,9 +15,9 @@ from flexkv.protocol import KIND_LOAD, STATUS_FAILED, STATUS_OK, STATUS_VOID, Jo
 from flexkv.worker import WorkerLimits
 
 
-def warm(*, wait_ms: float = 5, ranks: int = 1) -> Rig:
+def warm(*, wait_ms: float = 5, ranks: int = 1, lockstep: bool = False) -> Rig:
     """An engine with a step in flight, whose sidecar holds 21 tokens that it forgot itself."""
-    rig = Rig(limits=WorkerLimits(1000, 5000), load_wait_ms=wait_ms, ranks=ranks)
+    rig = Rig(limits=WorkerLimits(1000, 5000), load_wait_ms=wait_ms, ranks=ranks, lockstep=lockstep)
     rig.serve("warm", prompt(21))
     rig.drop_engine_cache()
     rig.engine.reports_at_launch = True
@@ -98,6 +98,18 @@ def test_other_requests_do_not_wait() -> None:
     rig.sidecar.run_copies()
     rig.engine.update()
     assert rig.side.arrivals.told_ahead == 1, "but what has ended is told ahead all the same"
+    rig.run()
+    rig.check_clean()
+
+
+def test_engines_that_step_together_do_not_wait_for_one() -> None:
+    rig = warm(lockstep=True)
+    load_in_flight(rig)
+    rig.engine.update()
+    assert rig.slept == 0
+    rig.sidecar.run_copies()
+    rig.engine.update()
+    assert rig.side.arrivals.told_ahead == 1
     rig.run()
     rig.check_clean()
 

@@ -115,9 +115,15 @@ def test_facts_of_both_roles() -> None:
     assert (worker.role, worker.rank, worker.world_size) == (ROLE_WORKER, 1, 2)
     assert (worker.instance, worker.block_tokens, worker.num_blocks) == ("e/3", 16, 100)
     assert worker.refused == ""
+    assert not worker.lockstep
     scheduler = read_facts(config(), scheduler=True, kv_cache_config=None, facade=True)
     assert (scheduler.role, scheduler.rank, scheduler.num_blocks) == (ROLE_SCHEDULER, 0, 50)
     assert "does not reach" in scheduler.notes[0]
+
+
+def test_data_parallel_engines_step_together() -> None:
+    several = config(parallel_config__data_parallel_size=2)
+    assert read_facts(several, scheduler=True, kv_cache_config=None, facade=False).lockstep
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ class Arrivals:
     """Loads by what became of their ranks' parts.  Scheduler thread only.
 
     ``ranks`` is how many parts a load has; ``wait_s`` how long one step may wait for a load where
-    the engine has nothing else to do, 0: nothing is told ahead.
+    the engine has nothing else to do, 0: nothing is told ahead.  ``lockstep``: other engines may
+    wait for this one's next step (data parallelism with experts), so it never waits itself.
     """
 
     def __init__(
@@ -37,9 +38,12 @@ class Arrivals:
         wait_s: float,
         clock: Callable[[], float],
         sleep: Callable[[float], None] = time.sleep,
+        *,
+        lockstep: bool = False,
     ) -> None:
         self._ranks = ranks
-        self._wait_s = wait_s
+        self._on = wait_s > 0
+        self._wait_s = 0.0 if lockstep else wait_s
         self._clock = clock
         self._sleep = sleep
         self._loads: dict[int, OpenLoad] = {}
@@ -48,11 +52,11 @@ class Arrivals:
 
     def switch_off(self) -> None:
         """Nothing is told ahead; before the first load."""
-        self._wait_s = 0.0
+        self._on = False
 
     def opened(self, load: OpenLoad) -> None:
         """A load was planned with the present sidecar."""
-        if self._wait_s > 0:
+        if self._on:
             load.parts_left = self._ranks
             self._loads[load.job_id] = load
 
@@ -107,7 +111,7 @@ class Arrivals:
         of the loads is not for us to tell: its workers may report it at any step.
         """
         open_loads = list(loads)
-        if not open_loads or self._wait_s <= 0:
+        if not open_loads or not self._on or self._wait_s <= 0:
             return
         give_up_at = self._clock() + self._wait_s
         while listen() and all(self._runs(load) for load in open_loads):

@@ -23,6 +23,7 @@ class EngineFacts:
     ``distinct_parts`` counts the ranks that hold different bytes of a block.
     ``refused`` is empty or one sentence: why this engine is served nothing.
     ``same_on_all_ranks``: every rank holds the same bytes, so one copy serves all.
+    ``lockstep``: data parallel, where experts may be spread over engines that step together.
     """
 
     role: int
@@ -38,6 +39,7 @@ class EngineFacts:
     refused: str
     notes: tuple[str, ...] = ()
     same_on_all_ranks: bool = False
+    lockstep: bool = False
 
 
 def read_facts(
@@ -72,6 +74,7 @@ def read_facts(
         refused=_why_refused(vllm_config, kv_cache_config, groups, int(num_blocks or 0)),
         notes=tuple(notes),
         same_on_all_ranks=_same_on_all_ranks(vllm_config, kv_cache_config, world_size),
+        lockstep=int(getattr(parallel, "data_parallel_size", 1) or 1) > 1,
     )
 
 

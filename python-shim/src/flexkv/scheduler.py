@@ -56,13 +56,17 @@ MAX_FINISHED_KEPT = 256
 
 @dataclass(frozen=True, slots=True)
 class SchedulerFacts:
-    """What the engine is: tokens of a scheduler block, GPU blocks, ranks, what it lets us do."""
+    """What the engine is: tokens of a scheduler block, GPU blocks, ranks, what it lets us do.
+
+    ``lockstep``: its steps are those of other engines too.
+    """
 
     block_tokens: int
     num_blocks: int
     can_load: bool = True
     can_save: bool = True
     ranks: int = 1
+    lockstep: bool = False
 
 
 _Scheduled = tuple[RequestState, int]
@@ -88,7 +92,9 @@ class SchedulerSide:
         self._table = BlockTable(link.generations, facts.num_blocks)
         self.lookups = Lookups(facts.block_tokens, limits or LookupLimits(), clock)
         self.events = events
-        self.arrivals = Arrivals(facts.ranks, load_wait_ms / 1000, clock, sleep)
+        self.arrivals = Arrivals(
+            facts.ranks, load_wait_ms / 1000, clock, sleep, lockstep=facts.lockstep
+        )
         self.saves = SavePlanner(facts.block_tokens, self._table, self._new_job, events)
         self._states: dict[str, RequestState] = {}
         self._loading: dict[str, RequestState] = {}
