@@ -154,6 +154,7 @@ class FakeSidecar:
         self.dead = False
         self.prompt = True
         """Control records (extend, lookup, plan, reset) are handled the moment they are sent."""
+        self.tells_scheduler = True
         self.dies_when_killed = True
         self.ready = True
         self.drop_answers = 0
@@ -264,7 +265,7 @@ class FakeSidecar:
                          go.kind, status)  # fmt: skip
         worker = self.workers[rank]
         self._to(worker, done)
-        if go.kind == p.KIND_LOAD and not worker.cut:
+        if go.kind == p.KIND_LOAD and not worker.cut and self.tells_scheduler:
             self._to(self.scheduler, done)
         if len(job.ended) == self.world_size:
             del self.jobs[job_id]

@@ -114,6 +114,27 @@ def test_engines_that_step_together_do_not_wait_for_one() -> None:
     rig.check_clean()
 
 
+def test_sidecar_that_tells_only_workers_is_waited_for_once() -> None:
+    rig = warm()
+    rig.sidecar.tells_scheduler = False
+    load_in_flight(rig)
+    rig.while_asleep = rig.sidecar.run_copies
+    rig.run()
+    slept = rig.slept
+    assert slept > 0
+    rig.drop_engine_cache()
+    rig.serve("b", prompt(21))
+    assert rig.slept == slept, "it was waited for again"
+    rig.restart()
+    rig.serve("c", prompt(21))
+    rig.drop_engine_cache()
+    rig.while_asleep = rig.sidecar.run_copies
+    rig.engine.reports_at_launch = False
+    assert rig.serve("d", prompt(21)) == 20
+    assert rig.slept > slept, "the next sidecar is another"
+    rig.check_clean()
+
+
 def test_failed_part_goes_the_workers_way_and_ends_the_wait() -> None:
     rig = warm()
     job = load_in_flight(rig)

@@ -46,6 +46,7 @@ class Arrivals:
         self._wait_s = 0.0 if lockstep else wait_s
         self._clock = clock
         self._sleep = sleep
+        self._deaf = False
         self._loads: dict[int, OpenLoad] = {}
         self._told: Counter[str] = Counter()
         self.told_ahead = 0
@@ -77,6 +78,21 @@ class Arrivals:
     def leave_all(self) -> None:
         """None of the open loads is told ahead."""
         self._loads.clear()
+
+    def new_session(self) -> None:
+        """What the last sidecar had begun is its workers' to report; the next one may tell us."""
+        self.leave_all()
+        self._deaf = False
+
+    def reported(self, load: OpenLoad) -> None:
+        """The workers were first with this load.
+
+        Where the sidecar had not told of any part of it, it tells nobody (records go as messages,
+        or it is of an older build): waiting for its word would only keep the workers from looking.
+        """
+        known = self._loads.pop(load.job_id, None)
+        if known is not None and load.failed is None and load.parts_left == self._ranks:
+            self._deaf = True
 
     def is_whole(self, load: OpenLoad) -> bool:
         """Whether every rank has all of it and knows so."""
@@ -111,7 +127,7 @@ class Arrivals:
         of the loads is not for us to tell: its workers may report it at any step.
         """
         open_loads = list(loads)
-        if not open_loads or not self._on or self._wait_s <= 0:
+        if not open_loads or not self._on or self._deaf or self._wait_s <= 0:
             return
         give_up_at = self._clock() + self._wait_s
         while listen() and all(self._runs(load) for load in open_loads):

@@ -209,6 +209,8 @@ class SchedulerSide:
         """
         reported = self.arrivals.take_out(output.finished_recving)
         output.finished_recving = reported or None
+        if self._loading:
+            self._live_session()
         invalid = set(getattr(output, "invalid_block_ids", None) or ())
         for state in self._loading.values() if invalid else ():
             if state.load is not None:
@@ -217,6 +219,8 @@ class SchedulerSide:
         for request_id in reported:
             ended = self._loading.pop(request_id, None)
             if ended is not None:
+                if ended.load is not None:
+                    self.arrivals.reported(ended.load)
                 self._end_load(ended, whole_failed=request_id in whole)
         ahead = self._ended_ahead()
         if ahead:
@@ -226,7 +230,6 @@ class SchedulerSide:
         """Loads that the sidecar says are whole, waited for where there is nothing else to do."""
         if not self._loading:
             return set()
-        self._live_session()
         if self._states and all(name in self._loading for name in self._states):
             loads = [state.load for state in self._loading.values()]
             self.arrivals.wait(loads, lambda: self._live_session() is not None)
@@ -353,7 +356,7 @@ class SchedulerSide:
             self.lookups.new_session()
             self.lookups.ready = False
             self.saves.new_session()
-            self.arrivals.leave_all()
+            self.arrivals.new_session()
             self._reset_query = 0
             for state in self._states.values():
                 state.forget_session()
