@@ -3,7 +3,8 @@
     python -m gpu.moving --device cuda --gib 0.5
 
 Reads lines: `load` or `both` begins, anything else ends it and prints what was moved as one JSON
-object; the end of standard input ends the process. Its 64 KiB fragments lie scattered.
+object; the end of standard input ends the process. Its fragments, of 64 KiB unless `--page` says
+otherwise, lie scattered; with `--one-buffer` those of a block lie in one allocation, at one stride.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 
 from harness import processes
 
-from gpu.rank import BLOCK_BYTES, Rank
+from gpu.rank import LAYERS, PAGE, Rank
 
 
 def main() -> None:
@@ -24,8 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--gib", type=float, default=0.5)
+    parser.add_argument("--page", type=int, default=PAGE)
+    parser.add_argument("--one-buffer", action="store_true")
     args = parser.parse_args()
-    rank = Rank(args.device, int(args.gib * (1 << 30)) // BLOCK_BYTES, scattered=True)
+    rank = Rank(
+        args.device, int(args.gib * (1 << 30)) // (LAYERS * args.page), scattered=True,
+        page=args.page, one_buffer=args.one_buffer,
+    )  # fmt: skip
     scheduler, worker = rank.sessions()
     rank.fill_source(1)
     rank.extend(scheduler, 1, 1)

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,46 @@ from gpu.session import Results
 _WINDOWS = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Fragments:
+    """How the moved blocks lie on the GPU: bytes of a layer's share, and in how many buffers."""
+
+    page: int = 65536
+    one_buffer: bool = False
+
+    @classmethod
+    def named(cls, text: str) -> Fragments:
+        """`64` are fragments of 64 KiB, `16s` rows of 16 KiB at one stride in one buffer."""
+        return cls(int(text.rstrip("s")) << 10, text.endswith("s"))
+
+    def __str__(self) -> str:
+        kib = self.page >> 10
+        if self.one_buffer:
+            return f"{kib} KiB rows of one buffer"
+        return f"scattered {kib} KiB fragments"
+
+
 class Mover:
     """`gpu.moving` in a process of its own."""
 
-    def __init__(self, sidecar: Sidecar, log: Path, gib: float, device: str) -> None:
+    def __init__(
+        self, sidecar: Sidecar, log: Path, gib: float, device: str, fragments: Fragments
+    ) -> None:
         path = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gpu.moving", "--device", device, "--gib", str(gib)],
+                [
+                    sys.executable,
+                    "-m",
+                    "gpu.moving",
+                    "--device",
+                    device,
+                    "--gib",
+                    str(gib),
+                    "--page",
+                    str(fragments.page),
+                    *["--one-buffer"] * fragments.one_buffer,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -74,25 +107,28 @@ class Mover:
 
 def beside_moves(
     engine: RemoteEngine, sidecar: Sidecar, results: Results, *, tiny: bool,
-    limits_gb_s: Sequence[float] = (),
+    limits_gb_s: Sequence[float] = (), geometries: Sequence[Fragments] = (Fragments(),),
 ) -> None:  # fmt: skip
     """Windows of decoding alone, beside loads, and beside loads and saves, in turns.
 
     Then the same with each direction under each of these limits (`load_limit_gb_s`,
-    `save_limit_gb_s`), to find the highest that a neighbour does not feel.
+    `save_limit_gb_s`), to find the highest that a neighbour does not feel; all of it for each
+    geometry of the moved blocks.
     """
-    mover = Mover(
-        sidecar, results.folder / "mover.log", 0.03 if tiny else 0.5, "cpu" if tiny else "cuda"
-    )
-    try:
-        outputs = 24 if tiny else 200
-        engine.call(120, tasks.gaps_ms, 0, 8, outputs)
-        for limit in (0.0, *limits_gb_s):
-            _limit(sidecar, limit)
-            _beside(engine, mover, results, outputs, limit)
-    finally:
-        mover.close()
-        _limit(sidecar, 0.0)
+    outputs = 24 if tiny else 200
+    engine.call(120, tasks.gaps_ms, 0, 8, outputs)
+    for fragments in geometries:
+        mover = Mover(
+            sidecar, results.folder / "mover.log", 0.03 if tiny else 0.5,
+            "cpu" if tiny else "cuda", fragments,
+        )  # fmt: skip
+        try:
+            for limit in (0.0, *limits_gb_s):
+                _limit(sidecar, limit)
+                _beside(engine, mover, results, outputs, limit, fragments)
+        finally:
+            mover.close()
+            _limit(sidecar, 0.0)
 
 
 def _limit(sidecar: Sidecar, gb_s: float) -> None:
@@ -101,8 +137,9 @@ def _limit(sidecar: Sidecar, gb_s: float) -> None:
 
 
 def _beside(
-    engine: RemoteEngine, mover: Mover, results: Results, outputs: int, limit: float
-) -> None:
+    engine: RemoteEngine, mover: Mover, results: Results, outputs: int, limit: float,
+    fragments: Fragments,
+) -> None:  # fmt: skip
     gaps: dict[str, list[float]] = {"alone": [], "load": [], "both": []}
     rates: dict[str, list[float]] = {"load": [], "both": []}
     for window in range(_WINDOWS):
@@ -112,14 +149,19 @@ def _beside(
             gaps[what] += engine.call(120, tasks.gaps_ms, window, 8, outputs)
             if what != "alone":
                 rates[what].append(mover.end())
-    results.row(part="neighbour", limit=limit, gaps_ms=gaps, rates=rates)
+    results.row(
+        part="neighbour", fragments=str(fragments), limit=limit, gaps_ms=gaps, rates=rates
+    )  # fmt: skip
     alone = quantile(gaps["alone"], 0.99)
     under = f", at most {limit:g} GB/s each way" if limit else ""
+    if fragments != Fragments():
+        under = f", {fragments}{under}"
     results.add(f"neighbour's time a token alone{under}, p50",
                 statistics.median(gaps["alone"]), "ms")  # fmt: skip
     results.add(f"neighbour's time a token alone{under}, p99", alone, "ms")
     for what, words in (("load", "loads"), ("both", "loads and saves")):
-        results.add(f"moved beside it: {words} of scattered 64 KiB fragments{under}",
+        what_moves = "" if fragments != Fragments() else f" of {fragments}"
+        results.add(f"moved beside it: {words}{what_moves}{under}",
                     statistics.median(rates[what]), "GB/s")  # fmt: skip
         p99 = quantile(gaps[what], 0.99)
         results.add(f"neighbour's time a token beside {words}{under}, p50",

@@ -39,7 +39,7 @@ from gpu import connectors, tasks
 from gpu.engine import EngineSettings
 from gpu.figures import bootstrap_interval
 from gpu.link import Link
-from gpu.neighbour import beside_moves
+from gpu.neighbour import Fragments, beside_moves
 from gpu.remote import RemoteEngine, RemoteError
 from gpu.session import Results, add_common, environment, say, why_skipped
 from gpu.shapes import SHAPES, kv_bytes_per_token, write_config
@@ -367,6 +367,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
                     results,
                     tiny=tiny,
                     limits_gb_s=[float(text) for text in args.limits.split(",") if text],
+                    geometries=[Fragments.named(text) for text in args.geometries.split(",")],
                 ),
                 "prefill": lambda: pairs.ttft(lengths[1], args.prefill_pairs, prefill=True),
                 "chat": lambda: pairs.chat(args.rounds),
@@ -401,6 +402,9 @@ def main() -> int:
     parser.add_argument("--zero-rounds", type=int, default=21)
     parser.add_argument("--rounds", type=int, default=2, help="of the chat")
     parser.add_argument("--background-tokens", type=int, default=0, help="0 = as the shape allows")
+    parser.add_argument(
+        "--geometries", default="64", help="KiB of the fragments moved then; 16s = in one buffer"
+    )
     parser.add_argument("--limits", default="30,20,10", help="GB/s to try beside a neighbour")
     parser.add_argument("--kv-gib", type=float, default=6)
     parser.add_argument("--cpu-cache-gb", type=float, default=0, help="0 = as the shape allows")

@@ -25,16 +25,23 @@ class Rank:
     """Memory of 2 n + 1 blocks: the null block, n that are saved, n that are loaded into.
 
     `scattered` hands the blocks out in random order, so that no two neighbours can be copied as
-    one.
+    one. A layer's share of a block has `page` bytes; with `one_buffer` all layers lie in one
+    allocation, else each in its own.
     """
 
-    def __init__(self, device: str, blocks: int, *, scattered: bool = False, seed: int = 1) -> None:
+    def __init__(
+        self, device: str, blocks: int, *, scattered: bool = False, seed: int = 1,
+        page: int = PAGE, one_buffer: bool = False,
+    ) -> None:  # fmt: skip
         self.blocks = blocks
         self.total = 2 * blocks + 1
-        self.layers = {
-            f"layer.{i}": torch.zeros((self.total, PAGE), dtype=torch.uint8, device=device)
-            for i in range(LAYERS)
-        }
+        buffers = 1 if one_buffer else LAYERS
+        memory = [
+            torch.zeros((LAYERS // buffers, self.total, page), dtype=torch.uint8, device=device)
+            for _ in range(buffers)
+        ]
+        rows = [layer for buffer in memory for layer in buffer]
+        self.layers = {f"layer.{i}": layer for i, layer in enumerate(rows)}
         self.source_ids = list(range(1, 1 + blocks))
         self.target_ids = list(range(1 + blocks, 1 + 2 * blocks))
         if scattered:
