@@ -12,16 +12,9 @@ package io.flexkv.device;
  *     a revoked load waits for them. A slice is submitted while less than this is on its way
  * @param stridedUpTo rows of at most this many bytes are better moved as one strided copy than one
  *     by one; 0 if never
- * @param stridedFrom as are rows of at least so many; {@link Long#MAX_VALUE} if never
  */
 public record SliceLimits(
-    int copies,
-    long bytes,
-    long firstBytes,
-    int inFlight,
-    long bytesInFlight,
-    long stridedUpTo,
-    long stridedFrom) {
+    int copies, long bytes, long firstBytes, int inFlight, long bytesInFlight, long stridedUpTo) {
   public SliceLimits {
     if (copies < 1
         || bytes < 1
@@ -38,12 +31,12 @@ public record SliceLimits(
 
   /** For a device to which strided copies are nothing better, with slices bounded by number. */
   public SliceLimits(int copies, long bytes, int inFlight) {
-    this(copies, bytes, bytes, inFlight, bytes * inFlight, 0, Long.MAX_VALUE);
+    this(copies, bytes, bytes, inFlight, bytes * inFlight, 0);
   }
 
   /** Whether rows of so many bytes are better moved as one strided copy. */
   public boolean strided(long width) {
-    return width <= stridedUpTo || width >= stridedFrom;
+    return width <= stridedUpTo;
   }
 
   /** How long a slice may be while so much is on its way. */

@@ -28,6 +28,7 @@ public final class SharedMemory {
   /** The file cannot become longer. */
   public static final int SEAL_GROW = 0x4;
 
+  private static final long POPULATE_STEP = 2L << 20;
   private static final int MFD_CLOEXEC = 0x1;
   private static final int MFD_ALLOW_SEALING = 0x2;
   private static final int MFD_HUGETLB = 0x4;
@@ -270,10 +271,23 @@ public final class SharedMemory {
    * Gives a page-aligned range its pages now ({@code MADV_POPULATE_WRITE}, Linux 5.14), without
    * changing its contents: safe beside threads that use it.
    *
+   * <p>One huge page a call: the kernel holds the lock of this process's mappings all through a
+   * call, and whoever wants to map anything meanwhile (the CUDA driver, when it pins, with copies
+   * waiting behind it) waits for the longest of all threads' calls.
+   *
    * @throws ErrnoException {@code EINVAL} from an older kernel, {@code ENOMEM} or {@code EFAULT}
    *     where memory has run out
    */
   public static void populate(long address, long length) throws ErrnoException {
+    long end = address + length;
+    for (long at = address; at < end; ) {
+      long next = Math.min(end, (at / POPULATE_STEP + 1) * POPULATE_STEP);
+      populateStep(at, next - at);
+      at = next;
+    }
+  }
+
+  private static void populateStep(long address, long length) throws ErrnoException {
     while (true) {
       int answer;
       try {

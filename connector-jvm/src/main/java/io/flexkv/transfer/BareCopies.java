@@ -45,6 +45,9 @@ final class BareCopies implements AutoCloseable {
     }
   }
 
+  /** What needs no word in a record's name. */
+  static final int USUAL_LAYERS = 32;
+
   /**
    * How blocks lie on the GPU.
    *
@@ -54,9 +57,10 @@ final class BareCopies implements AutoCloseable {
    */
   record Rows(boolean single, int layers, int width, int run) {
     String text() {
-      return "%d KiB rows, %s, %s"
+      return "%d KiB rows, %s%s, %s"
           .formatted(
               width >> 10,
+              layers == USUAL_LAYERS ? "" : layers + " layers, ",
               single ? "one allocation" : "an allocation a layer",
               run == 1 ? "scattered" : "runs of " + run);
     }

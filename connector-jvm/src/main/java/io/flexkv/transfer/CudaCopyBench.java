@@ -25,12 +25,12 @@ import org.jspecify.annotations.Nullable;
  * how long a copy waits while the pool is being pinned. Prints the records as JSON.
  *
  * <p>Usage: {@code java -cp flexkv-sidecar.jar io.flexkv.transfer.CudaCopyBench BARE_COPY
- * [records.json [rounds [GPU bytes [bytes a pass [bytes of cold pool [smallest KiB [largest
- * KiB]]]]]]]}, where BARE_COPY is {@code tests/gpu/bare_copy.cpp}, compiled.
+ * [records.json [rounds [GPU bytes [bytes a pass [bytes of cold pool [smallest KiB [largest KiB
+ * [layers]]]]]]]]}, where BARE_COPY is {@code tests/gpu/bare_copy.cpp}, compiled.
  */
 public final class CudaCopyBench {
-  private static final int LAYERS = 32;
   private static final int RUN = 8;
+
   private static final int TRIALS = 3;
 
   /** What a request of 1,024 tokens of an 8B model has. */
@@ -51,7 +51,8 @@ public final class CudaCopyBench {
       long passBytes,
       long coldBytes,
       int smallest,
-      int largest) {
+      int largest,
+      int layers) {
     static Plan of(String[] args) {
       return new Plan(
           args[0],
@@ -60,7 +61,8 @@ public final class CudaCopyBench {
           number(args, 4, 1L << 30),
           number(args, 5, 16L << 30),
           (int) number(args, 6, 4) << 10,
-          (int) number(args, 7, 2048) << 10);
+          (int) number(args, 7, 2048) << 10,
+          (int) number(args, 8, BareCopies.USUAL_LAYERS));
     }
 
     private static long number(String[] args, int index, long otherwise) {
@@ -68,7 +70,7 @@ public final class CudaCopyBench {
     }
 
     long layerBytes() {
-      return gpuBytes / LAYERS;
+      return gpuBytes / layers;
     }
 
     /** Host bytes that copies use: a pass each way. */
@@ -109,7 +111,7 @@ public final class CudaCopyBench {
     Plan plan = Plan.of(args);
     BenchRecords records =
         new BenchRecords("io.flexkv.transfer.CudaCopyBench", BenchRecords.machine());
-    String[] sizes = new String[LAYERS + 1];
+    String[] sizes = new String[plan.layers() + 1];
     Arrays.fill(sizes, Long.toString(plan.layerBytes()));
     sizes[0] = Long.toString(plan.gpuBytes());
     MemorySegment pool = BenchPool.map(plan.hostBytes());
@@ -150,9 +152,9 @@ public final class CudaCopyBench {
         continue;
       }
       for (boolean single : new boolean[] {false, true}) {
-        measure(new BareCopies.Rows(single, LAYERS, width, 1));
+        measure(new BareCopies.Rows(single, plan.layers(), width, 1));
         if (width < LARGE_WIDTH) {
-          measure(new BareCopies.Rows(single, LAYERS, width, RUN));
+          measure(new BareCopies.Rows(single, plan.layers(), width, RUN));
         }
       }
     }
@@ -244,8 +246,8 @@ public final class CudaCopyBench {
       MoverDriver mover, BareCopies.Rows rows, @Nullable Direction direction, int seed)
       throws DeviceException {
     MoverDriver.Blocks blocks = blocks(rows, plan.passBytes(), seed, 0);
-    long bytes = (long) blocks.blocks().length * LAYERS * rows.width();
-    int perJob = (int) Math.max(1, JOB_BYTES / ((long) LAYERS * rows.width()));
+    long bytes = (long) blocks.blocks().length * plan.layers() * rows.width();
+    int perJob = (int) Math.max(1, JOB_BYTES / ((long) plan.layers() * rows.width()));
     if (direction != null) {
       return (double) bytes / mover.copy(direction, blocks.blocks(), blocks.hosts(), perJob);
     }
@@ -257,20 +259,20 @@ public final class CudaCopyBench {
     long stride = plan.layerBytes() / rows.width() * rows.width();
     int blocks = Math.toIntExact(stride / rows.width());
     List<Region> regions = new ArrayList<>();
-    for (int layer = 0; layer < LAYERS; layer++) {
+    for (int layer = 0; layer < plan.layers(); layer++) {
       regions.add(
           rows.single()
               ? new Region(0, layer * stride, rows.width(), rows.width(), blocks)
               : new Region(layer, 0, rows.width(), rows.width(), blocks));
     }
     List<AllocationHandle> used =
-        rows.single() ? handles.subList(0, 1) : handles.subList(1, LAYERS + 1);
+        rows.single() ? handles.subList(0, 1) : handles.subList(1, plan.layers() + 1);
     return RankLayout.of(used, regions, "bench");
   }
 
   /** Scattered runs, in slots one after another. */
   private MoverDriver.Blocks blocks(BareCopies.Rows rows, long bytes, int seed, long hostOffset) {
-    long part = (long) LAYERS * rows.width();
+    long part = (long) plan.layers() * rows.width();
     int groups = Math.toIntExact(plan.layerBytes() / rows.width() / rows.run());
     int wanted = (int) Math.min(groups, bytes / (part * rows.run()));
     List<Integer> order = new ArrayList<>();
@@ -313,10 +315,10 @@ public final class CudaCopyBench {
 
   /** What a load takes from its submission to its completion, beyond the link's time for it. */
   private void hitsBeyondTheLink() throws IOException, DeviceException {
-    BareCopies.Rows rows = new BareCopies.Rows(false, LAYERS, USUAL_WIDTH, 1);
+    BareCopies.Rows rows = new BareCopies.Rows(false, plan.layers(), USUAL_WIDTH, 1);
     try (DeviceMemory memory = devices.open(layout(rows));
         MoverDriver mover = new MoverDriver(memory)) {
-      long smallest = (long) LAYERS * rows.width();
+      long smallest = (long) plan.layers() * rows.width();
       for (long bytes = smallest; bytes <= plan.passBytes(); bytes *= 8) {
         double[] beyond = new double[plan.rounds()];
         for (int round = -1; round < plan.rounds(); round++) {
@@ -340,7 +342,7 @@ public final class CudaCopyBench {
   private void withoutTheMover() throws IOException, DeviceException {
     for (boolean single : new boolean[] {true, false}) {
       for (int width : new int[] {plan.smallest(), plan.smallest() * 4}) {
-        BareCopies.Rows rows = new BareCopies.Rows(single, LAYERS, width, 1);
+        BareCopies.Rows rows = new BareCopies.Rows(single, plan.layers(), width, 1);
         try (DeviceMemory memory = devices.open(layout(rows))) {
           for (boolean patient : new boolean[] {false, true}) {
             withoutTheMover(memory, rows, Direction.LOAD, patient);
@@ -374,7 +376,7 @@ public final class CudaCopyBench {
   }
 
   private void loadsBesideSaves() throws DeviceException {
-    BareCopies.Rows rows = new BareCopies.Rows(false, LAYERS, USUAL_WIDTH, 1);
+    BareCopies.Rows rows = new BareCopies.Rows(false, plan.layers(), USUAL_WIDTH, 1);
     for (long pause : new long[] {CopyAgent.SAVE_PAUSE_NANOS, 0}) {
       try (DeviceMemory memory = devices.open(layout(rows));
           MoverDriver mover = new MoverDriver(memory, pause)) {
@@ -383,7 +385,7 @@ public final class CudaCopyBench {
         for (int round = 0; round < plan.rounds(); round++) {
           MoverDriver.Blocks load = blocks(rows, plan.passBytes(), round, 0);
           MoverDriver.Blocks save = blocks(rows, plan.passBytes(), ~round, plan.passBytes());
-          long bytes = (long) load.blocks().length * LAYERS * rows.width();
+          long bytes = (long) load.blocks().length * plan.layers() * rows.width();
           int all = load.blocks().length;
           alone[round] =
               (double) bytes / mover.copy(Direction.LOAD, load.blocks(), load.hosts(), all);
@@ -402,7 +404,7 @@ public final class CudaCopyBench {
 
   /** Copies out of the part that is pinned, while the rest gets its pages and is pinned. */
   private void beforeAllIsPinned() throws DeviceException {
-    BareCopies.Rows rows = new BareCopies.Rows(false, LAYERS, USUAL_WIDTH, 1);
+    BareCopies.Rows rows = new BareCopies.Rows(false, plan.layers(), USUAL_WIDTH, 1);
     long bytes = Math.min(64L << 20, plan.passBytes());
     try (DeviceMemory memory = devices.open(layout(rows));
         MoverDriver mover = new MoverDriver(memory)) {

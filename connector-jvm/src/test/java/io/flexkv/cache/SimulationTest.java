@@ -10,8 +10,8 @@ import org.junit.jupiter.api.Test;
  * The core in a simulated world: engines that overwrite their blocks, ranks and engines that die,
  * movers that are late, fail, repeat and forget, resets, and pools that hold a fraction of what is
  * saved; its process is killed at any step, and the next one begins with what the disk holds. Every
- * load that ends well must have brought exactly the right bytes, no slot may be given
- * back while a copy touches it, and nothing may be left over at the end.
+ * load that ends well must have brought exactly the right bytes, no slot may be given back while a
+ * copy touches it, and nothing may be left over at the end.
  *
  * <p>{@code -Dflexkv.sim.steps} makes it longer, {@code -Dflexkv.sim.seed} repeats one run.
  */

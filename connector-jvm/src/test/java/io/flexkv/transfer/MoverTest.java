@@ -107,7 +107,7 @@ final class MoverTest {
             256,
             device -> {
               device.held = true;
-              device.limits = new SliceLimits(64, 2048, 1024, 16, 4096, 0, Long.MAX_VALUE);
+              device.limits = new SliceLimits(64, 2048, 1024, 16, 4096, 0);
             })) {
       assertThat(f.mover.submit(f.job(1, Direction.SAVE, blocks))).isTrue();
       MoverFixture.await("three slices", () -> f.device.submitted.get() == 3);

@@ -2,7 +2,9 @@
  * A stand-in for libcuda.so.1 on machines without a GPU: "device memory" is a shared file, so that
  * handles work between processes. It is stricter than the driver where the driver's behaviour must
  * not be relied upon: batches refuse memory that is not registered, every copy refuses a host range
- * that lies in two registrations, and an event is complete only at its third query.
+ * that lies in two registrations, and an event is complete only at its third query. What is on a
+ * stream runs when it must (somebody waits for it) or, by chance, as soon as it may: so an order that
+ * nobody demanded does not hold.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -20,7 +22,27 @@ enum { OK = 0, INVALID = 1, ALREADY = 712, NOT_REGISTERED = 713, NOT_READY = 600
 #define MAX 4096
 static struct { uint64_t start, length; } registered[MAX], mapped[MAX];
 static int registrations, mappings, named;
-struct event { int queries; int64_t ready_ns; };
+struct event {
+  int queries;
+  int64_t ready_ns;
+  struct stream *stream;
+  long recorded, done;
+};
+struct op {
+  void *to;
+  const void *from;
+  size_t bytes;
+  struct event *event;
+  long number;
+  enum { COPY, MARK, WAIT } kind;
+};
+struct stream {
+  int magic;
+  unsigned dice;
+  struct op *ops;
+  size_t head, tail, room;
+};
+enum { MAGIC = 0x55aa };
 typedef struct { char bytes[64]; } handle;
 
 static int64_t now(void) {
@@ -60,9 +82,43 @@ CUresult cuGetErrorName(int code, const char **out) {
   *out = code == INVALID ? "CUDA_ERROR_INVALID_VALUE" : "CUDA_ERROR_OTHER";
   return OK;
 }
-CUresult cuStreamCreate(void **s, unsigned flags) { *s = (void *)0x55; return flags == 1 ? OK : INVALID; }
-CUresult cuStreamSynchronize(void *s) { return s == (void *)0x55 ? OK : INVALID; }
-CUresult cuStreamDestroy_v2(void *s) { return cuStreamSynchronize(s); }
+CUresult cuStreamCreate(struct stream **s, unsigned flags) {
+  *s = calloc(1, sizeof **s);
+  (*s)->magic = MAGIC;
+  return flags == 1 ? OK : INVALID;
+}
+static int is_stream(struct stream *s) { return s && s->magic == MAGIC; }
+
+/* Up to a mark of an event, or all; where not all that it waits for is to be run first, up to that. */
+static void run(struct stream *s, struct event *until, long number, int must) {
+  while (s->head < s->tail) {
+    struct op *op = &s->ops[s->head];
+    if (op->kind == WAIT && op->event->done < op->number) {
+      if (!must) return;
+      run(op->event->stream, op->event, op->number, 1);
+    }
+    s->head++;
+    if (op->kind == COPY) memcpy(op->to, op->from, op->bytes);
+    if (op->kind == MARK) op->event->done = op->number;
+    if (op->kind == MARK && op->event == until && op->number >= number) return;
+  }
+}
+static void push(struct stream *s, struct op op) {
+  if (s->head == s->tail) s->head = s->tail = 0;
+  if (s->tail == s->room) s->ops = realloc(s->ops, (s->room = 2 * s->room + 64) * sizeof op);
+  s->ops[s->tail++] = op;
+  s->dice = s->dice * 1664525 + 1013904223;
+  if (s->dice >> 30 == 0) run(s, NULL, 0, 0);
+}
+static void copy(struct stream *s, void *to, const void *from, size_t bytes) {
+  push(s, (struct op){to, from, bytes, NULL, 0, COPY});
+}
+CUresult cuStreamSynchronize(struct stream *s) {
+  if (!is_stream(s)) return INVALID;
+  run(s, NULL, 0, 1);
+  return OK;
+}
+CUresult cuStreamDestroy_v2(struct stream *s) { return cuStreamSynchronize(s); }
 
 CUresult cuEventCreate(struct event **e, unsigned flags) {
   if (!current) return 201;
@@ -75,21 +131,31 @@ CUresult cuEventCreate(struct event **e, unsigned flags) {
   }
   return OK;
 }
-CUresult cuEventRecord(struct event *e, void *s) {
-  if (s != (void *)0x55) return INVALID;
+CUresult cuEventRecord(struct event *e, struct stream *s) {
+  if (!is_stream(s)) return INVALID;
   e->queries = 0;
-  if (e->ready_ns) e->ready_ns = now() + 50000000;
+  if (e->ready_ns) {
+    e->ready_ns = now() + 50000000;
+    return OK;
+  }
+  e->stream = s;
+  push(s, (struct op){.event = e, .number = ++e->recorded, .kind = MARK});
   return OK;
 }
 CUresult cuEventQuery(struct event *e) {
   if (!current) return 201;
   if (e->ready_ns) return now() >= e->ready_ns ? OK : NOT_READY;
-  return ++e->queries >= 3 ? OK : NOT_READY;
+  if (++e->queries < 3) return NOT_READY;
+  if (e->done < e->recorded) run(e->stream, e, e->recorded, 1);
+  return OK;
 }
-CUresult cuStreamWaitEvent(void *s, struct event *e, unsigned flags) {
-  return s == (void *)0x55 && e && !flags ? OK : INVALID;
+CUresult cuStreamWaitEvent(struct stream *s, struct event *e, unsigned flags) {
+  if (!is_stream(s) || !e || flags) return INVALID;
+  push(s, (struct op){.event = e, .number = e->recorded, .kind = WAIT});
+  return OK;
 }
 CUresult cuEventDestroy_v2(struct event *e) { return e ? OK : 400; }
+CUresult cuIpcCloseMemHandle(CUdeviceptr p);
 CUresult cuIpcGetEventHandle(handle *h, struct event *e) {
   memset(h, 0, 64);
   name(h->bytes, getpid(), 0xe);
@@ -108,6 +174,7 @@ CUresult cuMemAlloc_v2(CUdeviceptr *p, size_t length) {
   *p = (CUdeviceptr)shared(path, length, 1);
   return *p ? OK : 2;
 }
+CUresult cuMemFree_v2(CUdeviceptr p) { return cuIpcCloseMemHandle(p); }
 CUresult cuIpcGetMemHandle(handle *h, CUdeviceptr p) {
   memset(h, 0, 64);
   for (int i = 0; i < mappings; i++)
@@ -172,15 +239,15 @@ static int on_device(uint64_t p, size_t length) {
 }
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr d, const void *h, size_t n, void *s) {
   if (!current) return 201;
-  if (s != (void *)0x55 || !on_device(d, n) || pinned((uint64_t)h, n) < 0) return INVALID;
-  memcpy((void *)d, h, n);
-  return OK;
+  if (!is_stream(s) || !on_device(d, n) || pinned((uint64_t)h, n) < 0) return INVALID;
+  copy(s, (void *)d, h, n);
+  return pinned((uint64_t)h, n) ? OK : cuStreamSynchronize(s);
 }
 CUresult cuMemcpyDtoHAsync_v2(void *h, CUdeviceptr d, size_t n, void *s) {
   if (!current) return 201;
-  if (s != (void *)0x55 || !on_device(d, n) || pinned((uint64_t)h, n) < 0) return INVALID;
-  memcpy(h, (void *)d, n);
-  return OK;
+  if (!is_stream(s) || !on_device(d, n) || pinned((uint64_t)h, n) < 0) return INVALID;
+  copy(s, h, (void *)d, n);
+  return pinned((uint64_t)h, n) ? OK : cuStreamSynchronize(s);
 }
 CUresult cuMemcpyHtoD_v2(CUdeviceptr d, const void *h, size_t n) { memcpy((void *)d, h, n); return OK; }
 CUresult cuMemcpyDtoH_v2(void *h, CUdeviceptr d, size_t n) { memcpy(h, (void *)d, n); return OK; }
@@ -193,19 +260,19 @@ static CUresult batch(uint64_t *dst, uint64_t *src, size_t *size, size_t count, 
 #ifdef WITHOUT_BATCHES
   return 801;
 #endif
-  if (s != (void *)0x55 || attributes != 1 || index[0] != 0 || a->flags != 1) return INVALID;
+  if (!is_stream(s) || attributes != 1 || index[0] != 0 || a->flags != 1) return INVALID;
   if (a->source[0] || a->source[1] || a->destination[0] || a->destination[1]) return INVALID;
   for (size_t i = 0; i < count; i++) {
     int load = on_device(dst[i], size[i]);
     if (load && on_device(src[i], size[i])) {
       if (a->order != 1) return INVALID;
-      memcpy((void *)dst[i], (void *)src[i], size[i]);
+      copy(s, (void *)dst[i], (void *)src[i], size[i]);
       continue;
     }
     uint64_t host = load ? src[i] : dst[i];
     if (a->order != (load ? 3 : 1) || pinned(host, size[i]) != 1) return INVALID;
     if (!load && !on_device(src[i], size[i])) return INVALID;
-    memcpy((void *)dst[i], (void *)src[i], size[i]);
+    copy(s, (void *)dst[i], (void *)src[i], size[i]);
   }
   return OK;
 }
@@ -222,7 +289,7 @@ static CUresult copy_rows(int load, uint64_t device, size_t device_pitch, uint64
 #ifdef WITHOUT_STRIDED
   return INVALID;
 #endif
-  if (s != (void *)0x55 || !width || !height || device_pitch < width || host_pitch < width) return INVALID;
+  if (!is_stream(s) || !width || !height || device_pitch < width || host_pitch < width) return INVALID;
   if (!on_device(device, (height - 1) * device_pitch + width)) return INVALID;
   size_t there = (height - 1) * host_pitch + width;
   if (pinned(host, there) != 1 && !on_device(host, there)) return INVALID;
@@ -231,7 +298,7 @@ static CUresult copy_rows(int load, uint64_t device, size_t device_pitch, uint64
     if (i == height - 1) break;
 #endif
     void *d = (void *)(device + i * device_pitch), *h = (void *)(host + i * host_pitch);
-    memcpy(load ? d : h, load ? h : d, width);
+    copy(s, load ? d : h, load ? h : d, width);
   }
   return OK;
 }
