@@ -32,6 +32,8 @@ RUNS = {
     "third of the prompts, so that it evicts all the time",
     "gpu-acceptance-tp2": "The same over two GPUs (tensor parallelism of 2, bfloat16 as one serves "
     "it: the sidecar's hit against the engine's own)",
+    "gpu-acceptance-pp2": "The same over two GPUs as pipeline stages (eager; the run was cut at its "
+    "time limit after these)",
     "gpu-pairs": "Engines with and without connectors on one GPU, measured in turns: time to first "
     "token, its stages, throughput where nothing hits, a chat, a neighbour's token times",
     "gpu-batches": "One engine after another: start-up with a large pool, 32 prompts of 8,192 "
@@ -46,6 +48,8 @@ RUNS = {
     "driver moves such rows best; rows of 4 to 32 KiB (the run was cut at its time limit after "
     "these)",
     "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in a run of their own",
+    "gpu-copy-beside": "What ways to move small rows cost another process that computes in steps of "
+    "0.73 ms (limit: its steps alone); staged is by strided copies within the GPU, and not used",
     "gpu-kvmanager": "The Python API on GPU tensors: 19 shapes compared byte for byte, matches of "
     "512 blocks, puts and gets of 1 GiB",
     "gpu-ssd-hit": "Chains of 1 GiB from the SSD to the GPU, by a sidecar that was started anew, "
