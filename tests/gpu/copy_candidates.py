@@ -49,7 +49,10 @@ STRIDED = (
     "rows2d+events+call=64", "rows2d+streams=2+call=1", "rows2d+streams=4+call=1",
     "rows3d+streams=2+call=8", "rows2d+threads=2", "rows3d+threads=2", "rows3d+threads=4",
     "graph", "graph+call=512", "staged", "staged+gathers=2", "staged+gathers=3", "staged+call=8",
-    "rows3d+window=96+poll", "batch", "batch+order=layers=128",
+    "rows3d+window=96+poll", "batch", "batch+order=layers=128", "rows3d+fresh", "rows2d+fresh",
+    "rows3d+fresh+warm=1", "rows3d+fresh+warm=8", "rows3d+fresh+warm=64", "rows3d+fresh+warm=512",
+    "rows3d+fresh+warm=64+few", "rows3d+fresh+warm=1+few", "rows2d+fresh+warm=64",
+    "batch+fresh", "rows3d+warm=1", "rows3d+warm=8", "rows3d+warm=64", "rows3d+warm=512",
 )  # fmt: skip
 BESIDE = ("link", "batch", "rows3d", "staged", "staged+gathers=2")
 REPEATED = ("batch", "batch+window=96", "rows3d", "rows3d+window=96")

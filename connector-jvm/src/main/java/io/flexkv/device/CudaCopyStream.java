@@ -78,7 +78,12 @@ final class CudaCopyStream implements CopyStream {
       CudaLibrary.check(
           driver, JCudaDriver.cuEventCreate(events[i], CU_EVENT_DISABLE_TIMING), "cuEventCreate");
     }
+  }
+
+  /** Makes it as fast as it gets; costs some ten milliseconds, so only what lasts is worth it. */
+  CudaCopyStream warmedUp(CudaCopyPath path, Direction direction) {
     CudaWarmUp.run(gpu, path, direction, stream.address(), stream);
+    return this;
   }
 
   @Override
