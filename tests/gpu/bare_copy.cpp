@@ -18,6 +18,7 @@
 // Options: call=N copies in one call · events one after each call · window=MIB at most so much on its way, by polled events
 //   streams=N in turns from one thread · threads=N with a stream each · gathers=N streams between blocks and pieces
 //   poll the oldest event is asked for before each call · times=N the same pass again and again
+//   fresh on streams made for this pass · warm=N batched calls before it, of 512 plain copies each, or few (2)
 //   order=ids blocks by their number · order=layers=G the same, but G blocks at a time layer by layer
 // An answer "refused CODE" means that the driver did not take it.
 #include <dlfcn.h>
@@ -82,7 +83,7 @@ int64_t now() {
 void *context;
 void *streams[2][kStreams];
 void *events[2][kStreams][kEvents];
-Address pieces;
+Address pieces[2];
 char *host;
 size_t host_bytes;
 std::vector<Address> memory;
@@ -90,8 +91,8 @@ std::vector<size_t> memory_bytes;
 
 struct Way {
   std::string primitive;
-  size_t call = 0, window = 0, streams = 1, threads = 1, group = 0, gathers = 1, times = 1;
-  bool events = false, by_ids = false, poll = false;
+  size_t call = 0, window = 0, streams = 1, threads = 1, group = 0, gathers = 1, times = 1, warm = 0;
+  bool events = false, by_ids = false, poll = false, fresh = false, few = false;
 };
 
 // What one call of the driver takes: plain copies, strided ones, or a graph of them.
@@ -188,7 +189,7 @@ Plan make(bool load, const Way &way, bool single, size_t layers, size_t width, s
   size_t part = layers * width, together = way.group ? way.group : 1, fit = kPiece / part;
   size_t a_piece = way.call ? std::min(way.call, fit) : fit;
   bool staged = primitive == "staged", plain = primitive == "batch" || (staged && !single);
-  if (staged) host_offset = pieces - Address(host);  // each block goes to where its piece lies, see submit_staged
+  if (staged) host_offset = pieces[load ? 0 : 1] - Address(host);  // each block goes to where its piece lies, see submit_staged
   auto device = [&](size_t layer, size_t block) {
     return (single ? memory[0] + layer * layer_bytes : memory[1 + layer]) + block * width;
   };
@@ -252,7 +253,7 @@ int submit_staged(Plan &plan, int way, size_t host_offset) {
     const Call &call = plan.calls[i];
     size_t slot = i % kPieces;
     void *gather = streams[way][i % plan.way.gathers];
-    Address piece = pieces + slot * (plan.calls[0].bytes);
+    Address piece = pieces[way] + slot * plan.calls[0].bytes;
     void *first = plan.load ? link : gather, *second = plan.load ? gather : link;
     int code = i >= kPieces ? stream_wait(first, empty[slot], 0) : 0;
     if (!code) code = plan.load ? htod(piece, (void *)at, call.bytes, link) : submit(plan, call, gather);
@@ -321,6 +322,31 @@ int run_once(Plan &plan, size_t host_offset, int64_t *submitted) {
   return 0;
 }
 
+// What a stream may need to have seen before it is at its best.
+int prepare_streams(const Plan &plan, size_t host_offset) {
+  static auto create = function<int (*)(void **, unsigned)>("cuStreamCreate");
+  static auto destroy = function<int (*)(void *)>("cuStreamDestroy_v2");
+  constexpr size_t width = 4096, pitch = 2 * width;
+  int way = plan.load ? 0 : 1;
+  Plan batch;
+  batch.load = plan.load;
+  batch.way.primitive = "batch";
+  size_t copies = plan.way.few ? 2 : kBatch;
+  for (size_t i = 0; i < copies; i++)
+    add(batch, pieces[way] + i * pitch, Address(host) + host_offset + i * pitch, width, 1, 0, 0);
+  cut(batch);
+  for (void *&stream : streams[way]) {
+    if (plan.way.fresh) {
+      if (int code = destroy(stream)) return code;
+      if (int code = create(&stream, 1)) return code;
+    }
+    for (size_t i = 0; i < plan.way.warm; i++)
+      if (int code = submit(batch, batch.calls[0], stream)) return code;
+    if (int code = synchronize(stream)) return code;
+  }
+  return 0;
+}
+
 int run(Plan &plan, size_t host_offset, int64_t *submitted) {
   for (size_t i = 0; i < plan.way.times; i++)
     if (int code = run_once(plan, host_offset, submitted)) return code;
@@ -336,12 +362,15 @@ bool parse(const std::string &text, Way &way) {
     size_t number = strtoull(value.c_str(), nullptr, 10);
     if (name == "events") way.events = true;
     else if (name == "poll") way.poll = true;
+    else if (name == "fresh") way.fresh = true;
+    else if (name == "few") way.few = true;
     else if (name == "order") {
       way.by_ids = true;
       if (value.rfind("layers=", 0) == 0) way.group = strtoull(value.c_str() + 7, nullptr, 10);
     } else if (!number) return false;
     else if (name == "call") way.call = number;
     else if (name == "times") way.times = number;
+    else if (name == "warm") way.warm = number;
     else if (name == "gathers" && number < kStreams) way.gathers = number;
     else if (name == "window") way.window = number << 20;
     else if (name == "streams" && number <= kStreams) way.streams = number;
@@ -359,7 +388,7 @@ void answer(std::istringstream &words) {
   words >> direction >> text >> allocations >> layers >> width >> run_blocks >> bytes >> seed;
   bool single = allocations == "single", both = direction == "both";
   bool bad = words.fail() || !layers || !width || !run_blocks || (!single && layers + 1 > memory.size()) || !parse(text, way);
-  if (bad || (way.primitive == "staged" && (both || run_blocks > 1 || layers * width > kPiece))) {
+  if (bad || (way.primitive == "staged" && (run_blocks > 1 || layers * width > kPiece))) {
     printf("refused %d\n", kInvalid);
     return;
   }
@@ -369,6 +398,11 @@ void answer(std::istringstream &words) {
   for (int i = 0; i < (both ? 2 : 1); i++)
     plans.push_back(make(both ? i == 0 : direction == "load", way, single, layers, width, run_blocks, bytes, seed + i,
                          i * (host_bytes / 2)));
+  for (size_t i = 0; i < plans.size(); i++)
+    if (int code = prepare_streams(plans[i], i * (host_bytes / 2))) {
+      printf("refused %d\n", code);
+      return;
+    }
   int codes[2] = {0, 0};
   int64_t submitted[2] = {0, 0}, begin = now();
   if (both) {
@@ -471,7 +505,8 @@ int main(int argc, char **argv) {
   require(function<int (*)(void **, int)>("cuDevicePrimaryCtxRetain")(&context, device), "cuDevicePrimaryCtxRetain");
   require(set_current(context), "cuCtxSetCurrent");
   open_streams();
-  require(function<int (*)(Address *, size_t)>("cuMemAlloc_v2")(&pieces, kPiece * kPieces), "cuMemAlloc");
+  for (auto &memory_of_pieces : pieces)
+    require(function<int (*)(Address *, size_t)>("cuMemAlloc_v2")(&memory_of_pieces, kPiece * kPieces), "cuMemAlloc");
   open_memory(argc - 2, argv + 2);
   open_host(argv[1]);
   puts("ready");
