@@ -278,17 +278,18 @@ class MiniEngine:
         budget: int = 64,
         max_running: int = 8,
         by_priority: bool = False,
-        before_0_16: bool = False,
+        older: bool = False,
         workers: Sequence[Worker] | None = None,
     ) -> None:
-        """``before_0_16``: an abort frees the blocks of an open load unless the connector keeps
-        them, and no free waits for a step that is in flight."""
+        """``older``: before 0.16, an abort frees the blocks of an open load unless the connector
+        keeps them, no free waits for a step that is in flight, and before 0.23 nothing is kept
+        for whom a load was admitted: who finds no room ends the step, whoever comes behind."""
         self.hooks = hooks
         self.block_tokens = block_tokens
         self.budget = budget
         self.max_running = max_running
         self.by_priority = by_priority
-        self.before_0_16 = before_0_16
+        self.older = older
         self.pool = BlockPool(blocks)
         self.pool_events: list[Any] = []
         self.events: list[Any] = []
@@ -328,9 +329,7 @@ class MiniEngine:
         request = self.requests.get(request_id)
         if request is None or request.status == FINISHED:
             return
-        delay = (
-            request.status == LOADING and request_id not in self.received and not self.before_0_16
-        )
+        delay = request.status == LOADING and request_id not in self.received and not self.older
         self.received.discard(request_id)
         self.failed.discard(request_id)
         if request in self.waiting:
@@ -348,7 +347,7 @@ class MiniEngine:
             del self.requests[request.request_id]
 
     def _free(self, request: Request) -> None:
-        if request.last_step <= self.processed or self.before_0_16:
+        if request.last_step <= self.processed or self.older:
             self.pool.release(request.blocks)
         else:
             self.deferred.append((self.seq, request.blocks))
@@ -454,7 +453,8 @@ class MiniEngine:
 
     def _schedule_waiting(self, out: SchedulerOutput, budget: int) -> None:
         # Who holds blocks already goes first; vLLM has reservations against the same deadlock.
-        for request in sorted(self.waiting, key=lambda r: not r.blocks):
+        first = (lambda _: 0) if self.older else (lambda r: not r.blocks)
+        for request in sorted(self.waiting, key=first):
             if budget <= 0 or len(self.running) >= self.max_running:
                 return
             if request.status == LOADING:
@@ -473,11 +473,11 @@ class MiniEngine:
                 assert asynchronous == (external > 0)
                 assert local + external < request.num_tokens
                 fill = 0 if asynchronous else min(request.num_tokens - local, budget)
-                if asynchronous and not self._load_fits(request, len(hit)):
+                if asynchronous and not self.older and not self._load_fits(request, len(hit)):
                     continue
                 need = -(-(local + external + fill) // self.block_tokens) - len(hit)
                 if need > len(self.pool.free) - sum(self.pool.refs[b] == 0 for b in hit):
-                    if self.running:
+                    if self.running or self.older:
                         return
                     continue
                 for block in hit:
@@ -489,7 +489,7 @@ class MiniEngine:
                 scheduled = min(request.num_tokens - request.num_computed_tokens, budget)
                 if self._allocate(request, scheduled) is None:
                     # vLLM reserves for what loads; here the others get their turn.
-                    if self.running:
+                    if self.running or self.older:
                         return
                     continue
             if not asynchronous:
@@ -591,7 +591,7 @@ class MiniEngine:
             del self.requests[name]
         for name in output.finished_recving or ():
             request = self.requests.get(name)
-            if self.before_0_16:
+            if self.older:
                 self.received.add(name)
                 continue
             if request is None:

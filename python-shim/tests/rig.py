@@ -51,7 +51,13 @@ class Rig:
         self.generations = FakeGenerations(blocks)
         self.link = FakeLink(self.generations)
         self.side = SchedulerSide(
-            SchedulerFacts(BLOCK, blocks, ranks=ranks, lockstep=lockstep),
+            SchedulerFacts(
+                BLOCK,
+                blocks,
+                ranks=ranks,
+                lockstep=lockstep,
+                admits_without_room=engine.get("older", False),
+            ),
             self.link,
             LookupLimits(asks_max=50, silent_s=0.3),
             self.clock,
@@ -62,9 +68,7 @@ class Rig:
         self.slept = 0
         self.while_asleep: Callable[[], None] = lambda: None
         """What the rest of the world does each time the scheduler sleeps."""
-        self.hooks = SchedulerHooks(
-            lambda: self.side, frees_open_loads=engine.get("before_0_16", False)
-        )
+        self.hooks = SchedulerHooks(lambda: self.side, frees_open_loads=engine.get("older", False))
         self.workers = [Worker(rank, blocks, BLOCK) for rank in range(ranks)]
         self.worker_links = [FakeLink() for _ in range(ranks)]
         self.worker_sides = [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flexkv.engine import adopt_failure_policy, page_sizes, read_facts
+from flexkv.engine import adopt_failure_policy, hidden_blocks, page_sizes, read_facts
 from flexkv.protocol import ROLE_SCHEDULER, ROLE_WORKER
 
 
@@ -177,6 +177,31 @@ class MultiConnector:
     @staticmethod
     def _child(child: Any, wanted: str) -> str:
         return adopt_failure_policy(child, wanted)
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, external: int) -> None:
+        """From 0.26 on every child is shown the blocks."""
+
+
+def test_multi_connector_that_hides_blocks_is_served_nothing() -> None:
+    made: list[str] = []
+
+    class Recent(MultiConnector):
+        @staticmethod
+        def _child(child: Any, wanted: str) -> str:
+            made.append(hidden_blocks())
+            return ""
+
+    class Older(Recent):
+        def update_state_after_alloc(self, request: Any, blocks: Any, external: int) -> None:
+            blocks.new_empty()  # what the children are shown that do not load
+
+    Recent.__name__ = Older.__name__ = "MultiConnector"
+    Recent(config(), "recompute")
+    Older(config(), "recompute")
+    assert made[0] == ""
+    assert "shows a request's blocks only to the connector that loads it" in made[1]
+    assert "Remedy: vLLM 0.26" in made[1]
+    assert hidden_blocks() == "", "nobody is making us"
 
 
 def test_under_multi_connector_the_outer_policy_decides() -> None:

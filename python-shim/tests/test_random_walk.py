@@ -28,16 +28,16 @@ class Walk:
         self.random = random.Random(seed)
         self.ranks = self.random.choice([1, 1, 2])
         self.asynchronous = seed % 3 == 2
-        self.before_0_16 = seed % 4 == 3
+        self.older = seed % 4 == 3
         self.rig = Rig(
             ranks=self.ranks,
             # Few, where it matters that a freed block is soon another's.
-            blocks=14 if self.before_0_16 else self.random.choice([14, 20, 40]),
+            blocks=14 if self.older else self.random.choice([14, 20, 40]),
             limits=WorkerLimits(load_deadline_ms=300, drain_timeout_ms=1000),
             budget=self.random.choice([6, 16, 64]),
             max_running=self.random.choice([2, 5]),
             by_priority=self.random.random() < 0.5,
-            before_0_16=self.before_0_16,
+            older=self.older,
             load_wait_ms=self.random.choice([0, 1, 5]),
         )
         self.rig.while_asleep = lambda: self.sidecar_acts(2)
@@ -164,7 +164,7 @@ class Walk:
                 self.new_request()
             if self.random.random() < 0.07:
                 self.accident()
-            if self.before_0_16:
+            if self.older:
                 self.abort_a_load()
             self.engine_step()
             self.sidecar_acts(6)

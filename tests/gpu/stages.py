@@ -24,7 +24,7 @@ SPANS = (
     ("fence reached", "arrived_ns", "fence_reached_ns"),
     ("first slice on its way", "fence_reached_ns", "first_slice_ns"),
     ("copies", "first_slice_ns", "ended_ns"),
-    ("end seen by the worker", "ended_ns", "done_seen"),
+    ("end seen by the scheduler", "ended_ns", "done_seen"),
     ("request scheduled again", "done_seen", "scheduled"),
     ("forward, sampling, first token", "scheduled", "first_token"),
 )

@@ -46,8 +46,8 @@ def _stamp(request_id: str, stage: str, *, last: bool = False) -> None:
 
 
 class TracedFlexKV(FlexKVConnectorV1):
-    """Stages: `new`, `asked` (first question), `answered`, `planned`, `go`, `done_seen`, `resumed`,
-    `scheduled` (the step that computes the rest).
+    """Stages: `new`, `asked` (first question), `answered`, `planned`, `go`, `done_seen` (by the
+    scheduler), `resumed`, `scheduled` (the step that computes the rest); `reported` by the worker.
     """
 
     @_timed
@@ -94,7 +94,7 @@ class TracedFlexKV(FlexKVConnectorV1):
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         sent, received = super().get_finished(finished_req_ids)
         for request_id in received or ():
-            _stamp(request_id, "done_seen")
+            _stamp(request_id, "reported")
         return sent, received
 
     @_timed
@@ -107,7 +107,10 @@ class TracedFlexKV(FlexKVConnectorV1):
 
     @_timed
     def update_connector_output(self, connector_output: Any) -> None:
+        """What is named as received now has ended for vLLM, whether a worker said so or not."""
         super().update_connector_output(connector_output)
+        for request_id in connector_output.finished_recving or ():
+            _stamp(request_id, "done_seen")
 
     def request_finished(
         self, request: Any, block_ids: list[int]

@@ -32,6 +32,7 @@ _KV = "vllm/distributed/kv_transfer"
 _BASE = f"{_KV}/kv_connector/v1/base.py"
 _FACTORY = f"{_KV}/kv_connector/factory.py"
 _WRAPPER = f"{_KV}/kv_connector/v1/flexkv_connector.py"
+_MULTI = f"{_KV}/kv_connector/v1/multi_connector.py"
 _TRANSFER_CONFIG = ("vllm/config/kv_transfer.py", "vllm/config/__init__.py", "vllm/config.py")
 _SCHEDULER = "vllm/v1/core/sched/scheduler.py"
 _EVENTS = "vllm/distributed/kv_events.py"
@@ -45,12 +46,12 @@ _CALLERS = (
     "vllm/v1/worker/gpu/model_runner.py",
     f"{_KV}/kv_connector/utils.py",
     f"{_KV}/kv_transfer_state.py",
-    f"{_KV}/kv_connector/v1/multi_connector.py",
+    _MULTI,
     "vllm/model_executor/layers/attention/kv_transfer_utils.py",
     "vllm/attention/layer.py",
     "vllm/attention/utils/kv_transfer_utils.py",
 )
-_FILES = {_BASE, _FACTORY, _WRAPPER, _EVENTS, *_TRANSFER_CONFIG, *_CALLERS}
+FILES = {_BASE, _FACTORY, _WRAPPER, _EVENTS, *_TRANSFER_CONFIG, *_CALLERS}
 
 
 def main(versions: list[str]) -> int:
@@ -79,7 +80,7 @@ def fetch(version: str) -> dict[str, str]:
     url = next(iter(_wheels(session, index, version)))
     with lazy.LazyZipOverHTTP(url, session, chunk_size=1 << 20) as remote:
         wheel = zipfile.ZipFile(remote)
-        found = (info for info in wheel.infolist() if info.filename in _FILES)
+        found = (info for info in wheel.infolist() if info.filename in FILES)
         in_order = sorted(found, key=lambda info: info.header_offset)
         return {info.filename: wheel.read(info).decode() for info in in_order}
 
@@ -195,6 +196,8 @@ def _facts(files: dict[str, str], classes: set[str]) -> dict[str, bool]:
         "failed_loads_are_recomputed": "_handle_invalid_blocks" in scheduler,
         "failure_policy_option": "kv_load_failure_policy" in config,
         "aborted_loads_keep_their_blocks": bool(free and "delay_free_blocks" in free.group(1)),
+        "admitted_loads_keep_room": "_inflight_prefill_reserved_blocks" in scheduler,
+        "multi_connector_shows_all_blocks": "new_empty" not in files.get(_MULTI, "new_empty"),
         "block_frees_are_deferred": "defer_block_free" in scheduler,
         "events_as_maps": bool(event and "array_like" not in event.group(1)),
         "failed_requests_by_name": "failed_recving" in scheduler

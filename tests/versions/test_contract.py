@@ -25,6 +25,7 @@ from versions import read_contract
 KNOWN = read_contract.known()
 BASE = "vllm.distributed.kv_transfer.kv_connector.v1.base"
 SCHEDULER = "vllm.v1.core.sched.scheduler"
+MANAGER = "vllm.v1.core.kv_cache_manager"
 #: Our modules that look at vLLM when they are imported.
 OURS = ("flexkv.connector", "flexkv.forwarding", "flexkv.vllm_api")
 IMPL = "flexkv.integration.vllm.vllm_v1_adapter"
@@ -52,15 +53,20 @@ class Release:
         base.__dict__["KVConnectorRole"] = enum.Enum("KVConnectorRole", "SCHEDULER WORKER")
         base.__dict__["KVConnectorMetadata"] = type("KVConnectorMetadata", (), {})
         kept = ", delay_free_blocks=False" * self.facts["aborted_loads_keep_their_blocks"]
-        scheduler = types.ModuleType(SCHEDULER)
+        room = ", reserved_blocks=0" * self.facts["admitted_loads_keep_room"]
+        scheduler, manager = types.ModuleType(SCHEDULER), types.ModuleType(MANAGER)
         exec(
             f"class Scheduler:\n def _free_request(self, request{kept}): pass\n",
             scheduler.__dict__,
         )
+        exec(
+            f"class KVCacheManager:\n def allocate_slots(self, request{room}): pass\n",
+            manager.__dict__,
+        )
         top = types.ModuleType("vllm")
         top.__dict__["__version__"] = self.version
-        modules = {"vllm": top, BASE: base, SCHEDULER: scheduler}
-        for name in (BASE, SCHEDULER):
+        modules = {"vllm": top, BASE: base, SCHEDULER: scheduler, MANAGER: manager}
+        for name in (BASE, SCHEDULER, MANAGER):
             for parent in _parents(name):
                 modules.setdefault(parent, types.ModuleType(parent))
         for name, module in modules.items():
@@ -145,7 +151,7 @@ def test_release_that_cannot_hear_of_failed_loads_is_told_so_and_runs_on(
     release: Release, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "flexkv")
-    lacking = importlib.import_module("flexkv.vllm_api").look().lacking
+    lacking = importlib.import_module("flexkv.vllm_api").lacking()
     assert bool(lacking) != release.facts["failed_loads_are_recomputed"]
     if not lacking:
         return
@@ -158,9 +164,12 @@ def test_release_that_cannot_hear_of_failed_loads_is_told_so_and_runs_on(
     assert caplog.text.count("serves nothing") == 1
 
 
-def test_only_releases_before_0_16_need_blocks_kept_on_abort(release: Release) -> None:
-    found = importlib.import_module("flexkv.vllm_api").look()
-    assert found.frees_open_loads != release.facts["aborted_loads_keep_their_blocks"]
+def test_what_older_releases_leave_to_us_is_seen(release: Release) -> None:
+    facts = release.facts
+    served = facts["failed_loads_are_recomputed"]
+    found = importlib.import_module("flexkv.vllm_api").quirks()
+    assert found.frees_open_loads == (served and not facts["aborted_loads_keep_their_blocks"])
+    assert found.admits_without_room == (served and not facts["admitted_loads_keep_room"])
     scheduler = release.make(connector(), "SCHEDULER", enable_flexkv=False)
     assert (scheduler._scheduler._kept is not None) == found.frees_open_loads
 

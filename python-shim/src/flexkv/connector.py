@@ -17,7 +17,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 from flexkv.early import begin
 from flexkv.forwarding import HookForwarding, step_of
 from flexkv.metadata import StepMetadata
-from flexkv.vllm_api import HybridBase, look
+from flexkv.vllm_api import HybridBase, base_arguments, lacking, quirks
 from flexkv.wiring import scheduler_hooks, worker_hooks
 
 
@@ -25,18 +25,16 @@ class FlexKVConnectorV1(HookForwarding, KVConnectorBase_V1, HybridBase):
     """One instance in the scheduler's process, one in each worker."""
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any = None) -> None:
-        vllm = look()
-        more = {"kv_cache_config": kv_cache_config} if vllm.takes_cache_config else {}
-        super().__init__(vllm_config=vllm_config, role=role, **more)
+        super().__init__(vllm_config=vllm_config, role=role, **base_arguments(kv_cache_config))
         if role == KVConnectorRole.SCHEDULER:
             self._scheduler = scheduler_hooks(
                 vllm_config,
                 kv_cache_config,
-                lacking=vllm.lacking,
-                frees_open_loads=vllm.frees_open_loads,
+                lacking=lacking(),
+                quirks=quirks(),
             )
         else:
-            self._worker = worker_hooks(vllm_config, kv_cache_config, lacking=vllm.lacking)
+            self._worker = worker_hooks(vllm_config, kv_cache_config, lacking=lacking())
 
     @property
     def requires_kv_delivery(self) -> bool:

@@ -182,8 +182,32 @@ def adopt_failure_policy(vllm_config: Any, wanted: str) -> str:
     return ""
 
 
+def hidden_blocks() -> str:
+    """'' or why nothing can be served inside the MultiConnector that is making us right now.
+
+    Before vLLM 0.26 it shows a request's blocks only to the connector that loads it.  What is
+    handed out to others then goes uncounted, and a save that is on its way would take their bytes
+    for those of the blocks' last owner.
+    """
+    maker, _ = _multi_connector()
+    after_alloc = getattr(type(maker), "update_state_after_alloc", None)
+    code = getattr(after_alloc, "__code__", None)
+    if maker is None or code is None or "new_empty" not in code.co_names:
+        return ""
+    return (
+        "this vLLM's MultiConnector shows a request's blocks only to the connector that loads it. "
+        "Remedy: vLLM 0.26 or newer, or FlexKV without MultiConnector"
+    )
+
+
 def _outer_config(vllm_config: Any) -> Any:
-    """The configuration of a MultiConnector that is making us right now, or ``None``.
+    """The configuration of a MultiConnector that is making us right now, or ``None``."""
+    _, outer = _multi_connector()
+    return outer if outer is not vllm_config else None
+
+
+def _multi_connector() -> tuple[Any, Any]:
+    """The MultiConnector that is making us right now, and its configuration, or ``None`` twice.
 
     It hands a copy to its children and leaves no trace in it, so the callers' frames are looked
     at: its constructor calls ours directly.
@@ -191,10 +215,9 @@ def _outer_config(vllm_config: Any) -> Any:
     frame = sys._getframe(1)
     for _ in range(12):
         if frame is None:
-            return None
+            break
         maker = frame.f_locals.get("self")
         if type(maker).__name__ == "MultiConnector" and frame.f_code.co_name == "__init__":
-            outer = frame.f_locals.get("vllm_config")
-            return outer if outer is not None and outer is not vllm_config else None
+            return maker, frame.f_locals.get("vllm_config")
         frame = frame.f_back  # type: ignore[assignment]
-    return None
+    return None, None

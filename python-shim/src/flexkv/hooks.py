@@ -13,9 +13,9 @@ from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flexkv.early_free import KeptRequests, SentInstead
 from flexkv.guard import Guard
 from flexkv.metadata import VOID_EPOCH, StepJob, StepMetadata
+from flexkv.older_vllm import KeptRequests, SentInstead
 from flexkv.protocol import KIND_LOAD
 from flexkv.scheduler import SchedulerSide
 from flexkv.stats import scheduler_line, worker_line
@@ -30,7 +30,7 @@ LOG_EVERY_S = 10.0
 class SchedulerHooks:
     """The scheduler role.  ``build`` answers ``None`` where nothing is to be served.
 
-    ``frees_open_loads``: this vLLM is before 0.16, see ``early_free``.
+    ``frees_open_loads``: this vLLM is before 0.16, see ``older_vllm``.
     """
 
     def __init__(

@@ -28,6 +28,7 @@ from flexkv.blocks import NULL_BLOCK, BlockTable
 from flexkv.events import EventFeed
 from flexkv.lookups import LookupLimits, Lookups
 from flexkv.metadata import AFTER_FORWARD, BEFORE_FORWARD, VOID_EPOCH, StepJob, StepMetadata
+from flexkv.older_vllm import Parking
 from flexkv.protocol import (
     KIND_LOAD,
     STATUS_OK,
@@ -59,6 +60,7 @@ class SchedulerFacts:
     """What the engine is: tokens of a scheduler block, GPU blocks, ranks, what it lets us do.
 
     ``lockstep``: its steps are those of other engines too.
+    ``admits_without_room``: this vLLM is before 0.23, see ``older_vllm``.
     """
 
     block_tokens: int
@@ -67,6 +69,7 @@ class SchedulerFacts:
     can_save: bool = True
     ranks: int = 1
     lockstep: bool = False
+    admits_without_room: bool = False
 
 
 _Scheduled = tuple[RequestState, int]
@@ -98,6 +101,9 @@ class SchedulerSide:
         self.saves = SavePlanner(facts.block_tokens, self._table, self._new_job, events)
         self._states: dict[str, RequestState] = {}
         self._loading: dict[str, RequestState] = {}
+        self._parking = (
+            Parking(facts.num_blocks, facts.block_tokens) if facts.admits_without_room else None
+        )
         self._session: Session | None = None
         self._next_number = 1
         self._next_job = 1
@@ -130,6 +136,8 @@ class SchedulerSide:
         state = self._state(request)
         state.forget_blocks()
         state.offer = None
+        if self._parking is not None:
+            self._parking.leave([state.request_id])
         state.local, partial = divmod(num_computed_tokens, self._facts.block_tokens)
         session = self._ready_session()
         if partial or session is None or not self._may_load(state):
@@ -145,6 +153,9 @@ class SchedulerSide:
         blocks = min(answer.servable - state.local, wanted)
         if blocks <= 0 or answer.lease_id == 0 or session is not self._ready_session():
             return 0, False
+        if self._parking is not None and not self._finds_room(self._parking, state):
+            # Who is parked will run soon; with nobody parked there is nothing to wait for.
+            return (None if len(self._parking) else 0), False
         state.offer = Offer(answer.lease_id, answer.generation, state.local, blocks)
         return blocks * self._facts.block_tokens, True
 
@@ -168,6 +179,8 @@ class SchedulerSide:
     def build_connector_meta(self, output: Any) -> StepMetadata:
         """Counts the step's new blocks, plans its saves, and hands all jobs to the workers."""
         self.lookups.new_step()
+        if self._parking is not None:
+            self._parking.leave(output.num_scheduled_tokens)
         self._count_new_blocks(output)
         self._forget_preempted(output)
         states, nothing_to_do = self._states, self.saves.nothing_to_do
@@ -253,6 +266,8 @@ class SchedulerSide:
         state = self._states.pop(request.request_id, None)
         if state is None:
             return
+        if self._parking is not None and state.load is None:
+            self._parking.leave([state.request_id])
         self.lookups.forget(state)
         self._pulse.finished(self, state)
         self._finished.append((state, request.num_computed_tokens))
@@ -346,6 +361,8 @@ class SchedulerSide:
     def forget_load(self, request_id: str) -> None:
         """Every rank has ended the load of a request that was aborted: nobody needs its blocks."""
         self._loading.pop(request_id, None)
+        if self._parking is not None:
+            self._parking.leave([request_id])
 
     # ------------------------------------------------------------------ the session
     def _live_session(self) -> Session | None:
@@ -505,6 +522,10 @@ class SchedulerSide:
         return saves
 
     # ------------------------------------------------------------------ loads
+    def _finds_room(self, parking: Parking, state: RequestState) -> bool:
+        others = (int(other.request.num_tokens) for other in self._states.values())
+        return parking.fits(int(state.request.num_tokens), others)
+
     def _new_job(self, session: Session | None) -> int:
         counter = self._next_job
         self._next_job += 1
@@ -534,6 +555,8 @@ class SchedulerSide:
         state.load = OpenLoad(job, state.local, ids)
         if epoch != VOID_EPOCH:
             self.arrivals.opened(state.load)
+        if self._parking is not None:
+            self._parking.park(state.request_id, state.request.num_tokens)
         self._loading[state.request_id] = state
         self._outbox.append(StepJob(job, epoch, state.request_id, KIND_LOAD, blocks=ids))
         self.loads += 1
@@ -543,6 +566,8 @@ class SchedulerSide:
         if load is None:
             return
         self.arrivals.leave(load)
+        if self._parking is not None and state.request_id not in self._states:
+            self._parking.leave([state.request_id])  # aborted meanwhile
         if whole_failed:
             load.fail_at(0)
         good = len(load.blocks) if load.failed is None else load.failed

@@ -8,41 +8,28 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from dataclasses import dataclass
 from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1 import base
+
+from flexkv.older_vllm import Quirks
 
 HybridBase: type[Any] = getattr(base, "SupportsHMA", type("NoHybridAllocator", (), {}))
 """vLLM's mark of connectors that leave the hybrid memory allocator on (from 0.11.1 on)."""
 
 
-@dataclass(frozen=True, slots=True)
-class VllmApi:
-    """One vLLM, as far as it matters to a connector.
+def base_arguments(kv_cache_config: Any) -> dict[str, Any]:
+    """What the base class takes besides configuration and role (from 0.11.1 on)."""
+    parameters = inspect.signature(base.KVConnectorBase_V1.__init__).parameters
+    return {"kv_cache_config": kv_cache_config} if "kv_cache_config" in parameters else {}
 
-    ``frees_open_loads``: before 0.16, see ``early_free``.
-    ``lacking``: empty, or one sentence: why nothing can be served to this vLLM.
+
+def lacking() -> str:
+    """Empty, or one sentence: why nothing can be served to this vLLM.
+
+    Without a word for a load that failed, what did not arrive would be read as if it had.
     """
-
-    takes_cache_config: bool
-    frees_open_loads: bool
-    lacking: str
-
-
-def look() -> VllmApi:
-    """The vLLM of this process."""
-    hooks = base.KVConnectorBase_V1
-    return VllmApi(
-        takes_cache_config="kv_cache_config" in inspect.signature(hooks.__init__).parameters,
-        frees_open_loads=_frees_open_loads(hooks),
-        lacking=_lacking(hooks),
-    )
-
-
-def _lacking(hooks: type[Any]) -> str:
-    """Without a word for a load that failed, what did not arrive would be read as if it had."""
-    if hasattr(hooks, "get_block_ids_with_load_errors"):
+    if hasattr(base.KVConnectorBase_V1, "get_block_ids_with_load_errors"):
         return ""
     version = getattr(importlib.import_module("vllm"), "__version__", "of unknown version")
     return (
@@ -52,13 +39,26 @@ def _lacking(hooks: type[Any]) -> str:
     )
 
 
-def _frees_open_loads(hooks: type[Any]) -> bool:
-    """Whether an abort frees the blocks that a load still writes.
+def quirks() -> Quirks:
+    """What this vLLM leaves to the connector.
 
-    Two signs, so that a later rename of vLLM's private method does not look like an old version.
+    Asked in the scheduler's process only, which has vLLM's scheduler loaded.  Two signs each, a
+    hook that came later and the thing itself, so that a rename of something private does not look
+    like an old version.
     """
-    if hasattr(hooks, "build_connector_worker_meta"):  # from 0.18 on
-        return False
-    scheduler = importlib.import_module("vllm.v1.core.sched.scheduler").Scheduler
-    free = getattr(scheduler, "_free_request", None)
-    return free is None or "delay_free_blocks" not in inspect.signature(free).parameters
+    hooks = base.KVConnectorBase_V1
+    frees = admits = False
+    if lacking():
+        return Quirks()
+    if not hasattr(hooks, "build_connector_worker_meta"):  # 0.18
+        scheduler = importlib.import_module("vllm.v1.core.sched.scheduler").Scheduler
+        frees = not _takes(scheduler, "_free_request", "delay_free_blocks")
+    if not hasattr(hooks, "set_xfer_handshake_metadata_pp_aware"):  # 0.23
+        manager = importlib.import_module("vllm.v1.core.kv_cache_manager").KVCacheManager
+        admits = not _takes(manager, "allocate_slots", "reserved_blocks")
+    return Quirks(frees_open_loads=frees, admits_without_room=admits)
+
+
+def _takes(owner: type[Any], method: str, parameter: str) -> bool:
+    function = getattr(owner, method, None)
+    return function is not None and parameter in inspect.signature(function).parameters

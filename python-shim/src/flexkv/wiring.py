@@ -11,7 +11,13 @@ from flexkv.capacity import in_bytes
 from flexkv.client import FENCE_WORDS, REVOKE_WORDS, Link
 from flexkv.config import Settings
 from flexkv.dynamo import EVENTS_EXAMPLE, under_dynamo
-from flexkv.engine import EngineFacts, adopt_failure_policy, page_sizes, read_facts
+from flexkv.engine import (
+    EngineFacts,
+    adopt_failure_policy,
+    hidden_blocks,
+    page_sizes,
+    read_facts,
+)
 from flexkv.events import MAX_BLOCK_BYTES, EventFeed
 from flexkv.fences import FENCE_EVENTS, Fences, NoFences, cuda_fences
 from flexkv.hooks import SchedulerHooks, WorkerHooks
@@ -19,6 +25,7 @@ from flexkv.joining import Joining
 from flexkv.layout import derive_layout
 from flexkv.log import setup_logging
 from flexkv.lookups import LookupLimits
+from flexkv.older_vllm import Quirks
 from flexkv.protocol import Hello
 from flexkv.registration import Registration
 from flexkv.scheduler import SchedulerFacts, SchedulerSide
@@ -36,16 +43,23 @@ def scheduler_hooks(
     *,
     facade: bool = False,
     lacking: str = "",
-    frees_open_loads: bool = False,
+    quirks: Quirks = Quirks(),  # noqa: B008 (frozen)
 ) -> SchedulerHooks:
     """The scheduler role; ``facade`` = inside vLLM's own wrapper class.
 
-    ``lacking`` and ``frees_open_loads`` say what this vLLM cannot do, see ``vllm_api``.
+    ``lacking`` and ``quirks`` say what this vLLM cannot do, see ``vllm_api``.
     """
-    return SchedulerHooks(
-        lambda: _build_scheduler(vllm_config, kv_cache_config, facade=facade, lacking=lacking),
-        frees_open_loads=frees_open_loads,
-    )
+
+    def build() -> SchedulerSide | None:
+        return _build_scheduler(
+            vllm_config,
+            kv_cache_config,
+            facade=facade,
+            lacking=lacking,
+            admits_without_room=quirks.admits_without_room,
+        )
+
+    return SchedulerHooks(build, frees_open_loads=quirks.frees_open_loads)
 
 
 def worker_hooks(
@@ -82,12 +96,18 @@ def hello_of(facts: EngineFacts, namespace: str, *, events: bool = False) -> Hel
 
 
 def _build_scheduler(
-    vllm_config: Any, kv_cache_config: Any, *, facade: bool, lacking: str
+    vllm_config: Any,
+    kv_cache_config: Any,
+    *,
+    facade: bool,
+    lacking: str,
+    admits_without_room: bool,
 ) -> SchedulerSide | None:
     settings = load_settings(vllm_config)
     if not settings.enabled:
         logger.info("FlexKV is switched off (ENABLE_FLEXKV)")
         return None
+    lacking = lacking or hidden_blocks()
     if lacking:
         logger.warning("FlexKV serves nothing to this engine: %s", lacking)
         return None
@@ -116,6 +136,8 @@ def _build_scheduler(
             can_load=facts.can_load and not no_loads,
             can_save=facts.can_save,
             ranks=facts.world_size,
+            lockstep=facts.lockstep,
+            admits_without_room=admits_without_room,
         ),
         link,
         LookupLimits(lookup_spin_us=settings.lookup_spin_us, step_spin_us=settings.step_spin_us),
@@ -170,7 +192,7 @@ class _Rank:
     def connect(self) -> None:
         """Starts connecting; vLLM goes on with its own start meanwhile."""
         settings = load_settings(self._vllm_config)
-        if not settings.enabled or self._lacking:
+        if not settings.enabled or self._lacking or hidden_blocks():
             return  # the scheduler's process says so
         facts = read_facts(
             self._vllm_config,

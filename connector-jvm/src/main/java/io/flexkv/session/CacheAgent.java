@@ -40,6 +40,9 @@ public final class CacheAgent implements Runnable {
   private static final int MAX_COMPLETIONS = 65_536;
   private static final long TICK_NANOS = 1_000_000_000L;
 
+  /** The {@code Go} of a load comes so soon after its plan, as a rule: half a millisecond. */
+  private static final long GO_NANOS = 1_000_000;
+
   private final SpinPolicy spinPolicy;
   private final EventFd wake;
   private final PollSet poll = new PollSet(1);
@@ -321,16 +324,23 @@ public final class CacheAgent implements Runnable {
   /** After work: looks for more for a while, and goes on as long as more comes. */
   private void spin() {
     long began = System.nanoTime();
-    long nanos = spinPolicy.afterWork();
+    long nanos = spinNanos(began);
     while (running && System.nanoTime() - began < nanos) {
       if (doWork() > 0) {
         spinPolicy.found();
         began = System.nanoTime();
-        nanos = spinPolicy.afterWork();
+        nanos = spinNanos(began);
       } else {
         Thread.onSpinWait();
       }
     }
+  }
+
+  private long spinNanos(long now) {
+    if (records.takePlannedLoad()) {
+      spinPolicy.expect(now + GO_NANOS);
+    }
+    return spinPolicy.afterWork(now);
   }
 
   /**

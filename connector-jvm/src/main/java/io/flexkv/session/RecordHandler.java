@@ -37,6 +37,7 @@ final class RecordHandler {
   private final NoticesTakenRecord taken = new NoticesTakenRecord();
   private final EchoRecord echo = EchoRecord.question();
   private final GoRecord go = new GoRecord();
+  private boolean plannedLoad;
   private final RevokeRecord revoke = new RevokeRecord();
 
   RecordHandler(CacheCore core, JobRouter jobs, SsdRouter ssd, EventHub events, Outbox outbox) {
@@ -119,6 +120,13 @@ final class RecordHandler {
       }
       default -> throw new ProtocolException("record type " + type + " is none of a client's");
     }
+  }
+
+  /** Whether a load was planned since the last question: its {@code Go} is on its way. */
+  boolean takePlannedLoad() {
+    boolean planned = plannedLoad;
+    plannedLoad = false;
+    return planned;
   }
 
   private static void scheduler(Session session, int type) throws ProtocolException {
@@ -214,6 +222,13 @@ final class RecordHandler {
         blocks,
         instance.worldSize());
     jobs.run();
+    plannedLoad = true;
+    for (int rank = 0; rank < instance.worldSize(); rank++) {
+      Registration registration = instance.ranks[rank];
+      if (registration != null) {
+        registration.mover.expectLoad();
+      }
+    }
   }
 
   private void onPlanSave(Session session, Instance instance) throws ProtocolException {

@@ -22,6 +22,8 @@ final class SpinPolicy {
   private int failures;
   private int turns;
   private boolean spun;
+  private long expectedUntilNanos;
+  private boolean expecting;
 
   /**
    * @param maxNanos how long a spin may take, 0 = never spin
@@ -30,10 +32,23 @@ final class SpinPolicy {
     this.maxNanos = maxNanos;
   }
 
+  /**
+   * Something will come before this time, for which a wake-up would be late: until then spins are
+   * longer, where they do any good.
+   */
+  void expect(long untilNanos) {
+    expectedUntilNanos = untilNanos;
+    expecting = true;
+  }
+
   /** After work: how long to look for more, in nanoseconds. */
-  long afterWork() {
+  long afterWork(long nowNanos) {
     spun = failures < FAILURES_TO_STOP || ++turns % PROBE_EVERY == 0;
-    return spun ? maxNanos : 0;
+    if (!spun || maxNanos == 0) {
+      return 0;
+    }
+    expecting &= expectedUntilNanos - nowNanos > 0;
+    return expecting ? Math.max(maxNanos, expectedUntilNanos - nowNanos) : maxNanos;
   }
 
   /** More came before the time was over. */

@@ -64,6 +64,7 @@ final class CopyAgent implements Agent {
   private @Nullable JobState submitting;
   private long busySinceNanos;
   private @Nullable String dead;
+  private volatile long expectedUntilNanos;
   private volatile boolean stopping;
   private volatile boolean gaveUp;
   private volatile long giveUpAtNanos = Long.MAX_VALUE;
@@ -94,6 +95,7 @@ final class CopyAgent implements Agent {
     this.pace = new Pace(moveLimits, direction);
     this.arrivals = new MpscQueue<>(maxJobs);
     this.lastSubmitNanos = clock.getAsLong() - savePauseNanos;
+    this.expectedUntilNanos = clock.getAsLong();
   }
 
   /** Any thread: accepts a job, or refuses it because there is no room or the mover stops. */
@@ -114,6 +116,11 @@ final class CopyAgent implements Agent {
     }
     arrivals.put(job);
     return true;
+  }
+
+  /** Any thread: a job comes within this time, as a rule; until then no rest is long. */
+  void expect(long nanos) {
+    expectedUntilNanos = clock.getAsLong() + nanos;
   }
 
   /** Any thread: takes a job back; false if too many such requests wait already. */
@@ -460,6 +467,9 @@ final class CopyAgent implements Agent {
   @Override
   public Idle idle() {
     if (!inFlight.isEmpty() || (direction == Direction.LOAD && !waiting.isEmpty())) {
+      return Idle.SOON;
+    }
+    if (expectedUntilNanos - clock.getAsLong() > 0) {
       return Idle.SOON;
     }
     return waiting.isEmpty() && ready.isEmpty() && abandonedFences.isEmpty()

@@ -17,6 +17,8 @@ public final class Mover {
   /** Jobs that may wait for one direction of one rank. */
   public static final int MAX_JOBS = 1024;
 
+  private static final long EXPECTED_NANOS = 2_000_000;
+
   private final CopyAgent load;
   private final CopyAgent save;
   private final AgentRunner loadRunner;
@@ -114,6 +116,15 @@ public final class Mover {
     }
     (loads ? loadRunner : saveRunner).wake();
     return true;
+  }
+
+  /**
+   * A load was planned and comes within a millisecond or so: its thread may as well be awake then,
+   * for waking up takes a tenth of one. Any thread.
+   */
+  public void expectLoad() {
+    load.expect(EXPECTED_NANOS);
+    loadRunner.wake();
   }
 
   /**

@@ -7,6 +7,8 @@ import io.flexkv.device.Direction;
 import io.flexkv.device.SliceLimits;
 import java.util.Arrays;
 import java.util.BitSet;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicLongArray;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
@@ -118,6 +120,32 @@ final class MoverTest {
       assertThat(f.device.ended).extracting(e -> e.bytes()).containsExactly(1024L, 1024L, 2048L);
       f.device.mayEnd.release(1000);
       assertThat(f.next().status()).isEqualTo(Completion.Status.OK);
+    }
+  }
+
+  @Test
+  void idle_whileALoadIsExpected_restsAreShort() throws Exception {
+    try (MoverFixture f = new MoverFixture()) {
+      AtomicLong now = new AtomicLong(5);
+      CopyAgent agent =
+          new CopyAgent(
+              "test",
+              Direction.LOAD,
+              new Geometry(f.device),
+              f.device.openStream(Direction.LOAD),
+              f.fences,
+              f.completions,
+              new AtomicInteger(),
+              now::get,
+              0,
+              f.limits,
+              4);
+      assertThat(agent.idle()).isEqualTo(Agent.Idle.WAIT);
+      agent.expect(1000);
+      assertThat(agent.idle()).isEqualTo(Agent.Idle.SOON);
+      now.set(1005);
+      assertThat(agent.idle()).isEqualTo(Agent.Idle.WAIT);
+      agent.onClose();
     }
   }
 

@@ -1,0 +1,115 @@
+"""What older vLLM leaves to the connector, so that nothing is wrong and nothing hangs.
+
+**Before 0.16** an abort frees the request's blocks while its load is still open.  Later versions
+keep them until every worker has named the request in ``finished_recving``.  Before, only the
+connector can keep them: ``request_finished`` answers that they are still in use, and vLLM frees
+them when every worker has named the request in ``finished_sending`` instead.  A rank may have
+reported the load as received before it hears of the abort, another not: so the scheduler's side
+tells the workers which requests it kept, and each names them as sent, at once if its part of the
+load has ended, else when it does.  What a rank reported as received before does no harm: those
+versions only remember the name.
+
+**Before 0.23** loads are admitted as long as their own blocks are free.  A request whose load is
+open, or has ended and that has not run since, holds blocks, makes no progress and cannot be
+preempted; and scheduling stops at the first waiting request that finds no room.  With enough of
+them nothing runs any more, for ever (vllm#27074).  So a load is taken here only while all of these
+and the largest request that is known fit into the pool together: whichever comes first can run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """What the vLLM that loads us leaves to us; see the module."""
+
+    frees_open_loads: bool = False
+    admits_without_room: bool = False
+
+
+class KeptRequests:
+    """The scheduler's half: requests whose blocks vLLM keeps until they are "sent"."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+        self._new: list[str] = []
+
+    def keep(self, request_id: str) -> None:
+        """``request_finished`` answered true; the next step's metadata says so to the workers."""
+        self._new.append(request_id)
+
+    def take(self) -> list[str]:
+        """What the step that is being built has to tell."""
+        new, self._new = self._new, []
+        self._told.update(new)
+        return new
+
+    def sent(self, request_ids: Iterable[str] | None) -> list[str]:
+        """Those of ours that every worker has named by now."""
+        if not self._told or not request_ids:
+            return []
+        ended = self._told.intersection(request_ids)
+        self._told -= ended
+        return list(ended)
+
+
+class SentInstead:
+    """A worker's half.  Engine thread of one rank only."""
+
+    def __init__(self) -> None:
+        self._waited_for: set[str] = set()
+        self._sent: set[str] = set()
+
+    def hear(self, request_ids: Iterable[str], is_open: Callable[[str], bool]) -> None:
+        """These requests were aborted and kept; ``is_open``: this rank has yet to end the load."""
+        for request_id in request_ids:
+            (self._waited_for if is_open(request_id) else self._sent).add(request_id)
+
+    def split(self, received: set[str]) -> set[str]:
+        """Those of the loads that have ended now which are not to be named as received."""
+        mine = received & self._waited_for
+        self._waited_for -= mine
+        self._sent |= mine
+        return received - mine
+
+    def take(self) -> set[str]:
+        """Requests to name as sent, each once."""
+        sent, self._sent = self._sent, set()
+        return sent
+
+
+class Parking:
+    """Blocks that requests need which hold some and do not run.  Scheduler thread only."""
+
+    def __init__(self, num_blocks: int, block_tokens: int) -> None:
+        self._room = num_blocks - 1  # block 0 is never handed out
+        self._block_tokens = block_tokens
+        self._parked: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def fits(self, num_tokens: int, others: Iterable[int]) -> bool:
+        """Whether a request of so many tokens may be parked beside what is parked already.
+
+        ``others`` are the tokens of all requests that are known.
+        """
+        largest = self._blocks(max(others, default=0))
+        return sum(self._parked.values()) + self._blocks(num_tokens) + largest <= self._room
+
+    def park(self, request_id: str, num_tokens: int) -> None:
+        """A load was granted to this request."""
+        self._parked[request_id] = self._blocks(num_tokens)
+
+    def leave(self, request_ids: Iterable[str]) -> None:
+        """These run, or hold no blocks any more."""
+        if self._parked:
+            for request_id in request_ids:
+                self._parked.pop(request_id, None)
+
+    def _blocks(self, num_tokens: int) -> int:
+        """With room for the next token, and for drafts of some more."""
+        return num_tokens // self._block_tokens + 2

@@ -1,0 +1,102 @@
+"""What older vLLM leaves to us: blocks of aborted loads, and room for those that are parked."""
+
+from __future__ import annotations
+
+import pytest
+from mini_vllm import FINISHED, LOADING
+from rig import BLOCK, Rig, prompt
+
+from flexkv.older_vllm import Parking
+
+
+def loading(**more: object) -> Rig:
+    """An engine of those versions with one load open, of which nothing has been copied yet."""
+    rig = Rig(older=True, blocks=16, **more)  # type: ignore[arg-type]
+    rig.serve("a", prompt(5 * BLOCK + 1))
+    rig.drop_engine_cache()
+    rig.start_load("b", prompt(5 * BLOCK + 1))
+    return rig
+
+
+def test_abort_blocks_of_the_open_load_are_kept_until_it_has_ended() -> None:
+    rig = loading()
+    held = list(rig.engine.requests["b"].blocks)
+    rig.engine.abort("b")
+    assert rig.engine.requests["b"].status == FINISHED
+    rig.add("c", prompt(11 * BLOCK, 1), max_new=6)  # wants blocks that the load still writes
+    rig.steps(3, copies=False)
+    assert not set(held) & set(rig.engine.pool.free)
+    rig.run()
+    rig.check_clean()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_abort_load_fails_with_its_sidecar_blocks_come_back(ranks: int) -> None:
+    rig = loading(ranks=ranks)
+    rig.engine.abort("b")
+    rig.sidecar.kill()
+    rig.run()
+    rig.restart()
+    assert rig.serve("d", prompt(5 * BLOCK + 1, 2)) == 0
+    rig.check_clean()
+
+
+def test_abort_one_rank_had_reported_before_both_name_it_as_sent() -> None:
+    rig = loading(ranks=2)
+    job, rank = next(part for part in rig.sidecar.copies() if part[1] == 0)
+    while (job, rank) in rig.sidecar.copies():
+        rig.sidecar.copy_some(job, rank, 8)
+    rig.steps(2, copies=False)  # rank 0 names it as received, rank 1 still waits
+    assert rig.engine.recving_left == {"b": 1}
+    rig.engine.abort("b")
+    rig.steps(1, copies=False)
+    assert rig.engine.sending_left == {"b": 1}
+    rig.run()
+    rig.check_clean()
+
+
+def test_finished_in_order_nothing_is_kept() -> None:
+    rig = loading()
+    rig.run()
+    assert rig.engine.sending_left == {}
+    rig.check_clean()
+
+
+def test_parking_admits_what_fits_beside_the_largest_known() -> None:
+    parking = Parking(num_blocks=31, block_tokens=4)
+    assert parking.fits(33, [33, 33])  # 10 blocks each, with room for what comes next
+    parking.park("a", 33)
+    assert parking.fits(33, [33, 33])
+    parking.park("b", 33)
+    assert not parking.fits(33, [33])
+    parking.leave(["a", "unknown"])
+    assert parking.fits(33, [33])
+    assert not parking.fits(33, [33, 37])
+    assert len(parking) == 1
+
+
+def parked(rig: Rig) -> int:
+    return sum(request.status == LOADING for request in rig.engine.requests.values())
+
+
+def test_many_hits_at_once_in_a_small_pool_all_come_to_an_end() -> None:
+    """Without the limit all are parked, and the first that wants one block more finds none."""
+    rig = Rig(older=True, blocks=26, max_running=16)
+    for i in range(6):
+        rig.serve(f"a{i}", prompt(4 * BLOCK + 2, i))
+    rig.drop_engine_cache()
+    for i in range(6):
+        rig.add(f"b{i}", prompt(4 * BLOCK + 2, i), max_new=5)
+    rig.steps(4, copies=False)
+    assert 1 <= parked(rig) <= 3
+    rig.run()
+    assert rig.engine.external_tokens > 0
+    rig.check_clean()
+
+
+def test_request_too_large_to_be_parked_is_computed() -> None:
+    rig = Rig(older=True, blocks=16)
+    rig.serve("a", prompt(9 * BLOCK + 1))
+    rig.drop_engine_cache()
+    assert rig.serve("b", prompt(9 * BLOCK + 1)) == 0
+    rig.check_clean()
