@@ -100,3 +100,19 @@ def test_request_too_large_to_be_parked_is_computed() -> None:
     rig.drop_engine_cache()
     assert rig.serve("b", prompt(9 * BLOCK + 1)) == 0
     rig.check_clean()
+
+
+def test_waiting_for_room_ends_in_computing() -> None:
+    """Smaller requests that come later may take the room for ever; nobody waits that long."""
+    rig = Rig(older=True, blocks=26, max_running=16)
+    rig.serve("a", prompt(9 * BLOCK + 2))
+    rig.serve("c", prompt(2 * BLOCK + 2, 1))
+    rig.drop_engine_cache()
+    rig.start_load("d", prompt(2 * BLOCK + 2, 1))
+    large = rig.add("b", prompt(9 * BLOCK + 2))
+    rig.steps(3, copies=False)
+    assert large in rig.engine.waiting and rig.engine.none_answers > 0
+    rig.steps(60, copies=False)  # the load stays open, so "d" stays parked
+    assert "b" in rig.engine.done
+    rig.run()
+    rig.check_clean()

@@ -276,6 +276,10 @@ class Lookups:
                 return None, False
         return None, self._may_ask_again(state, now, answered=fresh is not None)
 
+    def may_be_put_off(self, state: RequestState) -> bool:
+        """Whether a request whose answer is here may wait once more: as often as for an answer."""
+        return self._may_ask_again(state, self._clock(), answered=True)
+
     def _spin(self, state: RequestState, alone: bool) -> float:
         """How long to wait now: the sidecar has to file the hashes before it can answer."""
         if self._silent or not self._limits.lookup_spin_us:

@@ -155,7 +155,8 @@ class SchedulerSide:
             return 0, False
         if self._parking is not None and not self._finds_room(self._parking, state):
             # Who is parked will run soon; with nobody parked there is nothing to wait for.
-            return (None if len(self._parking) else 0), False
+            wait = len(self._parking) > 0 and self.lookups.may_be_put_off(state)
+            return (None if wait else 0), False
         state.offer = Offer(answer.lease_id, answer.generation, state.local, blocks)
         return blocks * self._facts.block_tokens, True
 
