@@ -13,7 +13,7 @@ from harness.prompts import loadable_tokens
 from harness.sidecar import Sidecar
 
 from e2e import scenarios
-from e2e.conftest import OUTPUT_TOKENS, Lines, Reference, assert_served
+from e2e.conftest import OUTPUT_TOKENS, Line, Lines, Reference, assert_served
 
 pytestmark = pytest.mark.both_versions
 
@@ -26,17 +26,21 @@ MODULE_PATH = {
 }
 
 
+def test_the_readmes_flag_is_our_class(line: Line) -> None:
+    """Whether it serves hits is what all other tests with this engine ask."""
+    assert line.engine.call(scenarios.connector_names) == (OURS, OURS)
+
+
 @pytest.mark.parametrize(
     ("flag", "environment", "expected"),
     [
-        pytest.param(checkout.readme_flag(), {}, OURS, id="README's flag"),
         pytest.param(MODULE_PATH, {"VLLM_PLUGINS": ""}, OURS, id="module path, no plugin"),
         pytest.param(
             checkout.readme_flag(), {"FLEXKV_PLUGIN_REPLACE": "0"}, IN_TREE, id="in-tree class"
         ),
     ],
 )
-def test_each_name_serves_hits(
+def test_each_other_way_serves_hits(
     lines: Lines,
     reference: Reference,
     equal: Callable[..., None],
