@@ -28,6 +28,7 @@ from e2e import scenarios
 PROMPTS = 72
 OUTPUT_TOKENS = 12
 _TEST_TIMEOUT_S = 150
+_FRESH_TEST_TIMEOUT_S = 400  # in an environment whose modules nobody has compiled yet
 
 _COUNTS = pytest.StashKey[Counter[str]]()
 
@@ -47,7 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.timeout(_TEST_TIMEOUT_S), append=False)
+        fresh = item.get_closest_marker("every_release")
+        timeout_s = _FRESH_TEST_TIMEOUT_S if fresh else _TEST_TIMEOUT_S
+        item.add_marker(pytest.mark.timeout(timeout_s), append=False)
         if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="a long form: give --long"))
         if item.get_closest_marker("every_release") and not config.getoption("--record"):

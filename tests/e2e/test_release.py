@@ -6,6 +6,7 @@ demanded as the record of their sources has it (``tests/versions/contract.json``
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pytest
 from harness import checkout
 from harness.engine import BLOCK_TOKENS
 from harness.kvevents import EventLog
-from harness.prompts import loadable_tokens
+from harness.prompts import loadable_tokens, random_tokens
 from harness.zygote import Zygote
 from versions import read_contract
 
@@ -261,17 +262,25 @@ def test_preempted_requests_answer_right(
 
 
 def test_kv_events_name_the_cpu_tier(
-    tight: Tight, serves: Callable[[Line], int], record: Record, release: dict[str, Any]
+    tight: Tight, seed: int, record: Record, release: dict[str, Any]
 ) -> None:
+    """A reset makes listeners forget every tier; the connector sees it by the block pool."""
     line = tight.line
-    serves(line)
-    line.sidecar.wait_quiet(20)
-    line.engine.call(scenarios.idle)  # before 0.24 an idle engine publishes nothing
+    rng = random.Random(seed + 9)
+    prompts = [random_tokens(rng, 5 * BLOCK_TOKENS + 3) for _ in range(4)]
+    line.engine.call(scenarios.reset)
+    before = line.sidecar.counters()["ready_blocks"]
+    line.engine.call(scenarios.run, prompts, 2)
+    line.settle()  # before 0.24 an idle engine publishes nothing
     resident = line.sidecar.counters()["ready_blocks"]
-    found = tight.log.wait(lambda seen: len(seen.of("CPU")) == resident, "every block announced")
+    assert resident == before + 20
+    anew = "bind_gpu_block_pool" in release["hooks"]
+    wanted = resident if anew else 20
+    found = tight.log.wait(lambda seen: len(seen.of("CPU")) == wanted, "the blocks are announced")
     assert found.faults == []
     form = "maps" if release["facts"]["events_as_maps"] else "arrays"
-    record("KV events of the CPU tier", f"in vLLM's stream, as {form}")
+    after = "" if anew else "; not anew after a reset"
+    record("KV events of the CPU tier", f"in vLLM's stream, as {form}{after}")
 
 
 def test_sidecar_killed_when_loads_are_granted(
