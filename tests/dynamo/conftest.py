@@ -28,7 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.timeout(240), append=False)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(240))
         if not dynamo.PYTHON.exists():
             item.add_marker(pytest.mark.skip(reason=f"no {dynamo.PYTHON}: make test-dynamo"))
 

@@ -30,6 +30,11 @@ class Placed:
     parent: int | None
 
 
+def packages() -> Path:
+    """Where the packages of Dynamo's environment are."""
+    return next((PYTHON.parents[1] / "lib").glob("python3.*")) / "site-packages"
+
+
 class Indexer(processes.Closing):
     """`python -m dynamo.indexer`: the router's index behind HTTP; a context manager."""
 
