@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import checkout, dynamo
 from harness.progress import step
 from harness.records import Records, table
+from harness.records import read as read_records
 from router_bench.arm import ArmResult, Setting, run_arm
 from router_bench.decision import Weights
 from router_bench.replay import REPLAYS, Cluster, by_the_book, typical
@@ -53,27 +54,31 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--speed", type=float, default=10.0, help="of the trace's clock")
     parser.add_argument("--out", type=Path, default=checkout.RECORDS / "dynamo-routing.json")
+    parser.add_argument("--add", action="store_true", help="to the records that are there")
     parser.add_argument("--plot", type=Path, default=checkout.RECORDS / "dynamo-routing")
     options = parser.parse_args()
     if not dynamo.PYTHON.exists():
         parser.error(f"no {dynamo.PYTHON}: make bench-dynamo sets it up")
     rows = read(most=options.requests)
     records = Records()
+    if options.add and options.out.exists():
+        records.all = read_records(options.out)
     raw = options.out.parent / "router"
-    wrong = 0
     for name, setting, load in _runs(options.arms):
         setting = replace(setting, speed=options.speed, load=load)
         folder = raw / (name if load == 1.0 else f"{name}-dense")
         with step(f"{setting.name}, arrivals x {load:g}"):
             result = asyncio.run(run_arm(setting, rows, folder))
-        wrong += result.counts["reused blocks with wrong bytes"]
         if load == 1.0:
             _record(records, name, result, rows)
         else:
             _record_dense(records, result)
-        print(f"{setting.name}: {result.counts}", flush=True)
-    records.add("reused blocks with wrong bytes", wrong, "blocks", bar=0, met=wrong == 0)
-    records.write(options.out)
+        wrong = result.counts["reused blocks with wrong bytes"]
+        name = setting.name if load == 1.0 else f"{setting.name}, arrivals x {load:g}"
+        records.add(f"{name}: reused blocks with wrong bytes", wrong, "blocks", bar=0,
+                    met=wrong == 0)  # fmt: skip
+        records.write(options.out)
+        print(f"{name}: {result.counts}", flush=True)
     print(table(records.all))
     plot = [str(dynamo.PYTHON), str(Path(__file__).with_name("plots.py")), str(options.out)]
     return subprocess.run([*plot, str(raw), str(options.plot)], check=False).returncode
@@ -81,7 +86,7 @@ def main() -> int:
 
 def _runs(names: list[str]) -> list[tuple[str, Setting, float]]:
     usual = [(name, ARMS[name], 1.0) for name in names if name != "dense"]
-    dense = [(name, ARMS[name], DENSE) for name in SEES] if "dense" in names else []
+    dense = [(name, ARMS[name], DENSE) for name in reversed(SEES)] if "dense" in names else []
     return usual + dense
 
 

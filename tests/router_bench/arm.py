@@ -240,7 +240,6 @@ class _Cluster:
                     choice.prefilled_s = time.time()
                     self.clock.release()
         choice.ended_s = time.time()
-        self.clock.release()
         worker, served = arrival.result()
         # The router saw each token between the engine's word and the client's.
         choice.prefilled_s = (choice.prefilled_s + served.first_token_s) / 2

@@ -156,13 +156,15 @@ class SimulatedEngine:
                 await self._arrived.wait()
             row, request, served = self._waiting.popleft()
             self._time = max(self._time, served.arrived)
-            await self._prefill(row, request, served)
+            number, saved = await self._prefill(row, request, served)
             self._clock.hold()  # until the client has it
             served.first_token_s = time.time()
             served.first_token.set()
+            self._spawn(self._save(request, number, saved))
             self._spawn(self._decode(row, request, served, self._time))
 
-    async def _prefill(self, row: Row, request: Any, served: Served) -> None:
+    async def _prefill(self, row: Row, request: Any, served: Served) -> tuple[int, int]:
+        """Returns its number at the sidecar, and how many of its blocks the sidecar has."""
         number = self._number()
         found, local_tokens, _ = self._pool.get_computed_blocks(request)
         served.gpu = local = local_tokens // BLOCK_TOKENS
@@ -190,9 +192,8 @@ class SimulatedEngine:
             request.num_computed_tokens += chunk
             whole = request.num_computed_tokens // BLOCK_TOKENS
             self._fill(request, first, whole)
-            saved = await self._save(request, number, saved, whole)
         self._check(request, 0, local)
-        self._scheduler.send(p.EndRequest(number))
+        return number, saved
 
     async def _decode(self, row: Row, request: Any, served: Served, began: float) -> None:
         ends = began + row.output_tokens * DECODE_S_TOKEN
@@ -200,7 +201,6 @@ class SimulatedEngine:
         self._pool.free(request)
         self._freed_at = ends
         self._freed.set()
-        self._clock.hold()  # until the client has it
         served.done_s = time.time()
         served.done.set()
 
@@ -257,10 +257,10 @@ class SimulatedEngine:
         while True:
             query = self._number()
             self._send(p.Lookup(query, number, len(hashes), local, most))
-            answer: p.LookupAnswer = await self._await(self._answers, query)
-            if answer.status == p.LOOKUP_OK:
-                break
             with self._clock.held():
+                answer: p.LookupAnswer = await self._await(self._answers, query)
+                if answer.status == p.LOOKUP_OK:
+                    break
                 await asyncio.sleep(0.002)
         self.lookups += 1
         self.lookups_as_told += (answer.ssd, answer.host) == (told.ssd, max(told.host, answer.host))
@@ -275,7 +275,8 @@ class SimulatedEngine:
         host = min(count, max(0, self.residency.host_run(request.block_hashes, local) - local))
         self._send(p.PlanLoad(job, number, answer.lease_id, answer.generation, local, blocks))
         self._go(job, p.KIND_LOAD)
-        done = await self._await(self._ended, job)
+        with self._clock.held():
+            done = await self._await(self._ended, job)
         if done.status != p.STATUS_OK:
             self.failed_loads += 1
             return
@@ -283,13 +284,11 @@ class SimulatedEngine:
         served.host, served.ssd = host, count - host
         await self._spend(BLOCK_TOKENS * (host / HOST_TOKENS_S + (count - host) / SSD_TOKENS_S))
 
-    async def _save(self, request: Any, number: int, first: int, end: int) -> int:
-        """Saves blocks [first, end) that the GPU holds; returns where the next save begins."""
-        if end <= first:
-            return first
+    async def _save(self, request: Any, number: int, first: int) -> None:
+        """Saves the prompt's whole blocks from ``first`` on; decoding holds them meanwhile."""
+        blocks, end = self._blocks(request), request.num_computed_tokens // BLOCK_TOKENS
         if not first:
             self._send(p.Extend(number, 0, 32, b"".join(request.block_hashes)))
-        blocks = self._blocks(request)
         state = RequestState(number, request.request_id, request)
         a_plan = self._feed.blocks_a_plan(32)
         for begin in range(first, end, a_plan):
@@ -301,7 +300,7 @@ class SimulatedEngine:
             self._send(*facts, p.PlanSave(job, number, begin, ids, counters))
             self._go(job, p.KIND_SAVE)
             await self._await(self._ended, job)
-        return end
+        self._send(p.EndRequest(number))
 
     def _go(self, job: int, kind: int) -> None:
         revoke = 0 if kind == p.KIND_LOAD else p.NO_INDEX
@@ -314,14 +313,13 @@ class SimulatedEngine:
 
     async def _await(self, arrived: dict[int, Any], key: int) -> Any:
         deadline = time.monotonic() + _SIDECAR_TIMEOUT_S
-        with self._clock.held():
-            while True:
-                self._hear()
-                if (found := arrived.pop(key, None)) is not None:
-                    return found
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"no answer of the sidecar within {_SIDECAR_TIMEOUT_S:g} s")
-                await asyncio.sleep(0.0005)
+        while True:
+            self._hear()
+            if (found := arrived.pop(key, None)) is not None:
+                return found
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no answer of the sidecar within {_SIDECAR_TIMEOUT_S:g} s")
+            await asyncio.sleep(0.0005)
 
     def _hear(self) -> None:
         for record in self._scheduler.poll():
