@@ -32,12 +32,17 @@ RUNS = {
     "third of the prompts, so that it evicts all the time",
     "gpu-acceptance-tp2": "The same over two GPUs (tensor parallelism of 2, bfloat16 as one serves "
     "it: the sidecar's hit against the engine's own)",
-    "gpu-acceptance-pp2": "The same over two GPUs as pipeline stages (eager; the run was cut at its "
-    "time limit after these)",
+    "gpu-acceptance-pp2": "The same over two GPUs as pipeline stages (eager; the run was cut at "
+    "its time limit after these)",
     "gpu-pairs": "Engines with and without connectors on one GPU, measured in turns: time to first "
     "token, its stages, throughput where nothing hits, a chat, a neighbour's token times",
+    "gpu-pairs-told-ahead": "The same after loads were told to the scheduler by the sidecar, with "
+    "and without (`unwaited`) a step's wait for them, and limits of what is moved beside a "
+    "neighbour; every engine found its code compiled. (What the stages there call the end seen by "
+    "the worker is its own look, after the request had been taken up.)",
     "gpu-batches": "One engine after another: start-up with a large pool, 32 prompts of 8,192 "
     "tokens at once, stalls while the pool is pinned",
+    "gpu-batches-early-start": "The same with the sidecar started while vLLM loads its model",
     "gpu-death-stops-copies": "The sidecar killed in the middle of loads of 1 GiB, "
     "canaries in the blocks afterwards",
     "gpu-fences": "Jobs behind their fences, and the same with the fences removed",
@@ -48,8 +53,8 @@ RUNS = {
     "driver moves such rows best; rows of 4 to 32 KiB (the run was cut at its time limit after "
     "these)",
     "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in a run of their own",
-    "gpu-copy-beside": "What ways to move small rows cost another process that computes in steps of "
-    "0.73 ms (limit: its steps alone); staged is by strided copies within the GPU, and not used",
+    "gpu-copy-beside": "What ways to move small rows cost another process that computes in steps "
+    "of 0.73 ms (limit: its steps alone); staged is by strided copies within the GPU, and not used",
     "gpu-kvmanager": "The Python API on GPU tensors: 19 shapes compared byte for byte, matches of "
     "512 blocks, puts and gets of 1 GiB",
     "gpu-ssd-hit": "Chains of 1 GiB from the SSD to the GPU, by a sidecar that was started anew, "
@@ -75,18 +80,27 @@ REASONS: dict[tuple[str, str], str] = {
     "bare program; slices, polling and the second direction's thread are the suspects",
     ("gpu-copy-bench-large-rows", "SAVE, 64 KiB rows, one allocation"): "saves go as one strided "
     "copy a block whatever the width: at 64 KiB the plain batch is better by 5 %",
+    (
+        "gpu-pairs-told-ahead",
+        "flexkv's hit minus none's engine hit",
+    ): "beyond the link: 1.1 ms that "
+    "vLLM sleeps after a step without tokens, before it takes the request up, 0.9 for the rest of "
+    "that step and the next, 0.5 until the worker says go, 0.3 for the sidecar's waking up, 0.3 "
+    "for the lookup, 0.3 for allocation and plan: docs/decisions/loads-stay-asynchronous.md",
+    ("gpu-pairs-told-ahead", "neighbour's time a token"): "copies take memory bandwidth from "
+    "decode steps: 5 to 7 % at the median at full rate, 1 % at 10 GB/s each way, which keeps the "
+    "bar (load_limit_gb_s and save_limit_gb_s; off unless set, because hits come later with them)",
     ("gpu-pairs", "2048 tokens: flexkv's hit"): "beyond the link 6.4 ms: 1 until the engine polls, "
     "3 because vLLM takes up the end of an asynchronous load two scheduling steps later, 1 for "
-    "plan, go and the sidecar's waking up, 0.3 for the lookup",
+    "plan, go and the sidecar's waking up, 0.3 for the lookup; since then gpu-pairs-told-ahead",
     ("gpu-pairs", "flexkv's hit minus none's engine hit"): "beyond the link: 4 to 7 ms because "
     "vLLM takes up the end of an asynchronous load two scheduling steps later (any connector's), 1 "
     "until the engine polls, 1.5 to 2.5 for plan, go and the sidecar's waking up, 0.3 for the "
-    "lookup, 0.5 to 0.9 within the copies",
+    "lookup, 0.5 to 0.9 within the copies; since then gpu-pairs-told-ahead",
     ("gpu-pairs", "neighbour's time a token"): "copies at full rate cost a decode step 5 to 7 % at "
-    "the median too; there is no throttle yet",
-    ("gpu-batches", "vLLM serves later than without"): "the engine waits for the sidecar's start "
-    "and for the layout's proof, one after the other; neither is overlapped with vLLM's own start "
-    "yet",
+    "the median too; limits: gpu-pairs-told-ahead",
+    ("gpu-batches", "vLLM serves later than without"): "the engine waited for the sidecar's start "
+    "and for the layout's proof, one after the other; since then gpu-batches-early-start",
     ("gpu-kvmanager", "first_sight"): "hashing 512 blocks of tokens with SHA-256 alone costs 0.2 "
     "ms: docs/python-api.md",
     ("gpu-kvmanager", "put_1gib_by_layer"): "rows of a layer and a token-block are small here; the "
