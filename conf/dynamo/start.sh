@@ -9,6 +9,7 @@
 # In the environment, with what counts otherwise:
 #   WORKERS=4  TP=1            workers, and GPUs of each: worker i gets the GPUs from i * TP on (GPUS=0: no GPUs)
 #   HTTP_PORT=8000             where the frontend serves, on HTTP_HOST=127.0.0.1
+#   ROUTER_ARGS=               further arguments of the frontend, e.g. --router-host-cache-hit-weight 1
 #   EVENT_PORT=20080           KV events of worker i go out on EVENT_PORT + i
 #   RUN_DIR=/tmp  LOG_DIR=logs  SSD_DIR=./flexkv_ssd
 #   DYN_DISCOVERY_BACKEND=file DYN_FILE_KV=… DYN_EVENT_PLANE=zmq: no etcd, no NATS. Set them (and ETCD_ENDPOINTS,
@@ -135,7 +136,8 @@ if [ "$config" = shared ]; then
 else
     for ((i = 0; i < workers; i++)); do serve "sidecar-$i" "$i"; done
 fi
-start frontend "$python" -m dynamo.frontend --router-mode "$router" --http-host "$host" --http-port "$port"
+# shellcheck disable=SC2086 (words are what is wanted)
+start frontend "$python" -m dynamo.frontend --router-mode "$router" --http-host "$host" --http-port "$port" ${ROUTER_ARGS:-}
 for ((i = 0; i < workers; i++)); do
     environment=("WORKER=$i" "FLEXKV_SERVER_RECV_PORT=ipc://$(address "$i")")
     [ "$config" != shared ] || environment+=("FLEXKV_INSTANCE_ID=$i" "FLEXKV_INSTANCE_NUM=$workers")

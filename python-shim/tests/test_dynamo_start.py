@@ -23,7 +23,9 @@ import pytest
 from flexkv import config_file
 from flexkv.config import Settings
 
-FOLDER = Path(__file__).resolve().parents[2] / "conf" / "dynamo"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "conf" / "dynamo"
+ENGINES = ROOT / "tests" / "router_bench" / "engines.sh"
 
 FRONTEND = """
 import http.server, json, os, pathlib, sys
@@ -87,13 +89,15 @@ class Deployment:
         self.folder = folder
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, script: Path = FOLDER / "start.sh", **env: str
+    ) -> subprocess.Popen[str]:
         base = {k: v for k, v in os.environ.items() if not k.startswith(("FLEXKV", "DYN_"))}
         for name in ("PYTHONHASHSEED", "DYN_FILE_KV"):
             base.pop(name, None)
         path = os.pathsep.join(filter(None, [str(self.folder / "fakes"), base.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
-            [FOLDER / "start.sh", *arguments],
+            [script, *arguments],
             env={
                 **base, "PYTHONPATH": path, "PYTHON": sys.executable, "OUT": str(self.out),
                 "LOG_DIR": str(self.folder / "logs"), "RUN_DIR": str(self.run),
@@ -283,6 +287,36 @@ def test_worker_that_does_not_listen_is_killed(deployment: Deployment) -> None:
     assert process.wait(20) == 130
     assert time.monotonic() - began < 10
     assert deployment.living() == []
+
+
+AIPERF = """#!/bin/sh
+out="$OUT/$(ls "$OUT" | grep -c arm).arm"
+printf '%s\\n' "$@" >"$out"
+"""
+
+
+def test_engines_are_measured_once_for_each_way_of_routing(deployment: Deployment) -> None:
+    """aiperf is a stand-in: what it is asked for, by whom it is answered, and the order."""
+    fake = deployment.folder / "aiperf"
+    fake.write_text(AIPERF)
+    fake.chmod(0o755)
+    process = deployment.start(
+        "some/model", script=ENGINES, WORKERS="1", AIPERF=str(fake), REQUESTS="50",
+        OUT=str(deployment.out),
+    )  # fmt: skip
+    said, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, said + errors
+    assert deployment.living() == []
+    for number, arm in enumerate(("round-robin", "kv-gpu", "kv-all")):
+        assert f"{arm}: replaying 50 requests" in said
+        asked = (deployment.out / f"{number}.arm").read_text().splitlines()
+        assert f"http://127.0.0.1:{deployment.http_port}" in asked
+        assert asked[asked.index("--custom-dataset-type") + 1] == "mooncake_trace"
+    assert len((deployment.out / "trace.jsonl").read_text().splitlines()) == 50
+    arguments, _ = deployment.seen("frontend")
+    assert arguments[-4:] == [
+        "--router-host-cache-hit-weight", "1", "--router-disk-cache-hit-weight", "1",
+    ]  # fmt: skip
 
 
 def test_wrong_use_is_explained(deployment: Deployment) -> None:

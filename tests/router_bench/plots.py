@@ -61,10 +61,11 @@ def _hits(axis: Any, found: dict[str, Any]) -> None:
             share = found[f"{arm}: from the {tier}"]["value"]
             axis.bar(place, share, bottom=bottom, color=COLOURS[arm], alpha=alpha, width=0.6)
             bottom += share
-        axis.text(place, bottom + 0.3, f"{arms[arm]['value']:.1f}", ha="center")
-        if arms[arm]["limit"] is not None:
-            label = "an independent replay" if place == 0 else None
-            axis.plot([place - 0.36, place + 0.36], [arms[arm]["limit"]] * 2, "k--", lw=1.2,
+        wanted = arms[arm]["limit"]
+        axis.text(place, max(bottom, wanted or 0) + 0.3, f"{arms[arm]['value']:.1f}", ha="center")
+        if wanted is not None:
+            label = "independent replays" if place == 0 else None
+            axis.plot([place - 0.36, place + 0.36], [wanted] * 2, "k--", lw=1.2,
                       label=label)  # fmt: skip
     for alpha, tier in zip(TIERS.values(), ("GPU", "host", "SSD"), strict=True):
         axis.bar(0, 0, color="#444444", alpha=alpha, label=f"from the {tier}")
