@@ -160,6 +160,13 @@ def test_external_waits_for_a_server_and_starts_none(host: Host) -> None:
     assert waiting.finds(1)
 
 
+def test_what_was_changed_by_hand_contradicts_neither_the_old_nor_the_new_configuration() -> None:
+    theirs = {"cpu_cache_gb": "8", "at_start": {"cpu_cache_gb": "4"}}
+    for size, found in (("4", 0), ("8", 0), ("6", 1)):
+        given = Settings.load(env={"FLEXKV_CPU_CACHE_GB": size})
+        assert len(conflicts(given, theirs)) == found, size
+
+
 def test_conflicts_are_of_what_was_given_and_by_value() -> None:
     theirs = {"cpu_cache_gb": "32", "num_cpu_blocks": "0", "spin_us": "50"}
     given = Settings.load({"cpu_cache_gb": "32.0", "spin_us": 1}, {})

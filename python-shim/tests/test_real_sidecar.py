@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,8 +228,16 @@ def test_set_changes_policy_and_log_level_of_the_running_sidecar(
     ("change", "said"),
     [
         ("eviction_policy=best", "set eviction_policy is 'best', must be lru, lfu, slru, fifo"),
-        ("eviction_polcy=lru", "unknown key 'eviction_polcy'; did you mean 'eviction_policy'?"),
-        ("cpu_cache_gb=3", "cpu_cache_gb cannot be changed while the sidecar runs; log_level and"),
+        ("eviction_polcy=lru", "'eviction_polcy' is no option; did you mean 'eviction_policy'?; "),
+        (
+            "nope=1",
+            "'nope' is no option; can be changed: cpu_cache_gb, eviction_policy, evict_ratio",
+        ),
+        ("spin_us=3", "spin_us cannot be changed while the sidecar runs; can be changed: "),
+        (
+            "cpu_cache_gb=900000",
+            "cpu_cache_gb stays as it is: the host pool is to have 900000.0 GB",
+        ),
     ],
 )
 def test_set_says_what_it_cannot_do(
@@ -236,6 +247,31 @@ def test_set_says_what_it_cannot_do(
     at = ["--address", real.server_recv_port]
     assert cli.main(["set", *at, change]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_serve_with_a_wrong_argument_says_so_in_a_line_or_two(
+    real: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "flexkv.cli", "serve", "--cpu-cach-gb", "3"]
+    env = {**os.environ, "FLEXKV_JAR": real.jar, "FLEXKV_RUNTIME_DIR": real.runtime_dir}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("flexkv: Unknown options: '--cpu-cach-gb', '3'")
+    assert "--cpu-cache-gb" in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+
+
+def test_end_at_log_level_debug_has_no_traces(real: Settings) -> None:
+    session = start(dataclasses.replace(real, values={**real.values, "log_level": "debug"}))
+    log = Path(session.welcome.log_file)
+    assert cli.main(["set", "--address", real.server_recv_port, "log_level=debug"]) == 0
+    os.kill(session.server_pid, signal.SIGTERM)
+    deadline = time.monotonic() + 10
+    while not session.server_dead():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "ended" in log.read_text()
+    assert "Runtime.exit" not in log.read_text()
 
 
 @pytest.mark.parametrize("way", ["kill", "term"])

@@ -71,7 +71,7 @@ def _section(section: dict[str, Any]) -> Iterator[str]:
 
 def _described(row: dict[str, Any]) -> str:
     default = f"`{row['default']}`" if row["default"] else "empty"
-    what = row["doc"]
+    what = row["doc"] + ("; `flexkv set` changes it" if row.get("live") else "")
     if row["status"] != "works":
         what += f". *{_answer(row)}*"
     cells = (_names(row), _envs(row), default, row["allowed"], row["side"], what)

@@ -20,7 +20,7 @@ from flexkv.config import Settings, parsed
 from flexkv.config_file import CONFIG_PATH_ENV
 from flexkv.errors import FlexKVError
 from flexkv.log import setup_logging
-from flexkv.options import BY_KEY, OPTIONS
+from flexkv.options import BY_KEY, LIVE, OPTIONS
 from flexkv.rendezvous import NobodyThereError
 from flexkv.session import open_session
 from flexkv.version import __version__
@@ -49,10 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in config_check.explain(arguments.file, os.environ):
                 sys.stdout.write(line + "\n")
             return 0
-        settings = Settings.load()
+        named_by = "--config" if arguments.config else CONFIG_PATH_ENV
+        settings = Settings.load(file_named_by=named_by)
         if arguments.address:
             parsed("--address", BY_KEY["server_recv_port"], arguments.address)
-            settings = Settings.load({"server_recv_port": arguments.address})
+            settings = Settings.load({"server_recv_port": arguments.address}, None, named_by)
         setup_logging(settings.log_level, settings.logging_prefix)
         result: int = arguments.run(settings, arguments)
     except FlexKVError as error:
@@ -81,8 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     run.formatter_class = argparse.RawDescriptionHelpFormatter
     run.epilog = "options of the sidecar:\n" + "\n".join(_sidecar_options())
     add("status", status, "what the sidecar at the address is doing, as JSON")
-    change = add("set", set_options, "change options of the running sidecar: log_level, limits of "
-                 "what is moved, eviction_policy and its thresholds")  # fmt: skip
+    change = add("set", set_options, f"change options of the running sidecar: {', '.join(LIVE)}")
     change.add_argument("changes", nargs="+", metavar="NAME=VALUE")
     disks = add("ssd", ssd, "reattach DIR: use a folder of the SSD tier again that was taken out "
                 "after errors; it begins empty")  # fmt: skip

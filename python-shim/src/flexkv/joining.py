@@ -58,7 +58,9 @@ def conflicts(settings: Settings, theirs: dict[str, Any]) -> list[str]:
         if not given and settings.sources.get(option.name, "default") == "default":
             continue
         ours = settings.sidecar[option.name] if given else settings.values[option.name]
-        if not _same(option, ours, theirs[option.name]):
+        # What was changed by hand since (`flexkv set`) contradicts nobody's configuration.
+        began = theirs.get("at_start", {}).get(option.name, theirs[option.name])
+        if not (_same(option, ours, theirs[option.name]) or _same(option, ours, began)):
             seen = option.shown(theirs[option.name])
             found.append(f"{option.name} is {seen}, wanted {option.shown(ours)}")
     return found

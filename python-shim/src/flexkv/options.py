@@ -38,6 +38,7 @@ class Option:
     ``status``: *works*, *absent* (the part that it is for is not built: accepted, ``says`` is
     logged) or *replaced* (something else does it: accepted, ``says`` is logged).  Values in
     ``neutral`` ask for nothing, so nothing is said of them.  ``type`` *any* is not looked at.
+    What is ``live`` can be changed while the sidecar runs.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Option:
     secret: bool = False
     quiet: bool = False
     file_replaces_env: bool = False
+    live: bool = False
 
     @property
     def default(self) -> Value:
@@ -169,6 +171,9 @@ BY_KEY: dict[str, Option] = {
     key: option for option in OPTIONS for key in (option.name, *option.aliases)
 }
 """Options by every key that a file may use for them."""
+
+LIVE: tuple[str, ...] = tuple(option.name for option in OPTIONS if option.live)
+"""Options that ``flexkv set`` takes."""
 
 DEFAULT_ADDRESS = OPTIONS_BY_NAME["server_recv_port"].default_text
 

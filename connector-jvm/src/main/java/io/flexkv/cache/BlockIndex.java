@@ -29,6 +29,12 @@ interface BlockIndex {
 
   void setLong(int entry, int field, long value);
 
+  /** Whether this handle, below {@link #handles}, is that of an entry. */
+  boolean isEntry(int handle);
+
+  /** All handles so far are below it. */
+  int handles();
+
   /** Entries present. */
   int size();
 }

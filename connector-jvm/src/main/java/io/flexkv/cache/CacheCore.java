@@ -76,6 +76,7 @@ public final class CacheCore {
   private final SsdTier ssdTier;
   private final SsdWrites writes;
   private final Promotions promotions;
+  private final Vacating vacating;
   private final SsdReports ssdReports;
   private final LongMap<Instance> instances = new LongMap<>();
   private final Instance.ChainUse chainUse = new Instance.ChainUse();
@@ -153,6 +154,7 @@ public final class CacheCore {
     ssdTier = new SsdTier(ssdConfig, ssdPool, ssdEvictor, index, namespaces, pool);
     writes = new SsdWrites(ssdTier, index, namespaces, tree, pool, effects, counters);
     promotions = new Promotions(ssdTier, index, tree, evictor, leases, effects, counters);
+    vacating = new Vacating(index, tree, pool, writes);
     loads = new LoadJobs(tree, pool, promotions, jobs, effects, counters);
     saves = new SaveAttempts(tree, pool, evictor, jobs, ended, attempts, effects, counters);
     Losses losses = new Losses(tree, leases, jobs, loads, saves, counters);
@@ -577,13 +579,13 @@ public final class CacheCore {
   }
 
   /**
-   * Goes on with what takes more than a call: lookups of long chains on the SSD. Call it again and
-   * again while it says that it did something.
+   * Goes on with what takes more than a call: lookups of long chains on the SSD, and freeing what a
+   * smaller host tier wants back. Call it again and again while it says that it did something.
    *
    * @return how much it did
    */
   public int turn() {
-    return promotions.turn();
+    return promotions.turn() + vacating.step();
   }
 
   /** Ends what has waited for too long. Call it about once a second. */
@@ -606,7 +608,18 @@ public final class CacheCore {
     evictor.workOff();
     promotions.readAhead(now);
     writes.pump();
+    vacating.again();
   }
+
+  /**
+   * The host tier has another size. If it is smaller, {@link #vacate} frees what the allocator
+   * wants back.
+   */
+  public void hostResized() {
+    ssdTier.hostResized(pool.capacityBytes());
+    vacating.resized();
+  }
+
 
   /**
    * Makes room in another way from now on. Blocks keep their order of use as far as the new policy

@@ -71,7 +71,7 @@ final class ChainReads {
 
   private void turn(ChainRead read) {
     evictor.begin();
-    int until = Math.min(read.path.length, read.done + tier.config.turnBlocks());
+    int until = Math.min(read.path.length, read.done + tier.config().turnBlocks());
     boolean room = true;
     while (room && read.done < until) {
       room = take(read, read.path[read.done]);
@@ -92,7 +92,7 @@ final class ChainReads {
       long bytes = lease.namespace.slotBytes();
       // Those that are there above this one stay: it is below them, or the guard is.
       long slot =
-          open.bytes() + bytes > tier.config.maxReadBytes()
+          open.bytes() + bytes > tier.config().maxReadBytes()
               ? SlotAllocator.FULL
               : evictor.allocate(lease.namespace);
       if (slot == SlotAllocator.FULL) {
@@ -130,7 +130,7 @@ final class ChainReads {
       join(read.lease, filling);
     }
     open.put(filling, block, bytes);
-    if (filling.bytes + bytes > tier.config.transferBytes()) {
+    if (filling.bytes + bytes > tier.config().transferBytes()) {
       submit(read);
     }
   }

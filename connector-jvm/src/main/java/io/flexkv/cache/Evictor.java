@@ -74,7 +74,7 @@ final class Evictor {
       return;
     }
     long total = pool.capacityBytes();
-    long free = total - pool.usedBytes();
+    long free = Math.max(0, total - pool.usedBytes()); // less than 0 where the pool has shrunk
     long lacking = namespace.slotBytes() * blocks - free;
     if (lacking > 0 || total - free >= total * settings.startThreshold()) {
       long wantedFree = (long) (total * (1 - settings.startThreshold()));

@@ -107,6 +107,16 @@ final class HeapBlockIndex implements BlockIndex {
   }
 
   @Override
+  public boolean isEntry(int handle) {
+    return find(getLong(handle, EntryLayout.KEY_HI), getLong(handle, EntryLayout.KEY_LO)) == handle;
+  }
+
+  @Override
+  public int handles() {
+    return highWater;
+  }
+
+  @Override
   public int size() {
     return size;
   }

@@ -91,7 +91,7 @@ final class Promotions {
     }
     if (!lease.asked) {
       lease.asked = true;
-      lease.waitUntil = now + tier.config.waitNanos();
+      lease.waitUntil = now + tier.config().waitNanos();
     }
     if (lease.reading == null && (lease.promoted == 0 || first < lease.promotedFrom)) {
       chains.begin(lease, first, deep, deepest);

@@ -53,6 +53,16 @@ public interface SlotAllocator {
     return true;
   }
 
+  /** Whether slots are held that it wants back: it has become smaller. */
+  default boolean shrinks() {
+    return false;
+  }
+
+  /** Whether this slot, which is held, is one of those: the core frees it as soon as it may. */
+  default boolean leaves(long slot) {
+    return false;
+  }
+
   /** What this tier may hold at most, in bytes. */
   long capacityBytes();
 

@@ -36,6 +36,16 @@ final class SlotPool {
     return allocator.serves();
   }
 
+  /** See {@link SlotAllocator#shrinks}. */
+  boolean shrinks() {
+    return allocator.shrinks();
+  }
+
+  /** See {@link SlotAllocator#leaves}. */
+  boolean leaves(long slot) {
+    return allocator.leaves(slot);
+  }
+
   /** The block of this slot has gone: frees the slot, or keeps it until its holders let go. */
   void retire(long slot) {
     Hold hold = holds.get(slot);

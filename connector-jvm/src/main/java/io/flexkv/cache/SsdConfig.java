@@ -49,15 +49,21 @@ public record SsdConfig(
    * evicted as any other block), half of it be read, and an eighth, at most 1 GiB, be written.
    */
   public static SsdConfig forHost(long hostBytes) {
-    long eighth = Math.max(1, Math.min(1L << 30, hostBytes / 8));
     return new SsdConfig(
-        WritePolicy.THROUGH,
+            WritePolicy.THROUGH, 1, 1, 1, 32L << 20, 64, TimeUnit.MILLISECONDS.toNanos(500))
+        .boundedBy(hostBytes);
+  }
+
+  /** This with the bounds that suit a host tier of this size, as those of {@link #forHost}. */
+  public SsdConfig boundedBy(long hostBytes) {
+    return new SsdConfig(
+        writePolicy,
         Math.max(1, hostBytes),
-        eighth,
+        Math.max(1, Math.min(1L << 30, hostBytes / 8)),
         Math.max(1, hostBytes / 2),
-        32L << 20,
-        64,
-        TimeUnit.MILLISECONDS.toNanos(500));
+        transferBytes,
+        turnBlocks,
+        waitNanos);
   }
 
   /** This with another write policy. */

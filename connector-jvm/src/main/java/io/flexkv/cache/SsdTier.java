@@ -16,7 +16,6 @@ final class SsdTier {
   @SuppressWarnings("ArrayRecordComponent") // the transfer's own
   private record Touched(long[] hostSlots, long[] ssdSlots) {}
 
-  final SsdConfig config;
   final SlotPool slots;
   final Evictor evictor;
   private final BlockIndex index;
@@ -24,6 +23,7 @@ final class SsdTier {
   private final SlotPool host;
   private final KeyProbe probe = new KeyProbe();
   private final Map<Long, Touched> touched = new HashMap<>();
+  private SsdConfig config;
   private long lastId;
 
   SsdTier(
@@ -39,6 +39,15 @@ final class SsdTier {
     this.index = index;
     this.namespaces = namespaces;
     this.host = host;
+  }
+
+  SsdConfig config() {
+    return config;
+  }
+
+  /** The host tier has another size: what is under way counts on, against other bounds. */
+  void hostResized(long hostBytes) {
+    config = config.boundedBy(hostBytes);
   }
 
   /** A number for a transfer; its {@link #reference} is what the entries in it hold. */

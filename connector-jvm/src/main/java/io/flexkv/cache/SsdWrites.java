@@ -26,6 +26,9 @@ final class SsdWrites {
   @SuppressWarnings("ArrayRecordComponent") // made for it and never changed
   private record Open(int[] entries, long bytes) {}
 
+  /** Blocks that one plan makes room of at most: lookups wait meanwhile. */
+  private static final int AHEAD_MAX = 1024;
+
   /** Free share of the host tier that write-back keeps, as a divisor. */
   private static final int FREE_DIVISOR = 16;
 
@@ -74,25 +77,25 @@ final class SsdWrites {
 
   /** A save made this block servable. */
   void published(int entry) {
-    if (tier.config.writePolicy() == WritePolicy.THROUGH) {
+    if (tier.config().writePolicy() == WritePolicy.THROUGH) {
       offer(entry);
     }
   }
 
   /** A lookup found this block, and so all above it. */
   void hit(int entry) {
-    if (tier.config.writePolicy() == WritePolicy.SECOND_HIT) {
+    if (tier.config().writePolicy() == WritePolicy.SECOND_HIT) {
       offerChain(entry);
     }
   }
 
   /** Write-back: frees a share of the host tier ahead of need, and writes what would be lost. */
   void freeAhead(Namespace namespace) {
-    if (tier.config.writePolicy() != WritePolicy.BACK) {
+    if (tier.config().writePolicy() != WritePolicy.BACK) {
       return;
     }
     long wanted = host.capacityBytes() - host.capacityBytes() / FREE_DIVISOR;
-    while (host.usedBytes() > wanted) {
+    for (int i = 0; i < AHEAD_MAX && host.usedBytes() > wanted; i++) {
       int victim = namespace.policy().victim();
       if (victim == NONE) {
         return;
@@ -107,6 +110,20 @@ final class SsdWrites {
         return; // no room to write it now; if it must go before there is, it is lost
       }
     }
+  }
+
+  /**
+   * Write-back: this block is about to lose its host copy.
+   *
+   * @return whether it would be lost now and may be on the SSD soon
+   */
+  boolean savesBeforeItGoes(int entry) {
+    if (tier.config().writePolicy() != WritePolicy.BACK || copies.onSsd(entry) == SSD_HELD) {
+      return false;
+    }
+    offerChain(entry);
+    pump();
+    return copies.onSsd(entry) != SSD_NONE || !queue.isEmpty();
   }
 
   /**
@@ -128,7 +145,7 @@ final class SsdWrites {
     }
     long bytes = namespace(entry).slotBytes();
     int parent = tree.parent(entry);
-    if (queuedBytes + bytes > tier.config.maxQueuedBytes()
+    if (queuedBytes + bytes > tier.config().maxQueuedBytes()
         || (parent != NONE && copies.onSsd(parent) == SSD_NONE)) {
       counters.ssdWritesSkipped++;
       return;
@@ -148,7 +165,7 @@ final class SsdWrites {
     if (queue.isEmpty() || !tier.slots.serves()) {
       return;
     }
-    while (!queue.isEmpty() && writingBytes < tier.config.maxWriteBytes()) {
+    while (!queue.isEmpty() && writingBytes < tier.config().maxWriteBytes()) {
       long id = tier.nextId();
       List<Integer> chosen = choose(SsdTier.reference(id));
       if (chosen.isEmpty()) {
@@ -172,8 +189,8 @@ final class SsdWrites {
     long bytes = 0;
     for (Queued next = queue.peek();
         next != null
-            && (bytes == 0 || bytes + next.bytes <= tier.config.transferBytes())
-            && writingBytes + bytes < tier.config.maxWriteBytes();
+            && (bytes == 0 || bytes + next.bytes <= tier.config().transferBytes())
+            && writingBytes + bytes < tier.config().maxWriteBytes();
         next = queue.peek()) {
       queue.remove();
       queuedBytes -= next.bytes;

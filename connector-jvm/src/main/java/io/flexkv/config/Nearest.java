@@ -3,11 +3,11 @@ package io.flexkv.config;
 import java.util.Collection;
 
 /** The known name that somebody most probably meant. */
-final class Nearest {
+public final class Nearest {
   private Nearest() {}
 
   /** Words for a message: what was most probably meant, if anything is near. */
-  static String words(String seen, Collection<String> known) {
+  public static String words(String seen, Collection<String> known) {
     String best = of(seen, known);
     return distance(seen, best) * 3 > Math.max(seen.length(), best.length())
         ? ""

@@ -29,6 +29,7 @@ import org.jspecify.annotations.Nullable;
  * @param says what is logged when it is given and not {@link Status#WORKS}
  * @param secret whether its value must never be printed
  * @param fileReplacesEnv whether a file replaces its environment variable even if silent on it
+ * @param live whether it can be changed while the sidecar runs
  */
 public record Option(
     String name,
@@ -47,7 +48,8 @@ public record Option(
     String doc,
     String says,
     boolean secret,
-    boolean fileReplacesEnv) {
+    boolean fileReplacesEnv,
+    boolean live) {
   private static final int MAX_PATH_BYTES = 107;
   private static final Set<String> TRUE = Set.of("1", "true", "yes", "on");
   private static final Set<String> FALSE = Set.of("0", "false", "no", "off");

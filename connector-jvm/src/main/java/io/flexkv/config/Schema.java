@@ -54,7 +54,8 @@ final class Schema {
         row.path("doc").asText(""),
         row.path("says").asText(""),
         row.path("secret").asBoolean(),
-        row.path("file_replaces_env").asBoolean());
+        row.path("file_replaces_env").asBoolean(),
+        row.path("live").asBoolean());
   }
 
   private static String upper(JsonNode row, String field) {

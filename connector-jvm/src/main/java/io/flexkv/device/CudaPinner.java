@@ -7,14 +7,16 @@ import java.io.IOException;
 import java.lang.System.Logger.Level;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.locks.LockSupport;
 import java.util.stream.Stream;
 
 /**
- * Pins the pool while it serves: one thread, piece after piece. The driver's lock is not fair: a
- * thread that registers without pause holds up every copy of the process until it is through
- * (measured: 260–370 ms for 8 GiB). So where there were copies since the last piece, they have some
- * milliseconds, and a piece waits until no slice is on its way, 20 ms at most.
+ * Pins the pool while it serves, and unpins what a smaller pool has no longer: one thread, piece
+ * after piece. The driver's lock is not fair: a thread that registers without pause holds up every
+ * copy of the process until it is through (measured: 260–370 ms for 8 GiB). So where there were
+ * copies since the last piece, they have some milliseconds, and a piece waits until no slice is on
+ * its way, 20 ms at most.
  *
  * <p>A piece gets its pages first, outside that lock, if it has none yet: inside, 32 MiB of new
  * pages would hold up the copies for 20 ms.
@@ -31,7 +33,11 @@ final class CudaPinner implements AutoCloseable {
   private final CudaGpu gpu;
   private final PinnedRanges pool;
   private final Thread thread;
+  private final CountDownLatch ended = new CountDownLatch(1);
   private long slicesSeen;
+  private boolean refused;
+  private boolean changed = true;
+  private boolean unpinned;
   private volatile boolean stopped;
 
   private CudaPinner(CudaGpu gpu, PinnedRanges pool) {
@@ -47,10 +53,58 @@ final class CudaPinner implements AutoCloseable {
   }
 
   private void run() {
-    long begin = System.nanoTime();
     try {
       gpu.makeCurrent();
-      for (int segment = 0; segment < pool.segments() && !stopped; segment++) {
+      while (awaitChange()) {
+        unpinBeyond();
+        if (!refused) {
+          pinAll();
+        }
+      }
+    } catch (CudaCallException | DeviceException e) {
+      LOG.log(
+          Level.WARNING,
+          "host pool: {0} MiB stay pinned as they are: {1}",
+          pool.pinnedBytes() >> 20,
+          e.getMessage());
+    } finally {
+      end();
+    }
+  }
+
+  private synchronized boolean awaitChange() {
+    boolean interrupted = false;
+    while (!changed && !stopped) {
+      try {
+        wait();
+      } catch (InterruptedException e) {
+        interrupted = true;
+      }
+    }
+    if (interrupted) {
+      Thread.currentThread().interrupt();
+    }
+    changed = false;
+    return !stopped;
+  }
+
+  private void unpinBeyond() throws CudaCallException {
+    for (int segment = pool.segments() - 1; segment >= 0; segment--) {
+      while (!stopped && pool.pinnedBeyond(segment)) {
+        letCopiesPass();
+        gpu.driver().hostUnregister(pool.start(segment) + pool.takeLast(segment));
+      }
+    }
+    synchronized (this) {
+      unpinned = !changed; // else the pool has become smaller still
+      notifyAll();
+    }
+  }
+
+  private void pinAll() {
+    long begin = System.nanoTime();
+    try {
+      for (int segment = 0; segment < pool.segments() && !isChanged(); segment++) {
         pin(segment);
       }
       LOG.log(
@@ -58,7 +112,8 @@ final class CudaPinner implements AutoCloseable {
           "host pool: {0} MiB pinned in {1} ms",
           pool.pinnedBytes() >> 20,
           (System.nanoTime() - begin) / 1_000_000);
-    } catch (CudaCallException | DeviceException | ErrnoException e) {
+    } catch (CudaCallException | ErrnoException e) {
+      refused = true;
       LOG.log(
           Level.WARNING,
           "host pool: {0} of {1} MiB are pinned, the rest is slower: {2}; this process may lock {3}"
@@ -68,6 +123,32 @@ final class CudaPinner implements AutoCloseable {
           e.getMessage(),
           mayLock());
     }
+  }
+
+  private synchronized boolean isChanged() {
+    return changed || stopped;
+  }
+
+  /** The pool has become larger or smaller. */
+  synchronized void resized() {
+    changed = true;
+    unpinned = false;
+    notifyAll();
+  }
+
+  /**
+   * Waits until nothing beyond the pool's end is pinned: at the rate of the driver, behind copies.
+   * Ends early where the driver refuses: then that stays pinned.
+   */
+  synchronized void awaitUnpinned() throws InterruptedException {
+    while (!unpinned && ended.getCount() > 0) {
+      wait();
+    }
+  }
+
+  private synchronized void end() {
+    ended.countDown();
+    notifyAll();
   }
 
   /** What {@code /proc/self/limits} says of locked memory. */
@@ -85,12 +166,13 @@ final class CudaPinner implements AutoCloseable {
   }
 
   private void pin(int segment) throws CudaCallException, ErrnoException {
-    for (long at = 0; at < pool.length(segment) && !stopped; at += PinnedRanges.PIECE_BYTES) {
-      long length = Math.min(PinnedRanges.PIECE_BYTES, pool.length(segment) - at);
-      SharedMemory.populate(pool.start(segment) + at, length);
+    for (long at = pool.pinned(segment); at < pool.length(segment) && !isChanged(); ) {
+      long end = pool.nextEnd(segment);
+      SharedMemory.populate(pool.start(segment) + at, end - at);
       letCopiesPass();
-      gpu.driver().hostRegister(pool.start(segment) + at, length);
-      pool.pinnedUpTo(segment, at + length);
+      gpu.driver().hostRegister(pool.start(segment) + at, end - at);
+      pool.pinnedUpTo(segment, end);
+      at = end;
     }
   }
 
@@ -107,14 +189,11 @@ final class CudaPinner implements AutoCloseable {
     slicesSeen = traffic.count();
   }
 
-  boolean finished() {
-    return !thread.isAlive();
-  }
-
   /** Ends after the piece in hand. What is pinned stays so until the process ends. */
   @Override
-  public void close() {
+  public synchronized void close() {
     stopped = true;
+    notifyAll();
     LockSupport.unpark(thread);
   }
 }

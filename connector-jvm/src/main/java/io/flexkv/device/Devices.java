@@ -90,6 +90,30 @@ public final class Devices implements AutoCloseable {
     return device;
   }
 
+  /**
+   * The pool has other lengths from now on, or more segments. What is new is pinned in the
+   * background; what has gone is unpinned before this returns, which at 100 GB may take many
+   * seconds. No copy may touch that any more.
+   *
+   * @param poolSegments the same segments, the last of them shorter, longer, gone or added
+   * @return by segment, the bytes from its start on that stay pinned: some more than its length,
+   *     where that is no border of what was pinned at once, or where the driver refuses
+   */
+  public long[] resized(List<MemorySegment> poolSegments) throws InterruptedException {
+    CudaPinner running;
+    synchronized (this) {
+      pool.resize(poolSegments);
+      running = pinner;
+      if (running != null) {
+        running.resized();
+      }
+    }
+    if (running != null) {
+      running.awaitUnpinned();
+    }
+    return pool.pinnedOfEach();
+  }
+
   /** Bytes of the pool that are pinned for GPUs; 0 without any. */
   public long pinnedBytes() {
     return pool.pinnedBytes();

@@ -38,6 +38,7 @@ public final class IoUring implements AutoCloseable {
   private static final int ENTER = 426;
   private static final int REGISTER = 427;
   private static final int REGISTER_BUFFERS = 0;
+  private static final int UNREGISTER_BUFFERS = 1;
   private static final int REGISTER_FILES = 2;
   private static final int ENTER_GETEVENTS = 1;
   private static final int FEATURE_SINGLE_MMAP = 1;
@@ -192,6 +193,23 @@ public final class IoUring implements AutoCloseable {
         vectors.set(JAVA_LONG, 16L * i + 8, ranges.get(i).byteSize());
       }
       register(REGISTER_BUFFERS, vectors, ranges.size());
+    }
+  }
+
+  /**
+   * Forgets the registered ranges: the kernel lets go of their pages, as soon as accesses that are
+   * under way and named one have ended; it may wait for those here.
+   */
+  public void unregisterBuffers() throws ErrnoException {
+    while (true) {
+      try {
+        register(UNREGISTER_BUFFERS, MemorySegment.NULL, 0);
+        return;
+      } catch (ErrnoException e) {
+        if (e.errno() != Errno.EINTR) {
+          throw e;
+        }
+      }
     }
   }
 

@@ -12,7 +12,7 @@ import java.lang.invoke.MethodHandle;
 
 /**
  * memfds and mappings: {@code memfd_create}, {@code ftruncate}, seals, {@code mmap}, {@code
- * madvise}; memory that no other process shares: {@link #mapPrivate}.
+ * madvise}; memory that no other process shares: {@link #reserve} and {@link #open}.
  *
  * <p>A mapping is a segment of an arena: closing the arena unmaps it, and the JDK refuses every
  * later access instead of crashing. A mapping of a file that somebody can shorten is a SIGBUS
@@ -36,15 +36,17 @@ public final class SharedMemory {
   private static final int F_ADD_SEALS = 1033;
   private static final int F_GET_SEALS = 1034;
   private static final int SEEK_END = 2;
+  private static final int PROT_NONE = 0x0;
   private static final int PROT_READ_WRITE = 0x3;
   private static final int MAP_SHARED = 0x1;
   private static final int MAP_PRIVATE_ANONYMOUS_NORESERVE = 0x2 | 0x20 | 0x4000;
+  private static final int MADV_DONTNEED = 4;
   private static final int MADV_DONTFORK = 10;
   private static final int MADV_HUGEPAGE = 14;
   private static final int MADV_DONTDUMP = 16;
   private static final int MADV_POPULATE_WRITE = 23;
 
-  /** What {@link #mapPrivate} aligns to: a huge page of x86-64. */
+  /** What {@link #reserve} aligns to: a huge page of x86-64. */
   private static final long HUGE_PAGE_BYTES = 2L << 20;
 
   private static final MethodHandle MEMFD_CREATE =
@@ -65,6 +67,8 @@ public final class SharedMemory {
               JAVA_LONG, JAVA_LONG, JAVA_LONG, JAVA_INT, JAVA_INT, JAVA_INT, JAVA_LONG));
   private static final MethodHandle MUNMAP =
       Libc.function("munmap", FunctionDescriptor.of(JAVA_INT, JAVA_LONG, JAVA_LONG));
+  private static final MethodHandle MPROTECT =
+      Libc.function("mprotect", FunctionDescriptor.of(JAVA_INT, JAVA_LONG, JAVA_LONG, JAVA_INT));
   private static final MethodHandle MADVISE =
       Libc.function("madvise", FunctionDescriptor.of(JAVA_INT, JAVA_LONG, JAVA_LONG, JAVA_INT));
 
@@ -201,14 +205,15 @@ public final class SharedMemory {
   }
 
   /**
-   * Memory of this process alone, without pages yet, on a border of 2 MiB. It is in no core dump,
-   * and not in a child that is forked: copy-on-write would take pages away from under a device that
-   * has them pinned.
+   * Addresses for memory of this process alone, on a border of 2 MiB; what is used of them is
+   * {@linkplain #open opened} first, and costs nothing before. It is in no core dump, and not in a
+   * child that is forked: copy-on-write would take pages away from under a device that has them
+   * pinned.
    *
    * @param huge whether to ask for transparent huge pages; a kernel that has none gives others
    * @param arena its close unmaps
    */
-  public static MemorySegment mapPrivate(long length, boolean huge, Arena arena)
+  public static MemorySegment reserve(long length, boolean huge, Arena arena)
       throws ErrnoException {
     long whole = length + HUGE_PAGE_BYTES;
     long address;
@@ -216,13 +221,7 @@ public final class SharedMemory {
       address =
           (long)
               MMAP.invokeExact(
-                  Libc.state(),
-                  0L,
-                  whole,
-                  PROT_READ_WRITE,
-                  MAP_PRIVATE_ANONYMOUS_NORESERVE,
-                  -1,
-                  0L);
+                  Libc.state(), 0L, whole, PROT_NONE, MAP_PRIVATE_ANONYMOUS_NORESERVE, -1, 0L);
     } catch (Throwable t) {
       throw Libc.unexpected(t);
     }
@@ -243,6 +242,39 @@ public final class SharedMemory {
     long start = (address + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
     return MemorySegment.ofAddress(start)
         .reinterpret(length, arena, mapped -> unmap(address, whole));
+  }
+
+  /**
+   * Makes a page-aligned range of reserved addresses readable and writable. Pages come on first
+   * use, filled with zeros.
+   *
+   * @throws ErrnoException {@code ENOMEM} where the system promises no more memory
+   */
+  public static void open(long address, long length) throws ErrnoException {
+    protect(address, length, PROT_READ_WRITE, "READ|WRITE");
+  }
+
+  /**
+   * Gives the pages of a range back to the system and closes it: who touches it then is stopped,
+   * and does not read zeros. Nothing may have it pinned.
+   */
+  public static void giveBack(long address, long length) throws ErrnoException {
+    protect(address, length, PROT_NONE, "NONE");
+    advise(address, length, MADV_DONTNEED, "DONTNEED");
+  }
+
+  private static void protect(long address, long length, int access, String name)
+      throws ErrnoException {
+    int answer;
+    try {
+      answer = (int) MPROTECT.invokeExact(Libc.state(), address, length, access);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+    if (answer != 0) {
+      throw new ErrnoException(
+          "mprotect(0x%x, %d, %s)".formatted(address, length, name), Libc.errno());
+    }
   }
 
   private static void advise(long address, long length, int advice, String name)

@@ -11,6 +11,7 @@ import io.flexkv.ffm.EventFd;
 import io.flexkv.ffm.PollSet;
 import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.ProtocolException;
+import io.flexkv.tier.HostPool;
 import io.flexkv.transfer.Completion;
 import io.flexkv.transfer.CompletionQueue;
 import java.io.IOException;
@@ -53,6 +54,7 @@ public final class CacheAgent implements Runnable {
   private final EventHub events = new EventHub();
   private final JobRouter jobs;
   private final SsdRouter ssd;
+  private final HostSlots slots;
   private final CacheCore core;
   private final RecordHandler records;
   private final Readiness readiness;
@@ -88,6 +90,7 @@ public final class CacheAgent implements Runnable {
       CacheConfig limits,
       long spinNanos)
       throws IOException {
+    this.slots = slots;
     this.spinPolicy = new SpinPolicy(spinNanos);
     this.wake = EventFd.create();
     this.inbox = new AgentInbox(wake);
@@ -146,6 +149,15 @@ public final class CacheAgent implements Runnable {
   /** How room is made from now on; also before the thread has begun. */
   public void setEviction(EvictionSettings eviction) {
     core.setEviction(eviction);
+  }
+
+  /**
+   * The host tier has another size from now on: see {@link HostPool#resize}. What a smaller one
+   * holds beyond its end is freed turn by turn, as soon as nobody needs it.
+   */
+  public void resizeHost(long capacityBytes) {
+    slots.resize(capacityBytes);
+    core.hostResized();
   }
 
   /** What is told in the log; before the thread has begun. */

@@ -46,6 +46,21 @@ public final class HostSlots implements SlotAllocator {
     return pool.usedBytes();
   }
 
+  @Override
+  public boolean shrinks() {
+    return !pool.vacant();
+  }
+
+  @Override
+  public boolean leaves(long slot) {
+    return pool.leaves(slot);
+  }
+
+  /** See {@link HostPool#resize}. */
+  void resize(long capacityBytes) {
+    pool.resize(capacityBytes);
+  }
+
   /** Where a slot begins in this process. */
   long address(long slot) {
     return pool.address(slot);

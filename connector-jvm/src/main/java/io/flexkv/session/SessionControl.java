@@ -2,7 +2,6 @@ package io.flexkv.session;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import io.flexkv.cache.EvictionSettings;
 import io.flexkv.device.AllocationHandle;
 import io.flexkv.device.DeviceException;
 import io.flexkv.device.DeviceMemory;
@@ -16,6 +15,7 @@ import io.flexkv.transfer.MoveLimits;
 import io.flexkv.transfer.Mover;
 import java.lang.foreign.Arena;
 import java.util.List;
+import java.util.function.Consumer;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -209,11 +209,11 @@ public final class SessionControl {
     return inbox.call(() -> StatusView.of(agent), CALL_MILLIS);
   }
 
-  /** Makes room in another way from now on. */
-  public void setEviction(EvictionSettings eviction) throws RequestException {
+  /** Changes something on the cache thread: all of it or nothing. */
+  public void change(Consumer<CacheAgent> change) throws RequestException {
     inbox.call(
         () -> {
-          agent.setEviction(eviction);
+          change.accept(agent);
           return true;
         },
         CALL_MILLIS);

@@ -9,6 +9,7 @@ import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.ArrayDeque;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -72,7 +73,9 @@ final class WarmupStore implements SsdStore {
   public void recover(RecoverySink sink) {}
 
   @Override
-  public void registerMemory(List<MemorySegment> segments) {}
+  public CompletableFuture<Void> registerMemory(List<MemorySegment> segments) {
+    return CompletableFuture.completedFuture(null);
+  }
 
   @Override
   public List<DirectoryStatus> directories() {

@@ -22,7 +22,6 @@ import io.flexkv.session.SessionControl;
 import io.flexkv.session.SsdUse;
 import io.flexkv.tier.HostPool;
 import io.flexkv.tier.PoolPages;
-import io.flexkv.tier.PoolPrefault;
 import io.flexkv.transfer.MoveLimits;
 import java.io.IOException;
 import java.nio.file.Path;
@@ -53,7 +52,7 @@ final class Sidecar {
   private final Thread agentThread;
   private final Thread controlThread;
   private final Thread rendezvousThread;
-  private final @Nullable PoolPrefault prefault;
+  private final PoolResizing resizing;
   private final @Nullable MetricsServer metrics;
   private final long idleExitNanos;
   private final CountDownLatch stopAsked = new CountDownLatch(1);
@@ -64,7 +63,8 @@ final class Sidecar {
     this.lock = lock;
     this.identity = identity;
     this.idleExitNanos = idleExit ? settings.nanos(Options.IDLE_EXIT_S) : 0;
-    MachineMemory.read(Path.of("/")).require(settings.hostBytes());
+    MachineMemory machine = MachineMemory.read(Path.of("/"));
+    machine.require(settings.hostBytes());
     pool = HostPool.create("flexkv-host", settings.hostBytes(), pages(settings));
     HostSlots slots = new HostSlots(pool, settings.integer(Options.NUM_CPU_BLOCKS));
     long plan = settings.nanos(Options.PLAN_TTL_S);
@@ -80,7 +80,9 @@ final class Sidecar {
         settings.flag(Options.TRANSFER_TRACE), settings.nanos(Options.EVICTION_LOG_INTERVAL_S));
     MoveLimits moves = new MoveLimits();
     sessions = new SessionControl(agent, devices::open, moves);
-    Tuning tuning = new Tuning(settings, sessions::setEviction, moves);
+    int threads = (int) settings.integer(Options.PREFAULT_THREADS);
+    resizing = new PoolResizing(pool, devices, ssd, machine, threads);
+    Tuning tuning = new Tuning(settings, sessions::change, resizing, moves);
     control = new ControlServer(identity.controlToken());
     control
         .on("ping", args -> JSON.createObjectNode())
@@ -103,8 +105,6 @@ final class Sidecar {
     agentThread = thread("flexkv-cache", agent);
     controlThread = thread("flexkv-control", control);
     rendezvousThread = thread("flexkv-rendezvous", rendezvous);
-    int threads = (int) settings.integer(Options.PREFAULT_THREADS);
-    prefault = threads == 0 ? null : PoolPrefault.start(pool, threads, this::poolHasPages);
     metrics = openMetrics(settings);
   }
 
@@ -121,12 +121,6 @@ final class Sidecar {
     } catch (IOException e) {
       LOG.error("{}", e.getMessage());
       return null;
-    }
-  }
-
-  private void poolHasPages() {
-    if (ssd != null) {
-      ssd.store().registerMemory(pool.segments());
     }
   }
 
@@ -197,11 +191,11 @@ final class Sidecar {
   /** How much of the host tier has its pages. */
   ObjectNode readyPool() {
     ObjectNode line = JSON.createObjectNode();
-    PoolPrefault running = prefault;
     line.put("phase", "ready-pool");
-    line.put("bytes", running == null ? 0 : running.populatedBytes());
+    line.put("bytes", resizing.populatedBytes());
     line.put("of", pool.capacityBytes());
-    line.put("finished", running == null || running.finished());
+    line.put("finished", resizing.finished());
+    line.put("to_give_back", pool.surplusBytes());
     line.put("pinned", devices.pinnedBytes());
     return line;
   }
@@ -272,10 +266,7 @@ final class Sidecar {
     if (figures != null) {
       figures.close();
     }
-    PoolPrefault running = prefault;
-    if (running != null && !running.finished()) {
-      running.close();
-    }
+    resizing.close();
     devices.close();
     lock.close();
     LOG.info("ended");

@@ -93,7 +93,7 @@ public final class SsdBench {
     try (SsdEngine engine = SsdEngine.open(options, news::release);
         DirectFile raw = DirectFile.openOrCreate(folder.resolve("raw"))) {
       recover(engine);
-      engine.registerMemory(List.of(memory));
+      var _ = engine.registerMemory(List.of(memory));
       raw.reserve(STORE_BYTES);
       String how = ringEntries > 0 ? "io_uring" : RAW_THREADS + " threads";
       for (int kib : new int[] {256, 1024, 4096}) {

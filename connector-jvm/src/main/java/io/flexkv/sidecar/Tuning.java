@@ -5,16 +5,18 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.cache.EvictionSettings;
 import io.flexkv.config.ConfigException;
+import io.flexkv.config.Nearest;
 import io.flexkv.config.Option;
 import io.flexkv.config.Options;
 import io.flexkv.config.Settings;
 import io.flexkv.protocol.RequestException;
+import io.flexkv.session.CacheAgent;
 import io.flexkv.transfer.MoveLimits;
-import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -24,41 +26,30 @@ import org.slf4j.LoggerFactory;
 final class Tuning {
   private static final Logger LOG = LoggerFactory.getLogger(Tuning.class);
   private static final ObjectMapper JSON = new ObjectMapper();
-  private static final List<Option> EVICTION =
-      List.of(
-          Options.EVICTION_POLICY,
-          Options.EVICT_RATIO,
-          Options.EVICT_START_THRESHOLD,
-          Options.HIT_REWARD_SECONDS,
-          Options.SLRU_PROTECTED_THRESHOLD);
+  private static final List<Option> LIVE = Options.ALL.stream().filter(Option::live).toList();
 
-  private static final List<Option> LIMITS =
-      List.of(Options.LOAD_LIMIT_GB_S, Options.SAVE_LIMIT_GB_S);
-  private static final List<Option> CHANGEABLE = changeable();
   private static final double BYTES_PER_GB = 1e9;
 
-  /** Takes eviction settings to the cache thread. */
+  /** Takes a change to the cache thread. */
   @FunctionalInterface
-  interface EvictionSink {
-    void accept(EvictionSettings eviction) throws RequestException;
+  interface CacheThread {
+    void change(Consumer<CacheAgent> change) throws RequestException;
   }
 
-  private final EvictionSink sink;
+  private final CacheThread cacheThread;
+  private final PoolResizing pool;
   private final MoveLimits limits;
+  private final Settings atStart;
   private Settings settings;
 
   /** Sets the limits at once; eviction settings are the caller's to set, before anything runs. */
-  Tuning(Settings settings, EvictionSink sink, MoveLimits limits) {
+  Tuning(Settings settings, CacheThread cacheThread, PoolResizing pool, MoveLimits limits) {
+    this.atStart = settings;
     this.settings = settings;
-    this.sink = sink;
+    this.cacheThread = cacheThread;
+    this.pool = pool;
     this.limits = limits;
     limit(settings);
-  }
-
-  private static List<Option> changeable() {
-    List<Option> all = new ArrayList<>(EVICTION);
-    all.addAll(LIMITS);
-    return List.copyOf(all);
   }
 
   private void limit(Settings wanted) {
@@ -81,42 +72,74 @@ final class Tuning {
   JsonNode set(JsonNode args) throws RequestException {
     Map<String, String> changes = new LinkedHashMap<>();
     args.properties().forEach(entry -> changes.put(entry.getKey(), entry.getValue().asText()));
+    for (String name : changes.keySet()) {
+      require(name);
+    }
     Settings changed;
     try {
       changed = settings.with(changes, "set");
     } catch (ConfigException e) {
       throw new RequestException("refused", String.valueOf(e.getMessage()));
     }
-    for (String name : changes.keySet()) {
-      if (!name.equals(Options.LOG_LEVEL.name()) && !isOf(CHANGEABLE, name)) {
-        throw new RequestException(
-            "refused",
-            "%s cannot be changed while the sidecar runs; log_level and %s can"
-                .formatted(
-                    name, String.join(", ", CHANGEABLE.stream().map(Option::name).toList())));
-      }
-    }
-    if (changes.keySet().stream().anyMatch(name -> isOf(EVICTION, name))) {
-      sink.accept(eviction(changed));
-    }
+    apply(changed);
     limit(changed);
     LogSetup.setLevel(changed.text(Options.LOG_LEVEL));
     settings = changed;
     LOG.info("changed by a client: {}", changes);
     ObjectNode now = JSON.createObjectNode();
-    now.put(Options.LOG_LEVEL.name(), changed.text(Options.LOG_LEVEL));
-    CHANGEABLE.forEach(option -> now.put(option.name(), changed.text(option)));
+    LIVE.forEach(option -> now.put(option.name(), changed.text(option)));
     return now;
   }
 
-  /** {@code settings}: what counts now, so that an engine that joins can compare. */
+  private static void require(String name) throws RequestException {
+    List<String> live = LIVE.stream().map(Option::name).toList();
+    if (live.contains(name)) {
+      return;
+    }
+    boolean known = Options.ALL.stream().anyMatch(option -> option.name().equals(name));
+    String why =
+        known
+            ? name + " cannot be changed while the sidecar runs"
+            : "'" + name + "' is no option" + Nearest.words(name, live);
+    throw new RequestException("refused", why + "; can be changed: " + String.join(", ", live));
+  }
+
+  /** What belongs to the cache thread, all of it or nothing. */
+  private void apply(Settings changed) throws RequestException {
+    EvictionSettings eviction = eviction(changed);
+    boolean other = !eviction.equals(eviction(settings));
+    if (changed.hostBytes() == settings.hostBytes()) {
+      if (other) {
+        cacheThread.change(agent -> agent.setEviction(eviction));
+      }
+      return;
+    }
+    long capacity = pool.prepare(changed.hostBytes());
+    try {
+      cacheThread.change(agent -> {
+        if (other) {
+          agent.setEviction(eviction);
+        }
+        agent.resizeHost(capacity);
+      });
+    } finally {
+      pool.changed();
+    }
+  }
+
+  /**
+   * {@code settings}: what counts now, so that an engine that joins can compare; and what counted
+   * at the start, since what was changed by hand is no contradiction to what the engine was given.
+   */
   JsonNode effective() {
     ObjectNode now = JSON.createObjectNode();
     settings.effective().forEach(now::put);
+    ObjectNode then = now.putObject("at_start");
+    for (Option option : LIVE) {
+      if (!atStart.text(option).equals(settings.text(option))) {
+        then.put(option.name(), atStart.text(option));
+      }
+    }
     return now;
-  }
-
-  private static boolean isOf(List<Option> options, String name) {
-    return options.stream().anyMatch(option -> option.name().equals(name));
   }
 }

@@ -1,14 +1,14 @@
 package io.flexkv.tier;
 
+import io.flexkv.ffm.ErrnoException;
 import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
-import java.util.ArrayList;
 import java.util.List;
 
 /**
- * The host tier's memory: segments of at most 64 GiB, mapped once for the life of the process, out
- * of which slots of any size are handed. Never more than the configured bytes.
+ * The host tier's memory: segments of at most 64 GiB, mapped for the life of the process, out of
+ * which slots of any size are handed. Never more than the configured bytes.
  *
  * <p>The pool is cut into extents of 64 MiB (smaller in a small pool, so that there are about 64).
  * A size class takes <em>spans</em> of neighbouring extents on demand, as many extents as waste
@@ -20,8 +20,14 @@ import java.util.List;
  * page counts 4 KiB from the start of the pool. Freed twice, or after the place was handed out
  * again, or invented: an exception, and nothing is freed.
  *
- * <p>{@link #allocate} and {@link #free} belong to one thread (the cache's). {@link #address} reads
- * only what never changes and may be called by any.
+ * <p>It grows and shrinks at its end. To grow: {@link #openMemory}, then {@link #resize}. To
+ * shrink: {@link #resize}, after which nothing is given out beyond the new end; somebody frees what
+ * is held there ({@link #leaves}) until the pool is {@link #vacant}; then {@link #giveBack}. Until
+ * that begins, a larger size may be taken after all.
+ *
+ * <p>{@link #allocate}, {@link #free}, {@link #resize} and {@link #leaves} belong to one thread
+ * (the cache's), {@link #openMemory} and {@link #giveBack} to one at a time. The rest is for any:
+ * where a slot lies never changes.
  */
 public final class HostPool {
   /** Answer of {@link #allocate} when there is no room. */
@@ -36,17 +42,23 @@ public final class HostPool {
   private static final long MAX_CAPACITY_BYTES = 1L << 52;
   private static final int EXTENTS_AT_LEAST = 64;
 
-  private final List<MemorySegment> segments;
+  private final PoolMemory memory;
   private final ExtentMap extents;
   private final SizeClasses classes;
-  private final long capacityBytes;
+  private final PoolPages pages;
   private final long segmentBytes;
+  private volatile long capacityBytes;
 
   private HostPool(
-      List<MemorySegment> segments, ExtentMap extents, long capacityBytes, long segmentBytes) {
-    this.segments = segments;
+      PoolMemory memory,
+      ExtentMap extents,
+      PoolPages pages,
+      long capacityBytes,
+      long segmentBytes) {
+    this.memory = memory;
     this.extents = extents;
     this.classes = new SizeClasses(extents);
+    this.pages = pages;
     this.capacityBytes = capacityBytes;
     this.segmentBytes = segmentBytes;
   }
@@ -96,13 +108,10 @@ public final class HostPool {
               .formatted(extentBytes, PAGE_BYTES, maxSegmentBytes));
     }
     long segmentBytes = maxSegmentBytes / extentBytes * extentBytes;
-    List<MemorySegment> segments = new ArrayList<>();
-    for (long at = 0; at < capacity; at += segmentBytes) {
-      long length = Math.min(segmentBytes, capacity - at);
-      segments.add(pages.map(name + "-" + segments.size(), length, arena));
-    }
+    PoolMemory memory = new PoolMemory(name, segmentBytes, pages, arena);
+    memory.open(capacity);
     ExtentMap extents = new ExtentMap(capacity, extentBytes, segmentBytes);
-    return new HostPool(List.copyOf(segments), extents, capacity, segmentBytes);
+    return new HostPool(memory, extents, pages, capacity, segmentBytes);
   }
 
   /** A power of two from 64 KiB to 64 MiB such that the pool has at least 64 of them, if it can. */
@@ -136,6 +145,84 @@ public final class HostPool {
     classes.free(slot);
   }
 
+  /** Whether its size can be changed: not with reserved huge pages. */
+  public boolean resizable() {
+    return pages.byThePiece();
+  }
+
+  /** What it would have if it were resized to {@code bytes}: whole extents, one at least. */
+  public long resized(long bytes) {
+    long extent = extents.extentBytes();
+    return Math.clamp(bytes / extent, 1, MAX_CAPACITY_BYTES / extent) * extent;
+  }
+
+  /**
+   * Maps what a larger pool needs; pages come later, as at the beginning.
+   *
+   * @param capacity of {@link #resized}
+   * @throws IOException if the system does not give it; the pool is as it was then
+   */
+  public void openMemory(long capacity) throws IOException {
+    memory.open(Math.max(capacity, capacityBytes));
+  }
+
+  /**
+   * Has another size from now on. What is held beyond it stays held, and where it was.
+   *
+   * @param capacity of {@link #resized}; all of it mapped
+   */
+  public void resize(long capacity) {
+    if (capacity != resized(capacity) || capacity > memory.bytes()) {
+      throw new IllegalArgumentException(
+          "capacity=%d, wanted %d, of %d that are mapped"
+              .formatted(capacity, resized(capacity), memory.bytes()));
+    }
+    extents.resize(capacity);
+    classes.resized();
+    capacityBytes = capacity;
+  }
+
+  /** Whether the memory of a slot that is held is to be given back, so that it must be freed. */
+  public boolean leaves(long slot) {
+    Span span = extents.spanAt(Slots.offset(slot));
+    return span != null && extents.isLeaving(span);
+  }
+
+  /** Whether nothing is held beyond the present size. */
+  public boolean vacant() {
+    return extents.leaving() == 0;
+  }
+
+  /**
+   * From now on {@link #segments} are those of the present size; the pool must be vacant. What lies
+   * beyond is to be unpinned, then {@linkplain #giveBack given back}.
+   */
+  public void retract() {
+    requireVacant();
+    memory.show(capacityBytes);
+  }
+
+  /**
+   * Gives the memory beyond the present size back to the system; the pool must be vacant.
+   *
+   * @param pinned by segment, how many bytes from its start on are pinned still: they stay
+   */
+  public void giveBack(long[] pinned) throws ErrnoException {
+    requireVacant();
+    memory.giveBack(capacityBytes, pinned);
+  }
+
+  private void requireVacant() {
+    if (!vacant()) {
+      throw new IllegalStateException(extents.leaving() + " spans are held beyond the end");
+    }
+  }
+
+  /** Mapped bytes beyond the present size, which are to be given back. */
+  public long surplusBytes() {
+    return Math.max(0, memory.bytes() - capacityBytes);
+  }
+
   /** The hard cap, in bytes. */
   public long capacityBytes() {
     return capacityBytes;
@@ -153,24 +240,17 @@ public final class HostPool {
 
   /** Where the slot lies in this process: the address of its first byte. */
   public long address(long slot) {
-    long offset = Slots.offset(slot);
-    if (slot < 0 || offset >= capacityBytes) {
-      throw new IllegalArgumentException("slot %x is not of this pool".formatted(slot));
-    }
-    return segments.get((int) (offset / segmentBytes)).address() + offset % segmentBytes;
+    return memory.address(Slots.offset(slot));
   }
 
   /** The first {@code length} bytes of a slot, for reading and writing. */
   public MemorySegment segment(long slot, long length) {
     long offset = Slots.offset(slot);
-    if (slot < 0 || offset >= capacityBytes) {
-      throw new IllegalArgumentException("slot %x is not of this pool".formatted(slot));
-    }
-    return segments.get((int) (offset / segmentBytes)).asSlice(offset % segmentBytes, length);
+    return memory.segment(offset).asSlice(offset % segmentBytes, length);
   }
 
   /** The mapped segments in order, for prefaulting and pinning. */
   public List<MemorySegment> segments() {
-    return segments;
+    return memory.segments();
   }
 }

@@ -38,13 +38,25 @@ public record PoolPages(boolean reserved, long bytes) {
   }
 
   /**
-   * Maps memory of this kind.
+   * Whether memory of this kind is had by the piece and given back by the piece. Reserved pages are
+   * taken out of the reserve at once, and go back to it with the process.
+   */
+  boolean byThePiece() {
+    return !reserved;
+  }
+
+  /**
+   * Maps a segment of which {@code length} bytes are wanted now; the rest of it is to be
+   * {@linkplain SharedMemory#open opened} later.
    *
+   * @param whole what it may have one day, where pages are had by the piece
    * @throws IOException if there is not enough of it; with the remedy
    */
-  MemorySegment map(String name, long length, Arena arena) throws IOException {
+  MemorySegment map(String name, long length, long whole, Arena arena) throws IOException {
     if (!reserved) {
-      return SharedMemory.mapPrivate(length, true, arena);
+      MemorySegment segment = SharedMemory.reserve(whole, true, arena);
+      SharedMemory.open(segment.address(), length);
+      return segment;
     }
     Path reserve = RESERVES.resolve("hugepages-%dkB".formatted(bytes >> 10));
     try {

@@ -18,7 +18,12 @@ import java.util.concurrent.atomic.AtomicLong;
  */
 public final class PoolPrefault implements AutoCloseable {
   private static final System.Logger LOG = System.getLogger(PoolPrefault.class.getName());
-  private static final long PIECE_BYTES = 64L << 20;
+
+  /**
+   * What a thread asks for at once. Meanwhile nobody maps or unmaps anything in this process, and
+   * who waits for that holds up all that meets a new page: so a millisecond's worth of it.
+   */
+  private static final long PIECE_BYTES = 4L << 20;
 
   private record Piece(long address, long length) {}
 
@@ -95,7 +100,7 @@ public final class PoolPrefault implements AutoCloseable {
     return threads.stream().noneMatch(Thread::isAlive);
   }
 
-  /** Stops after the pieces in hand (tens of milliseconds) and waits for that. */
+  /** Stops after the pieces in hand (milliseconds) and waits for that. */
   @Override
   public void close() {
     stopped = true;

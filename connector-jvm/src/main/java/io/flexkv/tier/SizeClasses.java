@@ -45,6 +45,17 @@ final class SizeClasses {
     return slot;
   }
 
+  /** The extents have been resized: what leaves gives out nothing, what does not may again. */
+  void resized() {
+    open.values().forEach(spans -> spans.removeIf(extents::isLeaving));
+    open.values().removeIf(SequencedSet::isEmpty);
+    extents.forEach(span -> {
+      if (!span.full() && !extents.isLeaving(span)) {
+        open.computeIfAbsent(span.stride(), size -> new LinkedHashSet<>()).add(span);
+      }
+    });
+  }
+
   /** Takes a new span: of the best length, else of a shorter one that still holds a slot. */
   private boolean addSpan(long stride, SequencedSet<Span> spans) {
     int least = Math.toIntExact((stride + extents.extentBytes() - 1) / extents.extentBytes());
@@ -89,7 +100,7 @@ final class SizeClasses {
     if (span.empty()) {
       spans.remove(span);
       extents.release(span);
-    } else if (wasFull) {
+    } else if (wasFull && !extents.isLeaving(span)) {
       spans.add(span);
     }
     if (spans.isEmpty()) {

@@ -23,7 +23,9 @@ final class BenchPool {
 
   /** Its pages are still to come; mapped until the process ends likewise. */
   static MemorySegment mapEmpty(long bytes) throws IOException {
-    return SharedMemory.mapPrivate(bytes, true, Arena.global());
+    MemorySegment pool = SharedMemory.reserve(bytes, true, Arena.global());
+    SharedMemory.open(pool.address(), bytes);
+    return pool;
   }
 
   /** Gives it its pages by several threads, as the sidecar does while it serves. */

@@ -118,12 +118,30 @@ public final class CudaSelfTest {
       records.check(path + ": pool while it is pinned, byte-exact", exact(memory, pool));
       awaitPins(devices, pool, path);
       records.check(path + ": pinned pool, both ways, byte-exact", exact(memory, pool));
+      records.check(path + ": pool resized, both ways, byte-exact", resized(devices, memory, pool));
     }
     try (DeviceMemory memory = devices.open(column())) {
       records.check(path + ": rows in strided copies, both ways, byte-exact", exact(memory, pool));
       records.check(path + ": rows, pageable memory, byte-exact", exact(memory, pageable));
       checkProof(memory, path);
     }
+  }
+
+  /** Smaller, a little larger, and as it was: at odd places, so that pieces have odd borders. */
+  private boolean resized(Devices devices, DeviceMemory memory, MemorySegment pool)
+      throws Exception {
+    boolean exact = true;
+    for (long part : new long[] {pool.byteSize() / 8, pool.byteSize() / 3, pool.byteSize()}) {
+      long bytes = part / 4096 * 4096;
+      long[] pinned = devices.resized(List.of(pool.asSlice(0, bytes)));
+      exact &= pinned[0] < bytes + (32L << 20);
+      exact &= exact(memory, pool.asSlice(0, bytes));
+      for (int i = 0; devices.pinnedBytes() < bytes && i < 10_000; i++) {
+        Thread.sleep(1);
+      }
+      exact &= devices.pinnedBytes() >= bytes && exact(memory, pool.asSlice(0, bytes));
+    }
+    return exact;
   }
 
   private RankLayout layout(int blockBytes) throws DeviceException {

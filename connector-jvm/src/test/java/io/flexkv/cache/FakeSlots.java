@@ -9,13 +9,16 @@ import java.util.TreeSet;
  * freed once. With extents, a size keeps the memory it was given until all of an extent is free.
  */
 final class FakeSlots implements SlotAllocator {
-  private final long capacity;
+  private long capacity;
   private final long extentBytes;
+  private static final long FIRST = 1000;
+
   private final Map<Long, Long> sizes = new HashMap<>();
   private final Map<Long, Integer> usedInExtent = new HashMap<>();
   private final Map<Long, Long> extentOwner = new HashMap<>();
   private final TreeSet<Long> freeSlots = new TreeSet<>();
   private long used;
+  private long smallest = Long.MAX_VALUE;
 
   /** Hands out nothing, however much is free. */
   boolean stalled;
@@ -45,15 +48,34 @@ final class FakeSlots implements SlotAllocator {
     return !stalled;
   }
 
+  /** Has another capacity from now on: what lies beyond as many slots as that holds is to go. */
+  void resize(long bytes) {
+    capacity = bytes;
+  }
+
+  @Override
+  public boolean shrinks() {
+    return sizes.keySet().stream().anyMatch(this::leaves);
+  }
+
+  @Override
+  public boolean leaves(long slot) {
+    return extentBytes == 0 ? slot >= FIRST + capacity / smallest : slot >= capacity;
+  }
+
   private long fromOnePool(long slotBytes) {
     if (used + slotBytes > capacity) {
       return FULL;
     }
-    Long slot = freeSlots.pollFirst();
-    long handle = slot == null ? sizes.size() + 1000L : slot;
+    smallest = Math.min(smallest, slotBytes);
+    long handle = freeSlots.isEmpty() ? FIRST + sizes.size() : freeSlots.first();
     while (sizes.containsKey(handle)) {
       handle++;
     }
+    if (leaves(handle)) {
+      return FULL;
+    }
+    freeSlots.remove(handle);
     return take(handle, slotBytes);
   }
 

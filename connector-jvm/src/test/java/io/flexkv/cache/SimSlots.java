@@ -58,6 +58,20 @@ final class SimSlots implements SlotAllocator {
   }
 
   @Override
+  public boolean shrinks() {
+    return slots.shrinks();
+  }
+
+  @Override
+  public boolean leaves(long slot) {
+    return slots.leaves(slot);
+  }
+
+  void resize(long bytes) {
+    slots.resize(bytes);
+  }
+
+  @Override
   public long capacityBytes() {
     return slots.capacityBytes();
   }

@@ -157,6 +157,9 @@ final class Simulation implements CacheEffects {
         core.setEviction(anyEviction());
       }
       revokeSome();
+      if (random.nextInt(6) == 0) {
+        resize();
+      }
     } else if (draw < 991) {
       rankDies(engines.get(random.nextInt(engines.size())));
     } else if (draw < 992) {
@@ -241,6 +244,13 @@ final class Simulation implements CacheEffects {
         || core.index().getInt(entry, EntryLayout.SSD) != EntryLayout.SSD_HELD) {
       throw new AssertionError("block " + hash + " was durable and is not found again");
     }
+  }
+
+  /** The host tier becomes larger or smaller; what is in the way is to go when it may. */
+  private void resize() {
+    slots.resize(48L * (1 + random.nextInt(6)));
+    core.hostResized();
+    counts.merge(slots.shrinks() ? "slots to be given back" : "resized", 1, Integer::sum);
   }
 
   void later(Runnable action) {
@@ -476,6 +486,13 @@ final class Simulation implements CacheEffects {
       now += 100 * SECOND;
       core.tick();
     }
+    for (int round = 0; round < 30 && slots.shrinks(); round++) {
+      core.tick();
+      core.turn();
+      disk.advance(random, slots);
+      disk.report(random, core.ssd());
+    }
+    check("slots to be given back", slots.shrinks() ? 1 : 0);
     CacheStats stats = core.stats();
     check("jobs", stats.loadJobs() + stats.saveJobs());
     check("leases", stats.leases());

@@ -52,6 +52,8 @@ class SimulationTest {
             "transfer told twice",
             "directory lost",
             "evicted from SSD",
+            "resized",
+            "slots to be given back",
             "left on SSD and right",
             "killed",
             "recovered at once",

@@ -115,11 +115,15 @@ final class SharedMemoryTest {
   }
 
   @Test
-  void mapPrivate_memory_isOfThisProcessAloneAndOnAHugePagesBorder() throws IOException {
+  void reserve_memory_isOfThisProcessAloneAndOnAHugePagesBorder() throws IOException {
     long address;
     try (Arena arena = Arena.ofShared()) {
-      MemorySegment mapped = SharedMemory.mapPrivate(3 << 20, true, arena);
+      MemorySegment mapped = SharedMemory.reserve(3 << 20, true, arena);
       address = mapped.address();
+      assertThatThrownBy(() -> SharedMemory.populate(mapped.address(), 3 << 20))
+          .as("nothing is to be had before it is opened")
+          .isInstanceOf(ErrnoException.class);
+      SharedMemory.open(address, 3 << 20);
       assertThat(address % (2 << 20)).isZero();
       assertThat(mapped.byteSize()).isEqualTo(3 << 20);
       SharedMemory.populate(address, 3 << 20);
@@ -127,6 +131,22 @@ final class SharedMemoryTest {
       assertThat(flags(address)).contains("dc").contains("dd"); // not copied, not dumped
     }
     assertThat(flags(address)).isEmpty();
+  }
+
+  @Test
+  void giveBack_partOfARange_isClosedAndEmptyWhenOpenedAgainAndTheRestStays() throws IOException {
+    try (Arena arena = Arena.ofShared()) {
+      MemorySegment mapped = SharedMemory.reserve(1 << 20, true, arena);
+      long half = 1 << 19;
+      SharedMemory.open(mapped.address(), mapped.byteSize());
+      mapped.fill((byte) 5);
+      SharedMemory.giveBack(mapped.address() + half, half);
+      assertThatThrownBy(() -> SharedMemory.populate(mapped.address() + half, half))
+          .isInstanceOf(ErrnoException.class);
+      SharedMemory.open(mapped.address() + half, half);
+      assertThat(mapped.get(ValueLayout.JAVA_BYTE, half - 1)).isEqualTo((byte) 5);
+      assertThat(mapped.get(ValueLayout.JAVA_BYTE, half)).isZero();
+    }
   }
 
   /** The {@code VmFlags} of the mapping that holds an address, empty if none does. */

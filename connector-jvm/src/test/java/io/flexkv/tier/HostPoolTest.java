@@ -205,6 +205,102 @@ final class HostPoolTest {
         .hasMessageContaining("hugepage_size_bytes=3145728, wanted a power of two");
   }
 
+  @Test
+  void resize_larger_roomFollowsAndNothingMoves() throws IOException {
+    HostPool pool = pool(2 * MIB + 300 * KIB, MIB);
+    long held = pool.allocate(MIB);
+    long address = pool.address(held);
+    pool.segment(held, MIB).fill((byte) 4);
+    assertThat(pool.resized(10 * MIB + 5)).isEqualTo(10 * MIB);
+    assertThatThrownBy(() -> pool.resize(10 * MIB))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessageContaining("of 2404352 that are mapped");
+    pool.openMemory(10 * MIB);
+    pool.resize(10 * MIB);
+    int more = 0;
+    for (long slot; (slot = pool.allocate(MIB)) != HostPool.FULL; more++) {
+      pool.segment(slot, MIB).fill((byte) 1);
+    }
+    assertThat(more).as("the short extent is a whole one now").isEqualTo(9);
+    assertThat(pool.address(held)).isEqualTo(address);
+    assertThat(pool.segment(held, MIB).get(ValueLayout.JAVA_BYTE, 7)).isEqualTo((byte) 4);
+    assertThat(pool.usedBytes()).isEqualTo(pool.capacityBytes()).isEqualTo(10 * MIB);
+  }
+
+  @Test
+  void resize_largerThanASegment_takesAnother() throws IOException {
+    HostPool pool =
+        HostPool.create("flexkv-test", 3 * MIB, MIB, 4 * MIB, PoolPages.OF_THE_SYSTEM, arena);
+    pool.openMemory(9 * MIB);
+    pool.resize(9 * MIB);
+    assertThat(pool.segments().stream().map(MemorySegment::byteSize))
+        .containsExactly(4 * MIB, 4 * MIB, MIB);
+    int taken = 0;
+    for (long slot; (slot = pool.allocate(MIB)) != HostPool.FULL; taken++) {
+      pool.segment(slot, MIB).fill((byte) 1);
+    }
+    assertThat(taken).isEqualTo(9);
+  }
+
+  @Test
+  void resize_smaller_nothingIsGivenOutBeyondAndMemoryGoesWhenTheLastSlotDoes() throws IOException {
+    HostPool pool = pool(8 * MIB, MIB);
+    List<Long> slots = new ArrayList<>();
+    for (long slot; (slot = pool.allocate(512 * KIB)) != HostPool.FULL; ) {
+      slots.add(slot);
+      pool.segment(slot, 512 * KIB).fill((byte) slots.size());
+    }
+    pool.resize(3 * MIB);
+    List<Long> leaving = slots.stream().filter(pool::leaves).toList();
+    assertThat(leaving).isEqualTo(slots.subList(6, 16));
+    assertThat(pool.capacityBytes()).isEqualTo(3 * MIB);
+    pool.free(leaving.getFirst());
+    assertThat(pool.allocate(512 * KIB)).as("a free slot beyond the end").isEqualTo(HostPool.FULL);
+    assertThat(pool.segment(slots.getLast(), 1).get(ValueLayout.JAVA_BYTE, 0))
+        .as("what is held stays where it is")
+        .isEqualTo((byte) 16);
+    assertThatThrownBy(() -> pool.giveBack(new long[0])).isInstanceOf(IllegalStateException.class);
+    leaving.stream().skip(1).forEach(pool::free);
+    assertThat(pool.vacant()).isTrue();
+    pool.giveBack(new long[0]);
+    assertThat(pool.segments().getFirst().byteSize()).isEqualTo(3 * MIB);
+    assertThatThrownBy(() -> pool.address(slots.getLast()))
+        .isInstanceOf(IllegalArgumentException.class);
+    pool.free(slots.getFirst());
+    assertThat(pool.allocate(512 * KIB)).isNotEqualTo(HostPool.FULL);
+  }
+
+  @Test
+  void resize_largerBeforeTheMemoryWent_spansGiveOutAgain() throws IOException {
+    HostPool pool = pool(8 * MIB, MIB);
+    List<Long> slots = new ArrayList<>();
+    for (long slot; (slot = pool.allocate(512 * KIB)) != HostPool.FULL; ) {
+      slots.add(slot);
+    }
+    pool.resize(2 * MIB);
+    pool.free(slots.get(9)); // the second of the extent from 4 MiB on
+    pool.openMemory(5 * MIB);
+    pool.resize(5 * MIB);
+    assertThat(slots.stream().filter(pool::leaves)).hasSize(6);
+    assertThat(pool.address(slots.getLast())).as("still there").isPositive();
+    long again = pool.allocate(512 * KIB);
+    assertThat(again).isNotEqualTo(HostPool.FULL);
+    assertThat(pool.address(again) - pool.address(slots.getFirst())).isEqualTo(9 * 512 * KIB);
+    assertThat(pool.allocate(512 * KIB)).isEqualTo(HostPool.FULL);
+  }
+
+  @Test
+  void giveBack_pinnedEnd_staysAsItIs() throws IOException {
+    HostPool pool = pool(8 * MIB, MIB);
+    MemorySegment whole = pool.segments().getFirst();
+    whole.fill((byte) 6);
+    pool.resize(3 * MIB);
+    pool.giveBack(new long[] {4 * MIB});
+    assertThat(whole.get(ValueLayout.JAVA_BYTE, 4 * MIB - 1)).isEqualTo((byte) 6);
+    pool.openMemory(8 * MIB);
+    assertThat(whole.get(ValueLayout.JAVA_BYTE, 4 * MIB)).as("was given back").isZero();
+  }
+
   /** Against a naive model: a sorted map of what is held. */
   @ParameterizedTest
   @ValueSource(longs = {1, 2, 3, 4, 5})
@@ -219,6 +315,9 @@ final class HostPoolTest {
     long used = 0;
     int full = 0;
     for (int step = 0; step < 20_000; step++) {
+      if (random.nextInt(500) == 0) {
+        resize(pool, pool.resized((20 + random.nextInt(40)) * MIB));
+      }
       boolean grow = random.nextInt(1000) < (step / 2000 % 2 == 0 ? 600 : 400);
       if (grow || slots.isEmpty()) {
         long size = sizes[random.nextInt(sizes.length)];
@@ -253,15 +352,29 @@ final class HostPoolTest {
         used -= slots.remove(slot);
         pool.free(slot);
       }
-      assertThat(pool.usedBytes()).isEqualTo(used).isLessThanOrEqualTo(pool.capacityBytes());
-      assertThat(pool.reservedBytes()).isBetween(used, pool.capacityBytes());
+      assertThat(pool.usedBytes()).isEqualTo(used);
+      if (pool.vacant()) {
+        assertThat(slots.keySet()).noneMatch(pool::leaves);
+        assertThat(pool.reservedBytes()).isBetween(used, pool.capacityBytes());
+      }
     }
     assertThat(full).as("seed %d met a full pool", seed).isPositive();
     List<Long> rest = new ArrayList<>(slots.keySet());
     Collections.shuffle(rest, random);
     rest.forEach(pool::free);
+    assertThat(pool.vacant()).isTrue();
+    resize(pool, 37 * MIB);
     assertThat(pool.usedBytes()).isZero();
     assertThat(pool.reservedBytes()).isZero();
     assertThat(pool.allocate(16 * MIB)).isNotEqualTo(HostPool.FULL);
+  }
+
+  /** As the sidecar does it; whether anything can be given back depends on what is held. */
+  private static void resize(HostPool pool, long bytes) throws IOException {
+    pool.openMemory(bytes);
+    pool.resize(bytes);
+    if (pool.vacant()) {
+      pool.giveBack(new long[0]);
+    }
   }
 }

@@ -216,8 +216,9 @@ CUresult cuMemHostRegister_v2(uint64_t p, size_t length, unsigned flags) {
 }
 CUresult cuMemHostUnregister(uint64_t p) {
   for (int i = 0; i < registrations; i++)
-    if (registered[i].start == p) {
-      registered[i].start = registered[i].length = 0;
+    if (p && registered[i].start == p) {
+      __atomic_store_n(&registered[i].start, 0, __ATOMIC_RELEASE);
+      registered[i].length = 0;
       return OK;
     }
   return NOT_REGISTERED;

@@ -2,6 +2,7 @@ package io.flexkv.tier.ssd;
 
 import java.lang.foreign.MemorySegment;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
 
 /**
  * The accesses to the files of one directory: a queue by urgency and the threads that carry it out,
@@ -25,8 +26,13 @@ interface BlockIo extends AutoCloseable {
   /** Accesses that the disk has been asked for. */
   int inFlight();
 
-  /** Tells of memory that most accesses will use. May take a while. */
-  void registerMemory(List<MemorySegment> ranges);
+  /**
+   * Tells of memory that most accesses will use, instead of what it was told of before. May take a
+   * while.
+   *
+   * @return done when no other memory is registered, whether or not this could be
+   */
+  CompletableFuture<Void> registerMemory(List<MemorySegment> ranges);
 
   /** How it works, for logs and status: {@code io_uring, 64 entries} or {@code 8 threads}. */
   String describe();

@@ -10,6 +10,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Queue;
 import java.util.Set;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.CountDownLatch;
@@ -94,9 +95,12 @@ public final class SsdEngine implements SsdStore {
   }
 
   @Override
-  public void registerMemory(List<MemorySegment> segments) {
+  public CompletableFuture<Void> registerMemory(List<MemorySegment> segments) {
     memory = List.copyOf(segments);
-    all().forEach(directory -> directory.io().registerMemory(memory));
+    return CompletableFuture.allOf(
+        all().stream()
+            .map(directory -> directory.io().registerMemory(memory))
+            .toArray(CompletableFuture[]::new));
   }
 
   // ---- slots: the cache thread
@@ -455,7 +459,7 @@ public final class SsdEngine implements SsdStore {
     DirectoryFiles files = SsdOpening.openEmpty(old.path(), options, tuning);
     SsdDirectory fresh = new SsdDirectory(old.index(), files, options, tuning, counters, owner);
     fresh.merge(generations);
-    fresh.io().registerMemory(memory);
+    var _ = fresh.io().registerMemory(memory);
     directories.set(old.index(), fresh);
     long[] members = members();
     fresh.start(members, fresh::mayClean);

@@ -3,6 +3,7 @@ package io.flexkv.tier.ssd;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -93,8 +94,10 @@ public interface SsdStore extends AutoCloseable {
    * Tells of the memory that jobs will use, once it has its pages: io_uring then reads and writes
    * it without pinning it for each access. Goes on without where the system forbids it. In the
    * background; for a large pool that may take a while.
+   *
+   * @return done when no directory has other memory registered that it was told of before
    */
-  void registerMemory(List<MemorySegment> segments);
+  CompletableFuture<Void> registerMemory(List<MemorySegment> segments);
 
   /** How the directories are, in the order of the configuration. */
   List<DirectoryStatus> directories();

@@ -6,6 +6,7 @@ import java.lang.System.Logger.Level;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.atomic.AtomicLongArray;
 import java.util.concurrent.locks.LockSupport;
 import org.jspecify.annotations.Nullable;
@@ -134,8 +135,8 @@ final class ThreadBlockIo implements BlockIo {
   }
 
   @Override
-  public void registerMemory(List<MemorySegment> ranges) {
-    // pread needs no registration.
+  public CompletableFuture<Void> registerMemory(List<MemorySegment> ranges) {
+    return CompletableFuture.completedFuture(null); // pread needs no registration
   }
 
   @Override

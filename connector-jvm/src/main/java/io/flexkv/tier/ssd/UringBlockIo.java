@@ -11,7 +11,9 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.atomic.AtomicLongArray;
+import java.util.concurrent.atomic.AtomicReference;
 import java.util.concurrent.atomic.AtomicReferenceArray;
 import org.jspecify.annotations.Nullable;
 
@@ -61,12 +63,15 @@ final class UringBlockIo implements BlockIo {
   private final List<BlockOp> ended = new ArrayList<>();
   private final List<Integer> endedErrno = new ArrayList<>();
   private List<MemorySegment> ranges = List.of();
-  private volatile @Nullable List<MemorySegment> offeredRanges;
+  private final AtomicReference<@Nullable Offer> offered = new AtomicReference<>();
   private volatile boolean asleep;
   private volatile boolean broken;
   private long bytesUnderWay;
   private boolean polled;
   private boolean released;
+
+  /** Memory that is to be registered instead of that which is. */
+  private record Offer(List<MemorySegment> ranges, CompletableFuture<Void> done) {}
 
   private UringBlockIo(
       String name, List<DirectFile> files, IoUring ring, EventFd wakeUp, IoFaults faults) {
@@ -144,6 +149,7 @@ final class UringBlockIo implements BlockIo {
     } finally {
       broken = true;
       failQueued();
+      refuseOffer();
     }
   }
 
@@ -167,7 +173,8 @@ final class UringBlockIo implements BlockIo {
     meanwhile();
     asleep = true;
     admit(); // after the word, so that nothing that was queued before it is slept over
-    boolean nothingToDo = ended.isEmpty() && fresh.isEmpty() && !(queue.closed() && idle());
+    boolean nothingToDo =
+        ended.isEmpty() && fresh.isEmpty() && offered.get() == null && !(queue.closed() && idle());
     ring.enter(nothingToDo ? 1 : 0);
     asleep = false;
     ring.reap(this::completed);
@@ -263,23 +270,47 @@ final class UringBlockIo implements BlockIo {
   }
 
   @Override
-  public void registerMemory(List<MemorySegment> memory) {
+  public CompletableFuture<Void> registerMemory(List<MemorySegment> memory) {
     List<MemorySegment> pieces = new ArrayList<>();
     for (MemorySegment segment : memory) {
       for (long at = 0; at < segment.byteSize(); at += MAX_RANGE_BYTES) {
         pieces.add(segment.asSlice(at, Math.min(MAX_RANGE_BYTES, segment.byteSize() - at)));
       }
     }
-    offeredRanges = List.copyOf(pieces);
+    Offer offer = new Offer(List.copyOf(pieces), new CompletableFuture<>());
+    Offer before = offered.getAndSet(offer);
+    if (before != null) {
+      var _ = offer.done.whenComplete((_, _) -> before.done.complete(null));
+    }
     wake();
+    if (broken) {
+      refuseOffer(); // the thread may have ended between the two looks
+    }
+    return offer.done;
   }
 
-  private void register() {
-    List<MemorySegment> offered = offeredRanges;
-    if (offered == null) {
+  /** No access names registered memory any more. */
+  private void refuseOffer() {
+    Offer offer = offered.getAndSet(null);
+    if (offer != null) {
+      offer.done.complete(null);
+    }
+  }
+
+  private void register() throws ErrnoException {
+    Offer offer = offered.getAndSet(null);
+    if (offer == null) {
       return;
     }
-    offeredRanges = null;
+    if (!ranges.isEmpty()) {
+      ranges = List.of();
+      ring.unregisterBuffers();
+    }
+    registerRanges(offer.ranges);
+    offer.done.complete(null);
+  }
+
+  private void registerRanges(List<MemorySegment> offered) {
     try {
       ring.registerBuffers(offered);
       ranges = offered;

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import io.flexkv.ffm.DirectFile;
 import io.flexkv.ffm.Errno;
 import io.flexkv.ffm.ErrnoException;
+import io.flexkv.ffm.SharedMemory;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -125,10 +126,41 @@ abstract class BlockIoContract {
 
   @Test
   void registeredMemory_readsAndWritesTheSame() throws Exception {
-    io.registerMemory(List.of(memory));
+    io.registerMemory(List.of(memory)).get(PATIENCE_S, TimeUnit.SECONDS);
     assertThat(submit(true, 0, FILE_PAGES).await()).isZero();
     assertThat(submit(false, 0, FILE_PAGES).await()).isZero();
     assertSame(0, FILE_PAGES);
+  }
+
+  /** As a pool that becomes smaller and larger again: its end has other pages then. */
+  @Test
+  void registeredMemory_endGivenBackAndThereAgain_readsGoWhereTheProcessSeesThem()
+      throws Exception {
+    MemorySegment pool = SharedMemory.reserve(4L << 20, false, arena);
+    SharedMemory.open(pool.address(), pool.byteSize());
+    long half = pool.byteSize() / 2;
+    MemorySegment end = pool.asSlice(half, (long) FILE_PAGES * PAGE);
+    assertThat(submit(true, 0, FILE_PAGES).await()).isZero();
+    for (int round = 0; round < 3; round++) {
+      io.registerMemory(List.of(pool)).get(PATIENCE_S, TimeUnit.SECONDS);
+      Access read =
+          new Access(BlockOp.Urgency.READ_LIVE, false, 0, end.address(), FILE_PAGES * PAGE);
+      io.submit(read);
+      assertThat(read.await()).isZero();
+      assertThat(end.mismatch(memory.asSlice(0, end.byteSize()))).isEqualTo(-1);
+      io.registerMemory(List.of(pool.asSlice(0, half))).get(PATIENCE_S, TimeUnit.SECONDS);
+      SharedMemory.giveBack(pool.address() + half, half);
+      SharedMemory.open(pool.address() + half, half);
+    }
+  }
+
+  @Test
+  void registeredMemory_toldTwiceAtOnce_bothAreDone() throws Exception {
+    var first = io.registerMemory(List.of(memory));
+    var second = io.registerMemory(List.of(memory.asSlice(0, PAGE)));
+    first.get(PATIENCE_S, TimeUnit.SECONDS);
+    second.get(PATIENCE_S, TimeUnit.SECONDS);
+    assertThat(submit(true, 0, 2).await()).isZero();
   }
 
   @Test

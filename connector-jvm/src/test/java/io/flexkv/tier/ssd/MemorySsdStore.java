@@ -11,6 +11,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Queue;
+import java.util.concurrent.CompletableFuture;
 import java.util.function.BiPredicate;
 import org.jspecify.annotations.Nullable;
 
@@ -267,7 +268,9 @@ public final class MemorySsdStore implements SsdStore {
   }
 
   @Override
-  public void registerMemory(List<MemorySegment> segments) {}
+  public CompletableFuture<Void> registerMemory(List<MemorySegment> segments) {
+    return CompletableFuture.completedFuture(null);
+  }
 
   @Override
   public List<DirectoryStatus> directories() {

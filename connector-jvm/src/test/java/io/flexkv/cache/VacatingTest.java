@@ -1,0 +1,195 @@
+package io.flexkv.cache;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import org.junit.jupiter.api.Test;
+
+/** A host tier that becomes smaller: what lies in the part that goes is freed as soon as it may. */
+class VacatingTest {
+  private static final SsdConfig SSD = SsdConfig.forHost(1000).withWait(CoreFixture.SECOND);
+
+  private static void shrink(CoreFixture fixture, int blocks) {
+    fixture.slots.resize(blocks * 10L);
+    fixture.core.hostResized();
+    vacate(fixture);
+  }
+
+  private static void vacate(CoreFixture fixture) {
+    while (fixture.core.turn() > 0) {
+      TreeChecker.check(fixture.core);
+    }
+  }
+
+  private static void tick(CoreFixture fixture) {
+    fixture.core.tick();
+    vacate(fixture);
+  }
+
+  @Test
+  void vacate_endOfAChainLeaves_theRestStaysServable() {
+    CoreFixture fixture = new CoreFixture(10, 1);
+    fixture.cached(1, 6);
+    fixture.cached(2, 4);
+    shrink(fixture, 4);
+    assertThat(fixture.servable(1, 6)).isEqualTo(4);
+    assertThat(fixture.servable(2, 4)).isZero();
+    assertThat(fixture.slots.taken()).isEqualTo(4);
+    assertThat(fixture.slots.shrinks()).isFalse();
+    assertThat(fixture.core.stats().evictedBlocks()).isEqualTo(6);
+  }
+
+  @Test
+  void vacate_twiceSmaller_everyChainKeepsWhatLiesBeforeTheEnd() {
+    CoreFixture fixture = new CoreFixture(10, 1);
+    fixture.cached(3, 2); // slots 0 and 1
+    fixture.cached(4, 6); // slots 2 to 7
+    shrink(fixture, 5);
+    assertThat(fixture.servable(3, 2)).isEqualTo(2);
+    assertThat(fixture.servable(4, 6)).isEqualTo(3);
+    shrink(fixture, 1);
+    assertThat(fixture.servable(3, 2)).isOne();
+    assertThat(fixture.servable(4, 6)).isZero();
+  }
+
+  /** Chain 5 in slots 4, 3, 2: its first block leaves, its last ones lie in the part that stays. */
+  @Test
+  void vacate_firstBlockOfAChainLeaves_theWholeChainGoes() {
+    CoreFixture fixture = new CoreFixture(5, 1);
+    fixture.cached(1, 4); // slots 0 to 3
+    fixture.cached(5, 1); // slot 4
+    fixture.extend(5, 5, 3);
+    long job = fixture.planSave(5, 1, 2); // evicts two of chain 1
+    fixture.core.go(job, 0);
+    fixture.core.savePartDone(job, 0, CoreFixture.ok(2));
+    fixture.core.endRequest(CoreFixture.ENGINE, 5);
+    assertThat(fixture.servable(5, 3)).isEqualTo(3);
+    shrink(fixture, 4);
+    assertThat(fixture.servable(5, 3)).isZero();
+    assertThat(fixture.servable(1, 4)).isEqualTo(2);
+  }
+
+  @Test
+  void vacate_blockUnderLease_staysUntilTheLeaseEnds() {
+    CoreFixture fixture = new CoreFixture(10, 1);
+    fixture.cached(1, 6);
+    long request = lease(fixture, 1, 6);
+    shrink(fixture, 2);
+    assertThat(fixture.slots.taken()).isEqualTo(6);
+    assertThat(fixture.slots.shrinks()).isTrue();
+    fixture.core.endRequest(CoreFixture.ENGINE, request);
+    assertThat(fixture.core.turn()).as("between rounds").isZero();
+    tick(fixture);
+    assertThat(fixture.slots.taken()).isEqualTo(2);
+    assertThat(fixture.slots.shrinks()).isFalse();
+  }
+
+  @Test
+  void vacate_blockThatIsLoaded_staysUntilTheCopyHasEnded() {
+    CoreFixture fixture = new CoreFixture(10, 1);
+    fixture.cached(1, 6);
+    fixture.extend(9, 1, 6);
+    fixture.core.lookup(CoreFixture.ENGINE, 9, 0, 0, 6);
+    long load = fixture.planLoad(9, 0, 6);
+    fixture.core.go(load, 0);
+    shrink(fixture, 2);
+    tick(fixture);
+    assertThat(fixture.slots.taken()).isEqualTo(6);
+    fixture.core.loadPartDone(load, 0, true);
+    tick(fixture);
+    assertThat(fixture.slots.taken()).isEqualTo(2);
+  }
+
+  @Test
+  void vacate_saveUnderWay_goesWhenItIsThere() {
+    CoreFixture fixture = new CoreFixture(10, 1);
+    fixture.extend(1, 1, 6);
+    long save = fixture.planSave(1, 0, 6);
+    fixture.core.go(save, 0);
+    shrink(fixture, 2);
+    assertThat(fixture.slots.taken()).isEqualTo(6);
+    fixture.core.savePartDone(save, 0, CoreFixture.ok(6));
+    fixture.core.endRequest(CoreFixture.ENGINE, 1);
+    tick(fixture);
+    assertThat(fixture.servable(1, 6)).isEqualTo(2);
+    assertThat(fixture.slots.taken()).isEqualTo(2);
+  }
+
+  @Test
+  void hostResized_largerAgain_nothingMoreGoesAndThereIsRoom() {
+    CoreFixture fixture = new CoreFixture(10, 1);
+    fixture.cached(1, 6);
+    long request = lease(fixture, 1, 6);
+    shrink(fixture, 2);
+    fixture.slots.resize(120);
+    fixture.core.hostResized();
+    fixture.core.endRequest(CoreFixture.ENGINE, request);
+    tick(fixture);
+    assertThat(fixture.servable(1, 6)).isEqualTo(6);
+    fixture.cached(2, 6);
+    assertThat(fixture.servable(2, 6)).isEqualTo(6);
+    assertThat(fixture.core.stats().evictedBlocks()).isZero();
+  }
+
+  @Test
+  void vacate_blockThatIsOnTheSsd_isServableFromThere() {
+    CoreFixture fixture = new CoreFixture(10, 20, SSD);
+    fixture.cached(1, 6);
+    fixture.writeAll();
+    shrink(fixture, 2);
+    CacheStats stats = fixture.core.stats();
+    assertThat(stats.hostBlocks()).isEqualTo(2);
+    assertThat(stats.readyBlocks()).isEqualTo(6);
+  }
+
+  @Test
+  void vacate_writeBack_blocksGetToTheSsdFirst() {
+    CoreFixture fixture = new CoreFixture(20, 20, SSD.withWritePolicy(WritePolicy.BACK));
+    fixture.cached(1, 6);
+    assertThat(fixture.effects.writes).isEmpty();
+    shrink(fixture, 2);
+    assertThat(fixture.slots.taken()).as("they are being written").isEqualTo(6);
+    for (int round = 0; round < 6; round++) {
+      fixture.writeAll();
+      tick(fixture);
+    }
+    assertThat(fixture.slots.taken()).isEqualTo(2);
+    assertThat(fixture.core.stats().readyBlocks()).isEqualTo(6);
+  }
+
+  @Test
+  void vacate_writeBackButTheSsdTakesNothing_goesAfterSomeRounds() {
+    CoreFixture fixture = new CoreFixture(20, 20, SSD.withWritePolicy(WritePolicy.BACK));
+    fixture.cached(1, 6);
+    fixture.ssdSlots.stalled = true;
+    shrink(fixture, 2);
+    assertThat(fixture.slots.taken()).isEqualTo(6);
+    for (int round = 0; round < 20; round++) {
+      tick(fixture);
+    }
+    assertThat(fixture.slots.taken()).isEqualTo(2);
+  }
+
+  @Test
+  void vacate_manyBlocks_isDoneInPortions() {
+    CoreFixture fixture = new CoreFixture(5_000, 1);
+    for (int chain = 1; chain <= 500; chain++) {
+      fixture.cached(chain, 10);
+    }
+    fixture.slots.resize(1_000 * 10L);
+    fixture.core.hostResized();
+    int calls = 0;
+    for (int looked; (looked = fixture.core.turn()) > 0; calls++) {
+      assertThat(looked).isLessThanOrEqualTo(1_024 + 11);
+    }
+    assertThat(calls).isGreaterThan(4);
+    assertThat(fixture.slots.taken()).isEqualTo(1_000);
+  }
+
+  private static long lease(CoreFixture fixture, long chain, int count) {
+    long request = 9_000 + chain;
+    fixture.extend(request, chain, count);
+    assertThat(fixture.core.lookup(CoreFixture.ENGINE, request, 0, 0, count).leaseId())
+        .isPositive();
+    return request;
+  }
+}

@@ -1,0 +1,164 @@
+"""The host tier becomes smaller and larger while two managers put and get: never other bytes."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from kv_rig import Fleet, Shape, sidecar_environment, status, wait_for_no_leaks
+from real_sidecar import missing
+
+from flexkv import cli
+from flexkv.common.request import KVResponseStatus
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+SHAPE = Shape("kv-first", layers=8, head_size=32)
+"""64 KiB a block: the least tier has some 150."""
+
+BLOCKS, DEPTH, PROMPTS, STEPS = 64, 24, 40, 250
+BEGIN_GB = 0.03
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with (
+        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
+        sidecar_environment(Path(folder), cpu_cache_gb=BEGIN_GB, idle_exit_s=60) as found,
+    ):
+        yield found
+
+
+def resize(address: str, gigabytes: float) -> int:
+    return cli.main(["set", "--address", address, f"cpu_cache_gb={gigabytes}"])
+
+
+def wait_for(what: Callable[[], bool], address: str) -> None:
+    deadline = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < deadline, status(address)
+        time.sleep(0.02)
+
+
+def settled(address: str) -> bool:
+    return int(status(address)["pool"]["to_give_back"]) == 0
+
+
+def tokens_of(prompt: int) -> list[int]:
+    """Pairs of prompts share their first half."""
+    half = DEPTH // 2 * SHAPE.block_tokens
+    return [prompt // 2 * 1_000_000 + i for i in range(half)] + [
+        prompt * 1_000_000 + 500_000 + i for i in range(half)
+    ]
+
+
+def put(fleet: Fleet, prompt: int) -> None:
+    tokens = tokens_of(prompt)
+    fleet.fill(tokens, range(DEPTH))
+    task = fleet.manager.put_async(tokens, fleet.slots(range(DEPTH)))
+    assert fleet.manager.wait(task)[task].status is KVResponseStatus.SUCCESS
+
+
+def get(fleet: Fleet, prompt: int) -> int:
+    """Gets what there is, compares it, and returns how many blocks it was."""
+    tokens = tokens_of(prompt)
+    task, mask = fleet.manager.get_match(tokens)
+    blocks = int(mask.sum()) // SHAPE.block_tokens
+    if blocks == 0:
+        fleet.manager.cancel(task)
+        return 0
+    target = range(32, 32 + blocks)
+    fleet.wipe(target)
+    fleet.manager.launch(task, fleet.slots(target))
+    assert fleet.manager.wait(task)[task].status is KVResponseStatus.SUCCESS
+    fleet.check(tokens, target)
+    return blocks
+
+
+def test_resize_between_puts_and_gets_of_two_managers_brings_the_right_bytes(address: str) -> None:
+    rng = random.Random(6)
+    fleets = [Fleet.start(SHAPE, model="resize", blocks=BLOCKS, client=i) for i in range(2)]
+    seen = {"blocks": 0, "smaller": 0, "larger": 0}
+    size = BEGIN_GB
+    try:
+        for _ in range(STEPS):
+            fleet, draw = rng.choice(fleets), rng.random()
+            if draw < 0.1:
+                wanted = rng.choice([0.01, 0.012, 0.02, 0.03, 0.06])
+                if resize(address, wanted) == 0:  # else memory is on its way back
+                    seen["smaller" if wanted < size else "larger"] += 1
+                    size = wanted
+            elif draw < 0.5:
+                put(fleet, rng.randrange(PROMPTS))
+            else:
+                seen["blocks"] += get(fleet, rng.randrange(PROMPTS))
+        wait_for(lambda: settled(address), address)
+        cache = status(address)["cache"]
+        assert cache["used_bytes"] <= cache["capacity_bytes"] <= size * 1e9
+        wait_for_no_leaks(address)
+    finally:
+        for fleet in fleets:
+            fleet.close()
+    assert min(seen.values()) > 5, seen
+
+
+def test_smaller_tier_gives_memory_back_and_a_larger_one_holds_more(address: str) -> None:
+    assert resize(address, 0.4) == 1, "nobody is there yet"
+    fleet = Fleet.start(SHAPE, model="memory", blocks=BLOCKS)
+    pid = int(status(address)["pid"])
+
+    def resident() -> int:
+        fields = Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1]
+        return int(fields.split()[0]) * 1024
+
+    try:
+        assert resize(address, 0.5) == 0
+        for prompt in range(20):
+            put(fleet, prompt)
+        wait_for(lambda: status(address)["pool"]["bytes"] >= 490_000_000, address)
+        large = resident()
+        assert [get(fleet, prompt) for prompt in range(20)] == [DEPTH] * 20, "nothing was lost"
+        assert resize(address, 0.01) == 0
+        wait_for(lambda: settled(address), address)
+        assert large - resident() > 400_000_000
+        assert sum(get(fleet, prompt) for prompt in range(20)) in range(20, 300), "of 480"
+        assert resize(address, 0.02) == 0
+        put(fleet, 30)
+        assert get(fleet, 30) == DEPTH
+    finally:
+        fleet.close()
+
+
+def test_block_under_lease_outlives_the_smaller_tier(address: str) -> None:
+    fleet = Fleet.start(SHAPE, model="lease", blocks=BLOCKS)
+    try:
+        for prompt in range(20):
+            put(fleet, prompt)
+        task, mask = fleet.manager.get_match(tokens_of(19))
+        assert mask.all()
+        assert resize(address, 0.01) == 0
+        time.sleep(2.5)
+        assert not settled(address), "the match holds its blocks"
+        fleet.manager.launch(task, fleet.slots(range(32, 32 + DEPTH)))
+        assert fleet.manager.wait(task)[task].status is KVResponseStatus.SUCCESS
+        fleet.check(tokens_of(19), range(32, 32 + DEPTH))
+        wait_for(lambda: settled(address), address)
+    finally:
+        fleet.close()
+
+
+def test_larger_than_the_machine_is_refused(
+    address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet = Fleet.start(SHAPE, model="refused", blocks=BLOCKS)
+    try:
+        assert resize(address, 900_000) == 1
+        said = capsys.readouterr().err
+        assert "cpu_cache_gb stays as it is: the host pool is to have 900000.0 GB" in said
+        assert status(address)["cache"]["capacity_bytes"] <= BEGIN_GB * 1e9
+    finally:
+        fleet.close()
