@@ -417,13 +417,21 @@ def test_config_check_of_the_printed_worker(address: str, capsys: Any) -> None:
 
 
 def test_config_check_of_a_file_that_cannot_be_used(
-    address: str, tmp_path: Path, capsys: Any
+    address: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("FLEXKV_CONFIG_PATH", "")  # --config sets it for this process
     path = tmp_path / "c.yaml"
     path.write_text("lease_ttl_s: 0\n")  # an option of the sidecar
     code, _, error = check(capsys, path)
     assert code == 1
     assert f"{path} lease_ttl_s is 0, must be a number from 1 to 3600" in error
+    code, _, error = check(capsys, tmp_path / "nope.yaml")
+    assert code == 1
+    assert error.startswith(
+        f"flexkv: FILE is '{tmp_path}/nope.yaml', which cannot be read: [Errno 2]"
+    )
+    assert cli.main(["status", "--config", str(tmp_path / "nope.yaml")]) == 1
+    assert capsys.readouterr().err.startswith(f"flexkv: --config is '{tmp_path}/nope.yaml', which")
     with pytest.raises(SystemExit):
         cli.main(["config", "check"])
 

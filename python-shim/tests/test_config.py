@@ -63,6 +63,18 @@ def test_folders_in_extra_reach_the_sidecar_as_text() -> None:
     assert settings.sidecar == {"ssd_cache_dir": "/a;/b"}
 
 
+def test_variable_that_is_not_set_is_a_warning_and_with_strict_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("server_recv_port: ipc:///tmp/flexkv_${WORKER}\n")
+    env = {"FLEXKV_CONFIG_PATH": str(path)}
+    ((warning, text),) = Settings.load(env=env).notes
+    assert warning
+    assert text.startswith(f"{path}: WORKER is not in the environment, so ${{WORKER}} stays as it")
+    assert Settings.load(env={**env, "WORKER": "2"}).notes == ()
+    with pytest.raises(ConfigError, match="WORKER is not in the environment"):
+        Settings.load(env={**env, "FLEXKV_STRICT": "1"})
+
+
 def test_unknown_extra_is_a_warning_and_with_strict_an_error() -> None:
     extra = {"flexkv_zzzzzz": 1, "flexkv_cpu_cach_gb": 2}
     said = "kv_connector_extra_config has an unknown key "

@@ -71,7 +71,16 @@ def build_jar() -> Path:
     if not (_JAR.is_file() and stamp.is_file() and stamp.read_text() == key + digest([_JAR])):
         run(
             "building the sidecar's jar",
-            [*maven(), "-B", "-ntp", "-pl", "connector-jvm", "package", "-Dmaven.test.skip=true"],
+            [
+                *maven(),
+                "-B",
+                "-ntp",
+                "-Dstyle.color=never",
+                "-pl",
+                "connector-jvm",
+                "package",
+                "-Dmaven.test.skip=true",
+            ],
             env=maven_environment(),
         )
         stamp.parent.mkdir(parents=True, exist_ok=True)

@@ -95,9 +95,13 @@ class Settings:
         cls,
         extra: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
+        file_named_by: str = CONFIG_PATH_ENV,
     ) -> Settings:
-        """Reads every source; raises ``ConfigError`` naming the first thing that is wrong."""
-        return _Loading(extra or {}, os.environ if env is None else env).settings()
+        """Reads every source; raises ``ConfigError`` naming the first thing that is wrong.
+
+        ``file_named_by``: who has put the file's path into ``env``, for messages.
+        """
+        return _Loading(extra or {}, os.environ if env is None else env, file_named_by).settings()
 
 
 FIELDS = frozenset(Settings.__dataclass_fields__)
@@ -138,11 +142,15 @@ class _Extra:
 class _Loading:
     """One reading of all sources."""
 
-    def __init__(self, extra: Mapping[str, Any], env: Mapping[str, str]) -> None:
+    def __init__(
+        self, extra: Mapping[str, Any], env: Mapping[str, str], file_named_by: str
+    ) -> None:
         self._env = env
         self._extra = _Extra(extra)
         self._path = (self._extra.config_path or env.get(CONFIG_PATH_ENV, "")).strip()
-        self._file = read_file(self._path, env) if self._path else FileValues("")
+        if self._extra.config_path:
+            file_named_by = "kv_connector_extra_config flexkv_config_path"
+        self._file = read_file(self._path, env, file_named_by) if self._path else FileValues("")
         self._notes: list[Note] = []
 
     def settings(self) -> Settings:
@@ -200,7 +208,10 @@ class _Loading:
             )
 
     def _unknown(self, *, strict: bool) -> None:
-        found = [*self._extra.unknown, *self._file.unknown, *unknown_variables(self._env)]
+        found = [
+            *self._extra.unknown, *self._file.unknown, *self._file.unset,
+            *unknown_variables(self._env),
+        ]  # fmt: skip
         if strict and found:
             raise ConfigError("; ".join(found) + " (strict is on)")
         self._notes += [Note(True, text) for text in found]

@@ -18,7 +18,7 @@ GB = 1e9
 
 def explain(path: str, env: Mapping[str, str]) -> Iterator[str]:
     """Lines for people; raises ``ConfigError`` if the file cannot be used."""
-    settings = Settings.load(env={**env, CONFIG_PATH_ENV: path})
+    settings = Settings.load(env={**env, CONFIG_PATH_ENV: path}, file_named_by="FILE")
     yield f"{path} can be used."
     yield from _meeting(settings)
     yield from _host_tier(settings)

@@ -26,27 +26,30 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 class FileValues:
     """What a file says: raw values by option name, and what was odd about it.
 
-    ``unknown`` lists whole sentences on keys that no option has, ``remarks`` on the rest.
+    ``unknown`` lists whole sentences on keys that no option has, ``unset`` on variables that the
+    environment has not, ``remarks`` on the rest.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.values: dict[str, Any] = {}
         self.unknown: list[str] = []
+        self.unset: list[str] = []
         self.remarks: list[str] = []
 
 
-def read_file(path: str, env: Mapping[str, str]) -> FileValues:
+def read_file(path: str, env: Mapping[str, str], named_by: str = CONFIG_PATH_ENV) -> FileValues:
     """Reads ``path`` (``.json``, ``.yaml``, ``.yml``); raises ``ConfigError`` with the remedy.
 
     ``${NAME}`` is replaced from ``env``; what is not there stays as it stands.  Sections count
-    less than the top level; a key with a null value counts as not given.
+    less than the top level; a key with a null value counts as not given.  ``named_by`` is where
+    the path was given, for messages.
     """
     found = FileValues(path)
     suffix = Path(path).suffix.lower()
     if suffix not in (".json", ".yaml", ".yml"):
-        raise ConfigError(f"{CONFIG_PATH_ENV} is {path!r}, must end in .json, .yaml or .yml")
-    text = _VARIABLE.sub(lambda m: env.get(m.group(1), m.group(0)), _read(path))
+        raise ConfigError(f"{named_by} is {path!r}, must end in .json, .yaml or .yml")
+    text = _VARIABLE.sub(lambda m: env.get(m.group(1), m.group(0)), _read(path, named_by))
     try:
         data = _parse_json(text) if suffix == ".json" else _parse_yaml(text, path)
     except ValueError as error:
@@ -59,7 +62,10 @@ def read_file(path: str, env: Mapping[str, str]) -> FileValues:
         _take(section, layer, found)
     missing = (_VARIABLE.finditer(v) for v in found.values.values() if isinstance(v, str))
     for name in sorted({m.group(1) for matches in missing for m in matches}):
-        found.remarks.append(f"{path}: {name} is not in the environment, ${{{name}}} stays")
+        found.unset.append(
+            f"{path}: {name} is not in the environment, so ${{{name}}} stays as it is written: "
+            "set it"
+        )
     return found
 
 
@@ -89,13 +95,13 @@ def _take(section: str, layer: dict[Any, Any], found: FileValues) -> None:
         )
 
 
-def _read(path: str) -> str:
+def _read(path: str, named_by: str) -> str:
     try:
         with Path(path).open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
         text = raw.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{CONFIG_PATH_ENV} is {path!r}, which cannot be read: {error}") from None
+        raise ConfigError(f"{named_by} is {path!r}, which cannot be read: {error}") from None
     if len(raw) > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
     return text

@@ -45,6 +45,7 @@ final class ConfigFile {
   private final String source;
   private final Map<String, String> values = new LinkedHashMap<>();
   private final List<String> unknown = new ArrayList<>();
+  private final List<String> unset = new ArrayList<>();
   private final List<String> remarks = new ArrayList<>();
 
   private ConfigFile(String source) {
@@ -59,6 +60,11 @@ final class ConfigFile {
   /** A sentence on each key that no option has. */
   List<String> unknown() {
     return unknown;
+  }
+
+  /** A sentence on each variable that it names and the environment has not. */
+  List<String> unset() {
+    return unset;
   }
 
   /** Sentences on what else was odd. */
@@ -137,7 +143,9 @@ final class ConfigFile {
       VARIABLE.matcher(value).results().map((MatchResult m) -> m.group(1)).forEach(missing::add);
     }
     for (String name : missing) {
-      remarks.add("%s: %s is not in the environment, ${%s} stays".formatted(source, name, name));
+      unset.add(
+          "%s: %s is not in the environment, so ${%s} stays as it is written: set it"
+              .formatted(source, name, name));
     }
   }
 

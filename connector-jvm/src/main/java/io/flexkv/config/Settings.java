@@ -145,6 +145,7 @@ public final class Settings {
     private void unknown(boolean strict) throws ConfigException {
       List<String> found = new ArrayList<>(overrides.unknown());
       found.addAll(file.unknown());
+      found.addAll(file.unset());
       found.addAll(unknownVariables(env));
       if (strict && !found.isEmpty()) {
         throw new ConfigException(String.join("; ", found) + " (strict is on)");

@@ -1,5 +1,6 @@
 package io.flexkv.sidecar;
 
+import java.io.PrintWriter;
 import java.util.concurrent.Callable;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
@@ -37,6 +38,17 @@ public final class FlexKv implements Callable<Integer> {
     System.exit(commandLine().execute(args));
   }
 
+  /** What is wrong in a line or two, and where help is: not the help itself, which is long. */
+  private static int wrongUsage(CommandLine.ParameterException e, String[] args) {
+    PrintWriter err = e.getCommandLine().getErr();
+    err.println("flexkv: " + e.getMessage());
+    if (!CommandLine.UnmatchedArgumentException.printSuggestions(e, err)) {
+      err.println("flexkv serve --help lists the options");
+    }
+    err.flush();
+    return EXIT_SETTINGS;
+  }
+
   static CommandLine commandLine() {
     ServeCommand start = new ServeCommand(true);
     CommandLine root = new CommandLine(OptionSpecs.withOptions(new FlexKv(start), start));
@@ -44,6 +56,7 @@ public final class FlexKv implements Callable<Integer> {
     root.addSubcommand("start", serve("runs until its last client has been gone a while", true));
     root.addSubcommand("status", status());
     root.addSubcommand("doctor", doctor());
+    root.setParameterExceptionHandler(FlexKv::wrongUsage);
     return root;
   }
 

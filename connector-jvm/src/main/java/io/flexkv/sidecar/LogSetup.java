@@ -38,6 +38,8 @@ final class LogSetup {
     context.reset();
     Logger root = context.getLogger(Logger.ROOT_LOGGER_NAME);
     root.setLevel(level(level));
+    // At DEBUG the JDK logs every exit with a stack trace; that it ends, and why, we say ourselves.
+    context.getLogger("java.lang.Runtime").setLevel(Level.INFO);
     root.addAppender(file(context, file, maxMegabytes));
     if (console) {
       root.addAppender(console(context));
