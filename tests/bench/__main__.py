@@ -26,12 +26,14 @@ _TIMEOUT_S = 600
 _PARTS = {
     "copies": ("tests/bench/copies.py", False),
     "hooks": ("python-shim/tests/bench/hooks.py", True),
+    "instances": ("tests/bench/instances.py", False),
     "kvmanager": ("python-shim/tests/bench/kvmanager.py", True),
     "events": ("tests/bench/events.py", False),
     "lookup": ("python-shim/tests/bench/lookup.py", True),
     "ready": ("tests/bench/ready.py", False),
     "ssd": ("tests/bench/ssd.py", False),
     "ssd-hit": ("tests/bench/ssd_hit.py", False),
+    "two_instances": ("python-shim/tests/bench/two_instances.py", True),
 }
 
 

@@ -1,0 +1,135 @@
+"""What a second busy instance costs the lookups of the first.
+
+Two plain instances of one sidecar, each in a process of its own and with a chain of its own.  One
+asks alone, then both at once, in turns of ``ROUNDS`` so that a change of the machine meets both.
+The first one's figures are compared: alone, beside an instance that asks as fast as it can, and
+beside one that asks at the pace of an engine's scheduling steps (one lookup each ``STEP_S``).
+
+    FLEXKV_JAR=… python python-shim/tests/bench/two_instances.py [--turns 12] [--out build/bench]
+
+Needs three cores that nobody else uses: two for the instances, one for the sidecar's thread.  With
+fewer it says so in the records, and the figures are those of a shared core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from lookup import WARM_UP, Bench, machine, percentile
+from real_sidecar import missing, settings
+
+from flexkv import launcher
+from flexkv import protocol as p
+from flexkv.session import open_session
+
+KEYS = 512
+ROUNDS = 400
+STEP_S = 0.005
+BAR = 1.03
+"""What was asked for: both at once lose no more than 3 % of one's p50."""
+
+
+def neighbour(path: str, asks: Event, fast: Event, ready: Connection) -> None:
+    """The second instance: asks while it is told to."""
+    bench = Bench(path, 50.0)
+    for _ in range(WARM_UP // 2):
+        bench.ask(KEYS)
+    ready.send(True)
+    while True:
+        asks.wait()
+        bench.ask(KEYS)
+        if not fast.is_set():
+            time.sleep(STEP_S)
+
+
+def measure(path: str, turns: int) -> dict[str, list[float]]:
+    """µs of the first instance's lookups, by what the second does."""
+    context = multiprocessing.get_context("spawn")
+    asks, fast = context.Event(), context.Event()
+    mine, theirs = context.Pipe()
+    other = context.Process(target=neighbour, args=(path, asks, fast, theirs), daemon=True)
+    other.start()
+    bench = Bench(path, 50.0)
+    for _ in range(WARM_UP):
+        bench.ask(KEYS)
+    assert mine.poll(60), "the second instance is not ready"
+    found: dict[str, list[float]] = {"alone": [], "beside steps": [], "beside all it can": []}
+    for _ in range(turns):
+        for name, samples in found.items():
+            (fast.set if name == "beside all it can" else fast.clear)()
+            (asks.clear if name == "alone" else asks.set)()
+            time.sleep(0.01)
+            samples += [bench.ask(KEYS) for _ in range(ROUNDS)]
+    other.kill()
+    other.join()
+    return found
+
+
+def records(found: dict[str, list[float]], where: str) -> list[dict[str, Any]]:
+    """One record a figure, each beside that of the instance alone."""
+    rows = []
+    for name, samples in found.items():
+        for label, share in (("p50", 0.5), ("p99", 0.99)):
+            value = percentile(samples, share)
+            limit = None if name == "alone" else percentile(found["alone"], share)
+            bar = BAR if limit is not None and label == "p50" else None
+            rows.append(
+                {
+                    "name": f"lookup of {KEYS} keys, {label}, {name}",
+                    "value": round(value, 2),
+                    "unit": "us",
+                    "limit": None if limit is None else round(limit, 2),
+                    "ratio": None if limit is None else round(value / limit, 3),
+                    "bar": None if bar is None else f"<= {bar} x alone",
+                    "met": None if bar is None or limit is None else value <= bar * limit,
+                    "command": f"python {' '.join(sys.argv)}",
+                    "machine": where,
+                }
+            )
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Lookups of two instances at once.")
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    arguments = parser.parse_args()
+    why = missing()
+    if why:
+        sys.stderr.write(f"bench of two instances: {why}\n")
+        return 1
+    where = machine()  # before anything of ours runs
+    with tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder:
+        path = str(Path(folder, "s"))
+        found = settings(path, Path(folder, "run"))
+        tool = p.Hello(role=p.ROLE_TOOL, pid=0)
+        keep = launcher.start_or_join(found, lambda: open_session(path, tool, None), lambda: False)
+        assert keep is not None
+        try:
+            rows = records(measure(path, arguments.turns), where)
+        finally:
+            os.kill(keep.server_pid, signal.SIGKILL)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    Path(arguments.out, "two_instances.json").write_text(json.dumps(rows, indent=1) + "\n")
+    sys.stdout.write(where + "\n")
+    for row in rows:
+        ratio = "" if row["ratio"] is None else f"  {row['ratio']:.3f} x alone"
+        sys.stdout.write(f"{row['name']:48} {row['value']:8.2f} us{ratio}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
