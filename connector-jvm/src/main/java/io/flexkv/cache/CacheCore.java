@@ -620,7 +620,6 @@ public final class CacheCore {
     vacating.resized();
   }
 
-
   /**
    * Makes room in another way from now on. Blocks keep their order of use as far as the new policy
    * knows one; hits are counted anew. Takes about a microsecond a block, during which no lookup is
