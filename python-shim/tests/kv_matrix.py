@@ -25,6 +25,7 @@ SHAPES: tuple[Shape, ...] = (
     Shape("kv-first", kv_heads=1, head_size=72, kv_dim=1),  # MLA
     Shape("flat", kv_heads=1, head_size=72, kv_dim=1, dtype=torch.bfloat16),
     Shape("blockfirst", kv_heads=1, head_size=72, kv_dim=1, tp=2),
+    Shape("kv-first", kv_heads=1, head_size=72, kv_dim=1, tp=2, pp=2),
     Shape("kv-first", block_tokens=64, layers=2),
     Shape("packed", block_tokens=1, layers=1),
 )

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from kv_matrix import SHAPES, put_get_verify
-from kv_rig import Shape, sidecar_environment, wait_for_no_leaks
+from kv_rig import Fleet, Shape, sidecar_environment, status, wait_for_no_leaks
 from real_sidecar import missing
+
+from flexkv.common.request import KVResponseStatus
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -27,6 +29,27 @@ def address() -> Iterator[str]:
 def test_put_get_any_shape_brings_the_same_bytes(address: str, shape: Shape) -> None:
     assert put_get_verify(shape) > 0
     wait_for_no_leaks(address)
+
+
+@pytest.mark.parametrize(("tp", "pp", "copies"), [(1, 1, 1), (4, 1, 1), (2, 2, 4)])
+def test_latent_attention_is_stored_once_for_all_ranks_of_one_stage(
+    address: str, tp: int, pp: int, copies: int
+) -> None:
+    shape = Shape("flat", kv_heads=1, head_size=512, kv_dim=1, tp=tp, pp=pp)
+    fleet = Fleet.start(shape, model=f"mla-{tp}-{pp}")
+    try:
+        before = status(address)["cache"]["used_bytes"]
+        tokens = list(range(10 * shape.block_tokens))
+        fleet.fill(tokens, range(10))
+        task = fleet.manager.put_async(tokens, fleet.slots(range(10)))
+        assert fleet.manager.wait(task)[task].status is KVResponseStatus.SUCCESS
+        stored = status(address)["cache"]["used_bytes"] - before
+        assert stored == copies * 10 * fleet.ranks[0].block_bytes
+        task = fleet.manager.get_async(tokens, fleet.slots(range(20, 30)))
+        assert fleet.manager.wait(task)[task].status is KVResponseStatus.SUCCESS
+        fleet.check(tokens, range(20, 30))
+    finally:
+        fleet.close()
 
 
 def test_put_get_over_messages_in_place_of_rings(

@@ -82,6 +82,13 @@ def test_get_match_nothing_cached_has_ended_at_once(fleet: Fleet) -> None:
     assert not answer.return_mask.any()
 
 
+def test_put_match_chain_longer_than_the_ring_is_asked_about_whole(fleet: Fleet) -> None:
+    tokens = np.arange(40_000 * SIZE)  # 1.25 MiB of keys for a ring of 1 MiB
+    task, mask = fleet.manager.put_match(tokens)
+    assert mask.all()
+    fleet.manager.cancel(task)
+
+
 def test_put_match_begins_behind_what_is_cached(fleet: Fleet) -> None:
     tokens = list(range(4 * SIZE + 3))
     put(fleet, tokens[: 2 * SIZE], [0, 1])

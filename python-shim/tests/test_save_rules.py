@@ -11,6 +11,7 @@ from memory_sidecar import FakeGenerations
 
 from flexkv.blocks import BlockTable
 from flexkv.metadata import AFTER_FORWARD
+from flexkv.protocol import Extend, PlanSave
 from flexkv.requests import OpenLoad, RequestState
 from flexkv.saves import SavePlanner
 
@@ -42,6 +43,45 @@ def test_filled_blocks_are_planned_once() -> None:
     saves.mark_filled(state, 12)
     assert plan(saves, state, 12) == 1
     assert plan(saves, state, 12) == 0
+
+
+class NarrowSession(Session):
+    """Has room for so many keys until somebody reads."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = self.free = room
+
+    def send(self, *records: Any) -> bool:
+        keys = sum(len(r.hashes) // r.hash_bytes for r in records if isinstance(r, Extend))
+        if keys > self.free:
+            return False
+        self.free -= keys
+        return super().send(*records)
+
+
+def test_chain_longer_than_the_ring_goes_in_several_steps_and_is_saved() -> None:
+    count = 40_000
+    table = BlockTable(FakeGenerations(count + 1), count + 1)
+    request = SimpleNamespace(num_computed_tokens=0, block_hashes=[b"h" * 32] * count)
+    state = RequestState(1, "r", request, blocks=array("I", range(1, count + 1)), known=count)
+    saves = SavePlanner(4, table, lambda session: 77)
+    saves.mark_filled(state, 4 * count)
+    session = NarrowSession(3 * 4096)
+    steps = 0
+    while not plan_to(saves, session, state, 4 * count):
+        assert state.saved == 0
+        session.free = session.room  # the sidecar has read
+        steps += 1
+        assert steps < 10
+    assert steps == 3
+    sent = [record for record in session.sent if isinstance(record, Extend)]
+    assert [record.first_index for record in sent] == list(range(0, count, 4096))
+    assert sum(len(r.block_ids) for r in session.sent if isinstance(r, PlanSave)) == count
+
+
+def plan_to(saves: SavePlanner, session: Session, state: RequestState, tokens: int) -> int:
+    return len(saves.plan(session, state, tokens, AFTER_FORWARD))  # type: ignore[arg-type]
 
 
 def test_block_computed_over_a_stale_one_never_counts_as_filled() -> None:

@@ -92,7 +92,7 @@ class SpinBound:
         self._bound_us = max(self._bound_us / 2, self._least_us)
 
 
-def extensions(state: RequestState) -> list[Record]:
+def extensions(state: RequestState) -> list[Extend]:
     """Records that carry the request's hashes which the sidecar does not have yet.
 
     Raises ``ValueError`` if vLLM's hashes have a width that the protocol does not carry.

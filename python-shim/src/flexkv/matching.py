@@ -35,6 +35,8 @@ _POLL_S = 50e-6
 _ASK_AGAIN_S = 1e-3
 _PREFETCH_EVERY_S = 2e-3
 _MAX_ENDS = 65_536
+_RECORDS_AT_ONCE = 3
+"""Two of them hold 8,192 keys: an eighth of the ring to the sidecar."""
 
 
 @dataclass(slots=True)
@@ -154,9 +156,22 @@ class Matcher:
         # A put wants no lease: it asks for nothing beyond what it has, and hears what is there.
         have, want = (end, 0) if task.kind is TaskType.PUT else (first, end - first)
         records.append(p.Lookup(self._query, task.request, end, have, want))
-        if not session.send(*records):
+        if not self._send(session, records, deadline):
             return None
         return self._await(session, self._query, deadline)
+
+    def _send(self, session: Session, records: list[p.Record], deadline: float) -> bool:
+        """Sends a few at a time, since a long chain has no room in the ring at once.
+
+        Waits for room until the deadline, but not for a sidecar that says nothing.
+        """
+        for at in range(0, len(records), _RECORDS_AT_ONCE):
+            some = records[at : at + _RECORDS_AT_ONCE]
+            while not session.send(*some):
+                if self._silent or not session.alive() or time.monotonic() >= deadline:
+                    return False
+                time.sleep(_POLL_S)
+        return True
 
     def _with_slower_tiers(
         self,

@@ -90,7 +90,10 @@ class SavePlanner:
     def _send(
         self, session: Session, state: RequestState, first: int, end: int, when: int
     ) -> list[StepJob]:
-        records: list[Record] = extensions(state)
+        ahead = self._send_chain(session, state)
+        if ahead is None:
+            return []
+        records = ahead
         jobs: list[StepJob] = []
         events = self._events
         most = MAX_BLOCKS_A_PLAN
@@ -116,6 +119,20 @@ class SavePlanner:
         if events is not None:
             events.planned(len(jobs))
         return jobs
+
+    def _send_chain(self, session: Session, state: RequestState) -> list[Record] | None:
+        """Sends the hashes that are new but for the last record of them, which is returned.
+
+        Each goes by itself: those of a long chain have no room in the ring at once.  ``None``: they
+        have none now; the next step goes on where this one ended.
+        """
+        records = extensions(state)
+        for record in records[:-1]:
+            if not session.send(record):
+                self.ring_full += 1
+                return None
+            state.sent = record.first_index + len(record.hashes) // record.hash_bytes
+        return list(records[-1:])
 
     def plan_finished(
         self, session: Session, state: RequestState, tokens_complete: int
