@@ -612,8 +612,8 @@ public final class CacheCore {
   }
 
   /**
-   * The host tier has another size. If it is smaller, {@link #vacate} frees what the allocator
-   * wants back.
+   * The host tier has another size. If it is smaller, {@link #turn} frees what the allocator wants
+   * back.
    */
   public void hostResized() {
     ssdTier.hostResized(pool.capacityBytes());

@@ -24,6 +24,8 @@ public final class EventHub {
   /** Memory for facts that wait for their blocks, per namespace. */
   private static final int MAX_WAITING_BYTES = 32 << 20;
 
+  private static final int MAX_EXTRA_BYTES = 64 << 20;
+
   private static final byte[] NO_EXTRA = new byte[0];
 
   private final Map<Integer, NamespaceFeed> feeds = new LinkedHashMap<>();
@@ -201,7 +203,10 @@ public final class EventHub {
         namespace,
         n ->
             new NamespaceFeed(
-                new FactTable(blockTokens, MAX_WAITING_BYTES), counters, builder, scratch));
+                new FactTable(blockTokens, MAX_WAITING_BYTES, MAX_EXTRA_BYTES),
+                counters,
+                builder,
+                scratch));
   }
 
   /** Reads extra keys: for each block a u32 of their length, then so many bytes; or nothing. */

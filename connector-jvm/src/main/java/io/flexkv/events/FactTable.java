@@ -34,6 +34,13 @@ final class FactTable {
   static final int NONE = -1;
   private static final int CHUNK_BYTES = 1 << 20;
   private static final int MIN_WAITING = 1024;
+  private static final int LOOKED_AT = 64;
+
+  /**
+   * Extra keys of all facts together, waiting or not: they lie on the heap. A block whose extra
+   * keys have no room is never announced.
+   */
+  private final long maxExtraBytes;
 
   /** A place in the order of resident facts; follows the next one where its own goes. */
   final class Cursor {
@@ -117,14 +124,17 @@ final class FactTable {
   private int used;
   private long lastSequence;
   private long dropped;
+  private long extraBytes;
 
   /**
    * @param blockTokens tokens of a block
    * @param maxWaitingBytes memory for facts without a tier
+   * @param maxExtraBytes memory for the extra keys of all
    */
-  FactTable(int blockTokens, long maxWaitingBytes) {
+  FactTable(int blockTokens, long maxWaitingBytes, long maxExtraBytes) {
     this.blockTokens = blockTokens;
     this.maxWaitingBytes = maxWaitingBytes;
+    this.maxExtraBytes = maxExtraBytes;
   }
 
   /** Whether facts of these sizes fit; the first to come fix the width of the hashes. */
@@ -188,6 +198,10 @@ final class FactTable {
       dropped++;
       forget(waiting.first, waiting);
     }
+    if (extra.length > 0 && !makeRoom(extra.length)) {
+      dropped++;
+      return;
+    }
     int id = take();
     MemorySegment chunk = chunk(id);
     long at = offset(id);
@@ -203,9 +217,27 @@ final class FactTable {
     MemorySegment.copy(from, tokensAt, chunk, at + HASH + 2L * hashBytes, 4L * blockTokens);
     if (extra.length > 0) {
       extras.put(id, extra);
+      extraBytes += extra.length;
     }
     index.add(id);
     waiting.add(id);
+  }
+
+  /**
+   * Room for extra keys, at the cost of those of the oldest facts that wait; false if there is
+   * none.
+   */
+  private boolean makeRoom(int bytes) {
+    int id = waiting.first;
+    for (int i = 0; i < LOOKED_AT && extraBytes + bytes > maxExtraBytes && id != NONE; i++) {
+      int next = getInt(id, NEXT);
+      if (extras.containsKey(id)) {
+        dropped++;
+        forget(id, waiting);
+      }
+      id = next;
+    }
+    return extraBytes + bytes <= maxExtraBytes;
   }
 
   /** A tier has the block now; returns whether its facts are known. */
@@ -340,7 +372,8 @@ final class FactTable {
     }
     from.remove(id);
     index.remove(id);
-    extras.remove(id);
+    byte[] extra = extras.remove(id);
+    extraBytes -= extra == null ? 0 : extra.length;
     setInt(id, NEXT, free);
     free = id;
   }

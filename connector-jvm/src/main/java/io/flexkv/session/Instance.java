@@ -25,7 +25,7 @@ final class Instance {
   final @Nullable Session[] workers = new Session[Hello.MAX_WORLD];
   final @Nullable Registration[] ranks = new Registration[Hello.MAX_WORLD];
 
-  /** The cache core's handle, −1 until it was ready for the first time. */
+  /** The cache core's handle, −1 until it was ready for the first time with this scheduler. */
   int namespace = -1;
 
   boolean ready;

@@ -127,6 +127,7 @@ final class Readiness {
       events.unsubscribe(session.id);
       instance.ready = false;
       close(instance);
+      instance.namespace = -1; // its successor may be of another: what that resets is its own
       jobs.schedulerEnded(session);
       return;
     }

@@ -262,18 +262,25 @@ final class RecordHandler {
                 queryId,
                 generation,
                 durable ? Protocol.STATUS_OK : Protocol.STATUS_FAILED);
-    if (instance.namespace >= 0) {
-      int namespace = instance.namespace;
-      int generation = core.resetNamespace(namespace);
-      jobs.run();
-      ssd.reset(core.digestHi(namespace), core.digestLo(namespace), generation, answer);
+    if (instance.ready) {
+      reset(instance.namespace, answer);
       return;
     }
+    if (instance.namespace >= 0) {
+      reset(instance.namespace, (generation, durable) -> {});
+    }
+    // It may come back with another layout, and so with another namespace, than it was ready with.
     instance.resetPending = true;
     if (!ssd.present()) {
       answer.reset(0, true);
     } else if (!instance.resetWaits(answer)) {
       answer.reset(0, false);
     }
+  }
+
+  private void reset(int namespace, SsdRouter.Answer answer) {
+    int generation = core.resetNamespace(namespace);
+    jobs.run();
+    ssd.reset(core.digestHi(namespace), core.digestLo(namespace), generation, answer);
   }
 }

@@ -13,6 +13,8 @@ import io.flexkv.protocol.LookupRecord;
 import io.flexkv.protocol.PlanLoadRecord;
 import io.flexkv.protocol.PlanSaveRecord;
 import io.flexkv.protocol.Protocol;
+import io.flexkv.protocol.ResetAnswerRecord;
+import io.flexkv.protocol.ResetRecord;
 import io.flexkv.protocol.RevokeRecord;
 import io.flexkv.protocol.SaveDoneRecord;
 import java.lang.foreign.MemorySegment;
@@ -191,6 +193,35 @@ class SchedulerStartsTest {
     assertThat(block(0, 20)).isEqualTo(before);
     assertThat(scheduler.nothingReceived()).isTrue();
     assertThat(rig.status().path("open_parts").asInt()).isZero();
+  }
+
+  /** Another scheduler of the same name, of a namespace of its own; the ranks stay. */
+  private void succeed(String namespace) throws Exception {
+    scheduler.close();
+    SidecarRig.await("the old one has gone", () -> rig.rendezvous.clients() <= RANKS);
+    scheduler = TestClient.of(rig, Protocol.ROLE_SCHEDULER);
+    scheduler.join("e", h -> h.put("world_size", RANKS).put("namespace", namespace));
+  }
+
+  @Test
+  void reset_ofASuccessorThatIsNotReady_forgetsItsOwnNamespaceAndNotItsPredecessors()
+      throws Exception {
+    becomeReady();
+    succeed("a");
+    fill(0, 4, 1);
+    save(4);
+    succeed("b");
+    save(4);
+    workers[1].close();
+    succeed("a");
+    scheduler.send(ResetRecord.encode(scheduler.scratch, 99));
+    scheduler.receive(new ResetAnswerRecord());
+    workers[1] = TestClient.of(rig, Protocol.ROLE_WORKER);
+    workers[1].join("e", h -> h.put("world_size", 0).put("namespace", "").put("rank", 1));
+    assertThat(register(1).path("ready").asBoolean()).isTrue();
+    assertThat(lookup().servable()).as("what was saved before its reset").isZero();
+    succeed("b");
+    assertThat(lookup().servable()).as("another namespace").isEqualTo(1);
   }
 
   @Test
