@@ -55,7 +55,7 @@ def test_blocks_of_other_tokens_take_the_memory_that_was_meant() -> None:
 def test_engine_that_does_not_tell_its_blocks_gets_the_remedy() -> None:
     settings = sized({"FLEXKV_NUM_CPU_BLOCKS": "50000"}, known=False)
     assert settings.sidecar == {}
-    assert "say cpu_cache_gb (now 4.0)" in settings.notes[0].text
+    assert "say cpu_cache_gb (now 16.0)" in settings.notes[0].text
 
 
 def printed(name: str, **env: str) -> Settings:

@@ -102,7 +102,7 @@ def test_serve_help_lists_the_sidecars_options(capsys: Any) -> None:
         cli.main(["serve", "--help"])
     assert caught.value.code == 0
     said = capsys.readouterr().out
-    assert "--cpu-cache-gb VALUE (default: 4)" in said
+    assert "--cpu-cache-gb VALUE (default: 16)" in said
     assert "--ssd-write-policy VALUE (default: write_through)" in said
     assert "--lookup-spin-us" not in said, "an option of the engine"
     assert "](" not in said, "links of the documentation"

@@ -6,9 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from flexkv.config import Settings
 from flexkv.machine import MachineMemory
 
 GB = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "env", "size"),
+    [(512, {}, 16), (32, {}, 4), (4, {}, 0.5), (32, {"FLEXKV_CPU_CACHE_GB": "16"}, 16)],
+)
+def test_tier_whose_size_nobody_named_is_an_eighth_of_the_memory_at_most(
+    memory_gb: int, env: dict[str, str], size: float
+) -> None:
+    assert MachineMemory(memory_gb * GB, "here").host_gb(Settings.load(env=env)) == size
 
 
 def machine(root: Path, **files: str) -> MachineMemory:

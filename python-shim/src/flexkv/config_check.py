@@ -46,10 +46,10 @@ def _host_tier(settings: Settings) -> Iterator[str]:
     if blocks and sources["cpu_cache_gb"] == "default":
         yield (
             f"Host memory: what {blocks:.0f} of the engine's blocks take; `flexkv serve`, which "
-            f"knows no engine, takes {_number(values['cpu_cache_gb']):g} GB."
+            f"knows no engine, takes {MachineMemory.read().host_gb(settings):g} GB."
         )
         return
-    wanted = _number(values["cpu_cache_gb"]) * GB
+    wanted = MachineMemory.read().host_gb(settings) * GB
     cap = f", at most {blocks:.0f} blocks" if blocks else ""
     total, available = memory()
     yield (

@@ -181,7 +181,7 @@ def _memory(_: Settings) -> tuple[str, str]:
 
 def _host_pool(settings: Settings) -> tuple[str, str]:
     memory = MachineMemory.read()
-    size = float(str(settings.values["cpu_cache_gb"]))
+    size = memory.host_gb(settings)
     objection = memory.objection(size)
     if objection:
         return FAIL, objection

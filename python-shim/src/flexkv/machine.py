@@ -6,10 +6,17 @@ import contextlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flexkv.config import Settings
 
 GB = 1e9
 SENSIBLE_SHARE = 0.75
 """What a pool may take at most of the limit, for the remedy: the engine lives here, too."""
+
+DEFAULT_SHARE = 1 / 8
+"""What a pool whose size nobody named takes of the limit at most."""
 
 _LIMIT = re.compile(r"[0-9]{1,18}")
 
@@ -46,6 +53,13 @@ class MachineMemory:
             if _LIMIT.fullmatch(text) and int(text) < least.limit:
                 least = replace(least, limit=int(text), source=f"{place} allows")
         return least
+
+    def host_gb(self, settings: Settings) -> float:
+        """GB of the host tier of a sidecar that is started here with these settings."""
+        wanted = float(str(settings.values["cpu_cache_gb"]))
+        if settings.sources.get("cpu_cache_gb", "default") != "default":
+            return wanted
+        return min(wanted, round(max(0.01, self.limit * DEFAULT_SHARE / GB), 2))
 
     def objection(self, pool_gb: float) -> str:
         """Why a host pool of this size cannot be, with the remedy; empty if it can."""

@@ -1,10 +1,14 @@
 package io.flexkv.sidecar;
 
+import io.flexkv.config.ConfigException;
+import io.flexkv.config.Options;
+import io.flexkv.config.Settings;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 
 /**
  * How much memory this process can ever have: the machine's, or what its control group (a
@@ -17,6 +21,9 @@ record MachineMemory(long bytes, String source) {
   private static final String V2 = "memory.max";
   private static final String V1 = "memory.limit_in_bytes";
   private static final double GB = 1e9;
+
+  /** What a pool whose size nobody named takes of the limit at most. */
+  private static final int DEFAULT_DIVISOR = 8;
 
   /** What a pool may take at most of the limit, for the remedy: the engine lives here, too. */
   private static final double SENSIBLE_SHARE = 0.75;
@@ -68,6 +75,19 @@ record MachineMemory(long bytes, String source) {
     } catch (IOException e) {
       return List.of(); // no such hierarchy here, or not ours to read
     }
+  }
+
+  /**
+   * These settings with a host tier that suits this machine, if nobody has said how large it is to
+   * be.
+   */
+  Settings bounded(Settings settings) throws ConfigException {
+    long most = bytes / DEFAULT_DIVISOR;
+    if (!settings.source(Options.CPU_CACHE_GB).equals("default") || settings.hostBytes() <= most) {
+      return settings;
+    }
+    String gigabytes = String.format(Locale.ROOT, "%.2f", Math.max(0.01, most / GB));
+    return settings.with(Map.of(Options.CPU_CACHE_GB.name(), gigabytes), "1/8 of the memory:");
   }
 
   /**

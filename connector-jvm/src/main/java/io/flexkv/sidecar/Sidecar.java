@@ -6,6 +6,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.admin.ControlServer;
 import io.flexkv.admin.MetricsServer;
 import io.flexkv.cache.CacheConfig;
+import io.flexkv.config.ConfigException;
 import io.flexkv.config.Note;
 import io.flexkv.config.Options;
 import io.flexkv.config.Settings;
@@ -58,12 +59,16 @@ final class Sidecar {
   private final CountDownLatch stopAsked = new CountDownLatch(1);
   private volatile String stopReason = "";
 
-  private Sidecar(Settings settings, AddressLock lock, BootIdentity identity, boolean idleExit)
+  private Sidecar(
+      Settings settings,
+      MachineMemory machine,
+      AddressLock lock,
+      BootIdentity identity,
+      boolean idleExit)
       throws IOException {
     this.lock = lock;
     this.identity = identity;
     this.idleExitNanos = idleExit ? settings.nanos(Options.IDLE_EXIT_S) : 0;
-    MachineMemory machine = MachineMemory.read(Path.of("/"));
     machine.require(settings.hostBytes());
     pool = HostPool.create("flexkv-host", settings.hostBytes(), pages(settings));
     HostSlots slots = new HostSlots(pool, settings.integer(Options.NUM_CPU_BLOCKS));
@@ -147,12 +152,14 @@ final class Sidecar {
    * @param idleExit whether to end when the last client has been gone for {@code idle_exit_s}
    * @throws AddressLock.OccupiedException if somebody else serves the address
    */
-  static Sidecar start(Settings settings, String logFile, boolean idleExit)
-      throws IOException, InterruptedException {
+  static Sidecar start(Settings given, String logFile, boolean idleExit)
+      throws IOException, InterruptedException, ConfigException {
+    MachineMemory machine = MachineMemory.read(Path.of("/"));
+    Settings settings = machine.bounded(given);
     AddressLock lock = AddressLock.take(settings.socketPath(), LOCK_PATIENCE_MILLIS);
     try {
       BootIdentity identity = BootIdentity.create(FlexKv.version(), logFile);
-      Sidecar sidecar = new Sidecar(settings, lock, identity, idleExit);
+      Sidecar sidecar = new Sidecar(settings, machine, lock, identity, idleExit);
       sidecar.devices.prepare();
       sidecar.agentThread.start();
       sidecar.controlThread.start();

@@ -26,7 +26,7 @@ class SettingsTest {
   void load_nothingSet_defaults() throws Exception {
     Settings settings = Settings.load(Map.of(), Map.of());
     assertThat(settings.socketPath()).isEqualTo(Path.of("/tmp/flexkv_server"));
-    assertThat(settings.hostBytes()).isEqualTo(4_000_000_000L);
+    assertThat(settings.hostBytes()).isEqualTo(16_000_000_000L);
     assertThat(settings.changed()).isEmpty();
   }
 

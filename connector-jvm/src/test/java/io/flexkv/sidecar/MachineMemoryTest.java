@@ -4,9 +4,11 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatCode;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import io.flexkv.config.Settings;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Map;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -79,6 +81,15 @@ class MachineMemoryTest {
         .hasMessageContaining("/sys/fs/cgroup/memory.max allows 6.0 GB")
         .hasMessageContaining("set cpu_cache_gb (FLEXKV_CPU_CACHE_GB) to 4.5 or less");
     assertThatCode(() -> memory().require(6 * GB)).doesNotThrowAnyException();
+  }
+
+  @Test
+  void bounded_sizeThatNobodyNamed_isAnEighthAtMost() throws Exception {
+    Settings none = Settings.load(Map.of(), Map.of());
+    assertThat(memory().bounded(none).hostBytes()).isEqualTo(4 * GB);
+    assertThat(new MachineMemory(512 * GB, "").bounded(none).hostBytes()).isEqualTo(16 * GB);
+    Settings named = Settings.load(Map.of("FLEXKV_CPU_CACHE_GB", "16"), Map.of());
+    assertThat(memory().bounded(named).hostBytes()).isEqualTo(16 * GB);
   }
 
   @Test
