@@ -45,6 +45,7 @@ from flexkv.protocol import (
 from flexkv.session import Session
 from flexkv.slots import MAX_BLOCK_ID, masked_blocks, slot_blocks
 from flexkv.tokens import ChainHasher, int64_array
+from flexkv.tracing import Tracer, described, effective
 from flexkv.transfers import Transfers
 
 if TYPE_CHECKING:
@@ -137,6 +138,13 @@ class KVManager:
         self._reset_session: Session | None = None
         self._said: set[str] = set()
         self._explain(event_collector)
+        self._tracer = Tracer.of(self._settings, dp_client_id)
+        if self._tracer is not None:
+            config = {
+                "model_config": described(model_config), "cache_config": described(cache_config),
+                "global_config": effective(self._settings),
+            }  # fmt: skip
+            self._tracer.event("config", config)
 
     def _explain(self, event_collector: Any) -> None:
         """One line for everything that was asked for and has another shape here."""
@@ -168,6 +176,8 @@ class KVManager:
         self._take_gets_back()
         self._link.close()
         withdraw_register_port(self.gpu_register_port, self.server_recv_port)
+        if self._tracer is not None:
+            self._tracer.close()
         logger.info("KVManager %d is shut down", self.dp_client_id)
 
     @_locked
@@ -268,7 +278,21 @@ class KVManager:
             else:
                 self._matcher.match(task, asked, first, end, namespace, cpu_only=cpu_only)
         self._tasks.add(task)
+        if self._tracer is not None:
+            self._trace_request(self._tracer, task, tokens, token_mask, namespace)
         return task
+
+    def _trace_request(
+        self, tracer: Tracer, task: Task, tokens: Any, token_mask: Any, namespace: Any
+    ) -> None:
+        request = {
+            "request_type": task.kind.name.lower(), "request_id": task.task_id,
+            "token_ids": tokens.copy(),  # its owner may write over it
+            "token_mask": None if token_mask is None else list(map(bool, token_mask)),
+            "namespace": namespace, "dp_client_id": self.dp_client_id,
+            "first_block": task.first, "blocks": task.blocks,
+        }  # fmt: skip
+        tracer.event("request", request)
 
     def _make_room(self) -> None:
         oldest = self._tasks.oldest_unlaunched()
@@ -377,6 +401,8 @@ class KVManager:
         kind = TaskType.BATCH_GET if kinds == {TaskType.GET} else TaskType.BATCH_PUT
         batch = self._tasks.merge([task for task, _ in work], kind)
         self._tasks.settle(batch)
+        if self._tracer is not None:
+            self._tracer.event("batch", {"task_ids": ids, "batch_id": batch.task_id})
         return [batch.task_id]
 
     def _launchable(self, task_id: int) -> Task:
@@ -389,6 +415,12 @@ class KVManager:
 
     def _launch(self, work: list[tuple[Task, list[int]]]) -> None:
         chosen = [(task, task.fitting(ids)) for task, ids in work if not task.ended]
+        if self._tracer is not None and chosen:
+            launched = {
+                "task_ids": [task.task_id for task, _ in chosen],
+                "block_ids": [list(ids) for _, ids in chosen],
+            }
+            self._tracer.event("launch_tasks", launched)
         present = self._present()
         deadline = time.monotonic() + LAUNCH_WAIT_S
         for task, ids in chosen:
@@ -439,19 +471,29 @@ class KVManager:
         began = time.monotonic()
         while True:
             found, running = self._answers(ids)
-            if not running:
-                return found
             waited = time.monotonic() - began
-            if waited >= timeout:
+            if running and waited >= timeout:
                 late = KVResponseStatus.TIMEOUT
-                return found | {task_id: KVResponse(late, task_id, None) for task_id in running}
+                found |= {task_id: KVResponse(late, task_id, None) for task_id in running}
+                running = []
+            if not running:
+                self._trace_wait("wait", found, timeout)
+                return found
             # An end is seen late by less than a hundredth of what it took.
             pause = min(max(waited / _POLLS_A_WAIT, _POLL_MIN_S), _POLL_MAX_S)
             time.sleep(min(pause, timeout - waited))
 
     def try_wait(self, task_ids: int | Sequence[int]) -> dict[int, KVResponse]:
         """As ``wait`` without waiting: tasks that still run have no entry."""
-        return self._answers([task_ids] if isinstance(task_ids, int) else list(task_ids))[0]
+        found, _ = self._answers([task_ids] if isinstance(task_ids, int) else list(task_ids))
+        self._trace_wait("try_wait", found, 0.0)
+        return found
+
+    def _trace_wait(self, kind: str, found: dict[int, KVResponse], timeout: float) -> None:
+        if self._tracer is not None and found:
+            status = {task_id: answer.status.value for task_id, answer in found.items()}
+            waited = {"wait_type": kind, "task_ids": list(found), "timeout": timeout}
+            self._tracer.event("wait", {**waited, "status": status})
 
     @_locked
     def _answers(self, ids: list[int]) -> tuple[dict[int, KVResponse], list[int]]:
