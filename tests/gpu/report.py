@@ -101,8 +101,8 @@ REASONS: dict[tuple[str, str], str] = {
     "the median too; limits: gpu-pairs-told-ahead",
     ("gpu-batches", "vLLM serves later than without"): "the engine waited for the sidecar's start "
     "and for the layout's proof, one after the other; since then gpu-batches-early-start",
-    ("gpu-kvmanager", "first_sight"): "hashing 512 blocks of tokens with SHA-256 alone costs 0.2 "
-    "ms: docs/python-api.md",
+    ("gpu-kvmanager", "first_sight"): "three calls of Python a block make its SHA-256: "
+    "docs/decisions/keys-of-the-python-api-are-sha-256.md",
     ("gpu-kvmanager", "put_1gib_by_layer"): "rows of a layer and a token-block are small here; the "
     "limit, the mover's own rate, is as low",
     ("gpu-kvmanager", "1gib"): "an operation of 20 ms carries 2 to 4 ms of planning in Python, "
