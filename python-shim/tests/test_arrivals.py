@@ -9,9 +9,11 @@ from memory_sidecar import FakeSidecar
 from mini_vllm import LOADING, RUNNING, WAITING, Worker
 from rig import Rig, prompt
 
+from flexkv.arrivals import Arrivals
 from flexkv.loads import OpenLoads
 from flexkv.metadata import StepJob
 from flexkv.protocol import KIND_LOAD, STATUS_FAILED, STATUS_OK, STATUS_VOID, JobDone
+from flexkv.requests import OpenLoad
 from flexkv.worker import WorkerLimits
 
 
@@ -86,6 +88,32 @@ def test_wait_is_bounded() -> None:
     assert 0.005 <= rig.clock.now - before < 0.006
     rig.run()
     rig.check_clean()
+
+
+def test_wait_that_would_end_just_before_the_load_is_a_little_longer() -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    arrivals = Arrivals(1, 0.010, lambda: now[0], sleep)
+
+    def waited_for(blocks: int) -> float:
+        load = OpenLoad(1, 0, array("I", range(blocks)))
+        arrivals.opened(load)
+        began = now[0]
+        arrivals.wait([load], lambda: True)
+        arrivals.leave(load)
+        return now[0] - began
+
+    assert waited_for(130) == pytest.approx(0.010, abs=1e-4), "nothing is known of its speed"
+    first = OpenLoad(9, 0, array("I", range(100)))
+    arrivals.opened(first)
+    arrivals.heard(JobDone(9, 1, 0, 100, 10_000, KIND_LOAD, STATUS_OK))  # 0.1 ms a block
+    assert waited_for(130) == pytest.approx(0.014, abs=1e-4)
+    assert waited_for(99) == pytest.approx(0.0109, abs=1e-4)
+    assert waited_for(50) == pytest.approx(0.010, abs=1e-4), "it is late already"
+    assert waited_for(150) == pytest.approx(0.010, abs=1e-4), "too long to wait for at once"
 
 
 def test_other_requests_do_not_wait() -> None:

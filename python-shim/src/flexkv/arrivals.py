@@ -23,6 +23,11 @@ from flexkv.requests import OpenLoad
 POLL_S = 50e-6
 """Between two looks while the scheduler has nothing else to do; sleeping lets others run."""
 
+LONGER_S = 4e-3
+"""A wait that would end less than this before a load, as the last one went, is longer: the load
+would end while vLLM sleeps, and be heard of a step later."""
+_LATE_S = 1e-3
+
 
 class Arrivals:
     """Loads by what became of their ranks' parts.  Scheduler thread only.
@@ -47,6 +52,7 @@ class Arrivals:
         self._clock = clock
         self._sleep = sleep
         self._deaf = False
+        self._block_s = 0.0
         self._loads: dict[int, OpenLoad] = {}
         self._told: Counter[str] = Counter()
         self.told_ahead = 0
@@ -59,6 +65,7 @@ class Arrivals:
         """A load was planned with the present sidecar."""
         if self._on:
             load.parts_left = self._ranks
+            load.since = self._clock()
             self._loads[load.job_id] = load
 
     def heard(self, done: JobDone) -> None:
@@ -68,6 +75,7 @@ class Arrivals:
             return
         if done.status == STATUS_OK and done.blocks_ok == len(load.blocks):
             load.parts_left -= 1
+            self._block_s = done.micros / 1e6 / max(1, len(load.blocks))
         else:
             self.leave(load)
 
@@ -129,11 +137,19 @@ class Arrivals:
         open_loads = list(loads)
         if not open_loads or not self._on or self._deaf or self._wait_s <= 0:
             return
-        give_up_at = self._clock() + self._wait_s
+        give_up_at = self._until(open_loads)
         while listen() and all(self._runs(load) for load in open_loads):
             if self._clock() >= give_up_at:
                 return
             self._sleep(POLL_S)
+
+    def _until(self, loads: Iterable[OpenLoad | None]) -> float:
+        """When a wait that begins now is over."""
+        now = self._clock()
+        until = now + self._wait_s
+        ends = [load.since + self._block_s * len(load.blocks) for load in loads if load is not None]
+        due = min((end for end in ends if end >= now), default=now)
+        return due + _LATE_S if until - _LATE_S < due < until + LONGER_S else until
 
     def _runs(self, load: OpenLoad | None) -> bool:
         return load is not None and load.job_id in self._loads and load.parts_left > 0

@@ -24,7 +24,8 @@ class Offer:
 class OpenLoad:
     """A load that vLLM waits for.  ``failed`` is the first block that did not arrive, if any.
 
-    ``parts_left`` ranks have not yet got all of it, as far as the sidecar has told.
+    ``parts_left`` ranks have not yet got all of it, as far as the sidecar has told; it was planned
+    at ``since`` (seconds).
     """
 
     job_id: int
@@ -32,6 +33,7 @@ class OpenLoad:
     blocks: array[int] = field(default_factory=no_blocks)
     failed: int | None = None
     parts_left: int = 1
+    since: float = 0.0
 
     def note_invalid(self, invalid: set[int]) -> None:
         """Notes which of the load's blocks, if any, is the first of these."""
