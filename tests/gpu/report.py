@@ -35,11 +35,11 @@ RUNS = {
     "gpu-acceptance-pp2": "The same over two GPUs as pipeline stages (eager; the run was cut at "
     "its time limit after these)",
     "gpu-pairs": "Engines with and without connectors on one GPU, measured in turns: time to first "
-    "token, its stages, throughput where nothing hits, a chat, a neighbour's token times",
-    "gpu-pairs-told-ahead": "The same after loads were told to the scheduler by the sidecar, with "
-    "and without (`unwaited`) a step's wait for them, and limits of what is moved beside a "
-    "neighbour; every engine found its code compiled. (What the stages there call the end seen by "
-    "the worker is its own look, after the request had been taken up.)",
+    "token, its stages, throughput where nothing hits, a chat, a neighbour's token times with and "
+    "without limits of what is moved. (What these stages call the end seen by the worker is its "
+    "own look, as a rule after the request had been taken up.)",
+    "gpu-pairs-told-ahead": "The same on a quieter machine, with and without (`unwaited`) a step's "
+    "wait for loads",
     "gpu-batches": "One engine after another: start-up with a large pool, 32 prompts of 8,192 "
     "tokens at once, stalls while the pool is pinned",
     "gpu-batches-early-start": "The same with the sidecar started while vLLM loads its model",
@@ -68,6 +68,17 @@ RUNS = {
     "gpu-host-process-copies": "Copies of the process backend beside the bare system calls, "
     "16 idle cores",
 }
+_BEYOND_THE_LINK = (
+    "beyond the link: 1.1 ms that vLLM sleeps after a step without tokens, before it takes the "
+    "request up, 0.9 (and 0.9 a thousand blocks) for the rest of that step and the next, 0.5 until "
+    "the worker says go, 0.3 for the sidecar's waking up, 0.3 for the lookup, 0.3 for allocation "
+    "and plan: docs/decisions/loads-stay-asynchronous.md"
+)
+_BESIDE_COPIES = (
+    "copies take memory bandwidth from decode steps: 5 to 7 % at the median at full rate, 1 to "
+    "1.5 % at 10 GB/s each way, where two runs differ about the 99th percentile (load_limit_gb_s, "
+    "save_limit_gb_s; off unless set, because long hits come later with them)"
+)
 #: Why a bar was missed, by the file and a part of the record's name.
 REASONS: dict[tuple[str, str], str] = {
     ("gpu-copy-bench", "runs of 8"): "neighbours are not kept together on the host: "
@@ -80,25 +91,10 @@ REASONS: dict[tuple[str, str], str] = {
     "bare program; slices, polling and the second direction's thread are the suspects",
     ("gpu-copy-bench-large-rows", "SAVE, 64 KiB rows, one allocation"): "saves go as one strided "
     "copy a block whatever the width: at 64 KiB the plain batch is better by 5 %",
-    (
-        "gpu-pairs-told-ahead",
-        "flexkv's hit minus none's engine hit",
-    ): "beyond the link: 1.1 ms that "
-    "vLLM sleeps after a step without tokens, before it takes the request up, 0.9 for the rest of "
-    "that step and the next, 0.5 until the worker says go, 0.3 for the sidecar's waking up, 0.3 "
-    "for the lookup, 0.3 for allocation and plan: docs/decisions/loads-stay-asynchronous.md",
-    ("gpu-pairs-told-ahead", "neighbour's time a token"): "copies take memory bandwidth from "
-    "decode steps: 5 to 7 % at the median at full rate, 1 % at 10 GB/s each way, which keeps the "
-    "bar (load_limit_gb_s and save_limit_gb_s; off unless set, because hits come later with them)",
-    ("gpu-pairs", "2048 tokens: flexkv's hit"): "beyond the link 6.4 ms: 1 until the engine polls, "
-    "3 because vLLM takes up the end of an asynchronous load two scheduling steps later, 1 for "
-    "plan, go and the sidecar's waking up, 0.3 for the lookup; since then gpu-pairs-told-ahead",
-    ("gpu-pairs", "flexkv's hit minus none's engine hit"): "beyond the link: 4 to 7 ms because "
-    "vLLM takes up the end of an asynchronous load two scheduling steps later (any connector's), 1 "
-    "until the engine polls, 1.5 to 2.5 for plan, go and the sidecar's waking up, 0.3 for the "
-    "lookup, 0.5 to 0.9 within the copies; since then gpu-pairs-told-ahead",
-    ("gpu-pairs", "neighbour's time a token"): "copies at full rate cost a decode step 5 to 7 % at "
-    "the median too; limits: gpu-pairs-told-ahead",
+    ("gpu-pairs", "flexkv's hit"): _BEYOND_THE_LINK,
+    ("gpu-pairs", "neighbour's time a token"): _BESIDE_COPIES,
+    ("gpu-pairs-told-ahead", "flexkv's hit"): _BEYOND_THE_LINK,
+    ("gpu-pairs-told-ahead", "neighbour's time a token"): _BESIDE_COPIES,
     ("gpu-batches", "vLLM serves later than without"): "the engine waited for the sidecar's start "
     "and for the layout's proof, one after the other; since then gpu-batches-early-start",
     ("gpu-kvmanager", "first_sight"): "three calls of Python a block make its SHA-256: "
