@@ -258,7 +258,9 @@ def configuration(engine: Engine) -> Configuration:
     shape = engine.kv_tensors()[0].shape
     heads, width = 2, 64  # of the tests' model
     names = {engine.block_tokens: "tokens", 2 * width: "K and V", heads: "heads", width: "width"}
-    parts = [names.get(int(size), "2" if size == 2 else "blocks") for size in shape]
+    parts = [names.get(int(size), "blocks") for size in shape]
+    if len(shape) == 5:  # the split form before 0.26
+        parts[0 if int(shape[0]) == 2 else 1] = "K and V"
     return Configuration(
         hybrid_allocator=not config.scheduler_config.disable_hybrid_kv_cache_manager,
         asynchronous=bool(getattr(config.scheduler_config, "async_scheduling", False)),

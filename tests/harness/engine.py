@@ -62,7 +62,11 @@ class Engine:
     def __init__(self, settings: EngineSettings) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.update(settings.environment)
-        from vllm import LLM
+        from vllm import LLM, __version__
+
+        if __version__.startswith("0.18."):
+            # On a CPU that release alone insists on these names here, and looks at nothing else.
+            os.environ.setdefault("LD_PRELOAD", "libtcmalloc libiomp")
 
         arguments: dict[str, Any] = {}
         if settings.kv_transfer is not None:

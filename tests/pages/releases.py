@@ -17,6 +17,7 @@ from versions import read_contract
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "versions.md"
 RECORDS = ROOT / "docs" / "versions"
+PINS = ROOT / "tests" / "env" / "requirements"
 SHIM = ROOT / "python-shim" / "src" / "flexkv"
 BEGIN = "<!-- printed from docs/versions/*.json and contract.json by `make pages`: begin -->"
 END = "<!-- printed from docs/versions/*.json and contract.json by `make pages`: end -->"
@@ -74,6 +75,16 @@ def _runs(runs: list[dict[str, Any]]) -> Iterator[str]:
         yield _row([count, *(f"{run['counts'].get(count, 0):,}" for run in runs)])
     yield _row(["torch", *(run["torch"].partition("+")[0] for run in runs)])
     yield ""
+    waiting = [version for version in _pinned() if version not in {run["vllm"] for run in runs}]
+    if waiting:
+        yield f"Pinned, without a record so far: {', '.join(waiting)}."
+        yield ""
+
+
+def _pinned() -> list[str]:
+    """The releases that ``make test-versions`` has an environment for."""
+    names = [path.stem.removeprefix("vllm-") for path in PINS.glob("vllm-[0-9]*.txt")]
+    return sorted(names, key=lambda version: [int(part) for part in version.split(".")])
 
 
 def _releases(known: dict[str, Any], runs: list[dict[str, Any]]) -> Iterator[str]:
