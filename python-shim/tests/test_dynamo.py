@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flexkv import dynamo, plugin
+from flexkv.config import Settings
 
 
 @pytest.fixture
@@ -136,3 +137,10 @@ def test_process_under_dynamo_is_known_by_its_variables(monkeypatch: pytest.Monk
     assert not dynamo.under_dynamo()
     monkeypatch.setenv("DYN_SYSTEM_PORT", "9090")
     assert dynamo.under_dynamo()
+
+
+def test_switch_of_the_original_is_accepted_and_its_replacement_named() -> None:
+    notes = Settings.load(env={"DYNAMO_USE_FLEXKV": "1"}).notes
+    assert len(notes) == 1
+    assert "DYNAMO_USE_FLEXKV" in notes[0].text
+    assert "--kv-events-config" in notes[0].text
