@@ -67,6 +67,9 @@ RUNS = {
     "worker's, 16 idle cores",
     "gpu-host-process-copies": "Copies of the process backend beside the bare system calls, "
     "16 idle cores",
+    "dynamo-routing": "Mooncake's conversations through NVIDIA Dynamo's real router, four workers "
+    "with simulated engines and real sidecars, while others used the machine (the clock of the "
+    "simulation stands while anything real is under way): docs/dynamo.md",
 }
 _BEYOND_THE_LINK = (
     "beyond the link: 1.1 ms that vLLM sleeps after a step without tokens, before it takes the "

@@ -100,13 +100,13 @@ def _best(axis: Any, found: dict[str, Any]) -> None:
 
 def _throughput(axis: Any, found: dict[str, Any]) -> None:
     ends = ": throughput"
-    arms = {
-        name.partition(", arrivals")[0]: row for name, row in found.items() if name.endswith(ends)
-    }
+    rows = {name.partition(", arrivals")[0]: found[name] for name in found if ends in name}
+    arms = {arm: rows[arm] for arm in COLOURS if arm in rows}
     load = next((n.partition("arrivals x ")[2].removesuffix(ends) for n in found if ends in n), "")
     for place, (arm, row) in enumerate(arms.items()):
         axis.bar(place, row["value"] / 1000, color=COLOURS[arm], width=0.6)
         axis.text(place, row["value"] / 1000 + 0.4, f"{row['value'] / 1000:.1f}", ha="center")
+    axis.set_ylim(0, 1.12 * max((row["value"] for row in arms.values()), default=1.0) / 1000)
     _dress(axis, arms, "thousand prompt tokens/s", f"Throughput, arrivals {load} times as dense")
 
 
