@@ -151,6 +151,27 @@ def test_block_under_lease_outlives_the_smaller_tier(address: str) -> None:
         fleet.close()
 
 
+def test_smaller_tier_without_any_engine_is_emptied_to_the_ssd() -> None:
+    """Nothing but the change itself keeps the sidecar awake then."""
+    with (
+        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
+        sidecar_environment(
+            Path(folder), cpu_cache_gb=0.1, idle_exit_s=60, ssd_cache_gb=0.2,
+            ssd_cache_dir=f"{folder}/ssd", ssd_write_policy="on_evict",
+        ) as address,
+    ):  # fmt: skip
+        fleet = Fleet.start(SHAPE, model="alone", blocks=BLOCKS)
+        for prompt in range(20):
+            put(fleet, prompt)
+        fleet.close()
+        assert resize(address, 0.01) == 0
+        time.sleep(5)
+        found = status(address)
+        assert found["pool"]["to_give_back"] == 0
+        assert found["cache"]["host_blocks"] <= 160
+        assert found["ssd"]["blocks"] >= 200, "of 360, what the smaller queue had room for"
+
+
 def test_larger_than_the_machine_is_refused(
     address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

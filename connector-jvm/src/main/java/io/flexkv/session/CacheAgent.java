@@ -367,7 +367,7 @@ public final class CacheAgent implements Runnable {
     if (!woken) {
       poll.clear();
       poll.add(wake.fd(), PollSet.IN);
-      boolean alone = sessions.isEmpty() && jobs.openParts() == 0;
+      boolean alone = sessions.isEmpty() && jobs.openParts() == 0 && !slots.shrinks();
       woken = poll.poll(alone ? -1 : SLEEP_MILLIS) > 0;
       if (woken) {
         wake.drain();
