@@ -304,7 +304,9 @@ def main() -> int:
     args = parser.parse_args()
     gpus = torch.cuda.device_count() if args.device == "cuda" else 1
     most = args.ranks or 2 * gpus
-    os.environ.setdefault("FLEXKV_CPU_CACHE_GB", str(max(1, most * args.rank_mib * 12 // 1024)))
+    # Room for all that is saved: a full pool has none for blocks of another size at once.
+    saved_mib = args.cases * most * args.rank_mib
+    os.environ.setdefault("FLEXKV_CPU_CACHE_GB", str(1 + saved_mib // 1000))
     begun, wrong, ran = time.monotonic(), 0, 0
     kinds: collections.Counter[str] = collections.Counter()
 

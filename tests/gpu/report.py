@@ -50,9 +50,10 @@ RUNS = {
     "pinned and to go",
     "gpu-copy-paths": "Copy paths of the CUDA backend, byte for byte",
     "gpu-copy-bench": "The movers beside the link and beside bare loops of whichever call of the "
-    "driver moves such rows best; rows of 4 to 32 KiB (the run was cut at its time limit after "
-    "these)",
-    "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in a run of their own",
+    "driver moves such rows best; rows of 4 to 64 KiB",
+    "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in an earlier run",
+    "gpu-stall": "Loads of 64 MiB through a sidecar whose pool of 64 GB gets its pages and is "
+    "pinned meanwhile",
     "gpu-copy-beside": "What ways to move small rows cost another process that computes in steps "
     "of 0.73 ms (limit: its steps alone); staged is by strided copies within the GPU, and not used",
     "gpu-kvmanager": "The Python API on GPU tensors: 19 shapes compared byte for byte, matches of "
@@ -86,14 +87,20 @@ _BESIDE_COPIES = (
 REASONS: dict[tuple[str, str], str] = {
     ("gpu-copy-bench", "runs of 8"): "neighbours are not kept together on the host: "
     "docs/decisions/small-rows-move-as-strided-copies.md",
-    ("gpu-copy-bench", " rows, one allocation, scattered, against the link"): "the bar is of 80 "
-    "layers a copy; with 32, as here, a bare loop falls short of it too",
-    ("gpu-copy-bench", " rows, an allocation a layer, scattered, against the link"): "one "
-    "descriptor a row: the driver takes half a microsecond for each, a bare loop's as well",
-    ("gpu-copy-bench", "against the bare"): "not explained: the same calls from one thread of the "
-    "bare program; slices, polling and the second direction's thread are the suspects",
-    ("gpu-copy-bench-large-rows", "SAVE, 64 KiB rows, one allocation"): "saves go as one strided "
-    "copy a block whatever the width: at 64 KiB the plain batch is better by 5 %",
+    ("gpu-copy-bench", "64 KiB rows"): "the bare batch of the same run is as far from the link",
+    ("gpu-copy-bench", "32 KiB rows"): "the driver's time for a descriptor varies within one run "
+    "between 0.4 and 1.2 microseconds, the bare loop's too; beyond 0.6 it shows at this width",
+    ("gpu-copy-bench", " rows, an allocation a layer, scattered"): "one descriptor a row: the "
+    "driver takes 0.4 to 1.2 microseconds for each, within one run, the bare loop's as well",
+    ("gpu-copy-bench", " rows, one allocation, scattered"): "in the JVM each strided copy takes "
+    "the GPU 2 microseconds longer than in a C++ process, whether a mover or a plain loop submits "
+    "it; docs/decisions/small-rows-move-as-strided-copies.md says what it is not. The bars against "
+    "the link are of 80 layers a copy; with 32, as here, a bare loop falls short of them too",
+    ("gpu-copy-bench-large-rows", "SAVE, 64 KiB rows, one allocation"): "measured while saves of "
+    "any width went as strided copies; in gpu-copy-bench they go as batches",
+    ("gpu-stall", "longest stall"): "measured while pinning and the pool's pages came at the same "
+    "time: whoever pins waits in the driver for the kernel's lock, and all copies with him; now "
+    "pinning waits until the pages are there, but for the first GiB",
     ("gpu-pairs", "flexkv's hit"): _BEYOND_THE_LINK,
     ("gpu-pairs", "neighbour's time a token"): _BESIDE_COPIES,
     ("gpu-pairs-told-ahead", "flexkv's hit"): _BEYOND_THE_LINK,

@@ -80,12 +80,6 @@ final class CudaCopyStream implements CopyStream {
     }
   }
 
-  /** Makes it as fast as it gets; costs some ten milliseconds, so only what lasts is worth it. */
-  CudaCopyStream warmedUp(CudaCopyPath path, Direction direction) {
-    CudaWarmUp.run(gpu, path, direction, stream.address(), stream);
-    return this;
-  }
-
   @Override
   public SliceLimits limits() {
     return limits;

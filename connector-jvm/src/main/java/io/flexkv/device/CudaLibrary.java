@@ -30,10 +30,7 @@ import jcuda.driver.JCudaDriver;
 final class CudaLibrary {
   private static final System.Logger LOG = System.getLogger(CudaLibrary.class.getName());
 
-  /**
-   * What {@link CudaGpu}, {@link CudaCopyStream} and {@link CudaWarmUp} call through JCuda, by the
-   * driver's names.
-   */
+  /** What {@link CudaGpu} and {@link CudaCopyStream} call through JCuda, by the driver's names. */
   private static final List<String> CALLED_BY_JCUDA =
       List.of(
           "cuInit",
@@ -46,8 +43,6 @@ final class CudaLibrary {
           "cuStreamCreate",
           "cuStreamSynchronize",
           "cuStreamDestroy_v2",
-          "cuMemAlloc_v2",
-          "cuMemFree_v2",
           "cuEventCreate",
           "cuEventRecord",
           "cuEventDestroy_v2");

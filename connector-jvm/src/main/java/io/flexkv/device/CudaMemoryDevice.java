@@ -99,7 +99,7 @@ final class CudaMemoryDevice implements DeviceMemory {
 
   @Override
   public CopyStream openStream(Direction direction) throws DeviceException {
-    return new CudaCopyStream(gpu, path, direction, pool).warmedUp(path, direction);
+    return new CudaCopyStream(gpu, path, direction, pool);
   }
 
   @Override

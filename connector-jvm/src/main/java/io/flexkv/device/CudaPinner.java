@@ -9,6 +9,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.locks.LockSupport;
+import java.util.function.BooleanSupplier;
 import java.util.stream.Stream;
 
 /**
@@ -21,6 +22,8 @@ import java.util.stream.Stream;
  * <p>A piece gets its pages first, outside that lock, if it has none yet: inside, 32 MiB of new
  * pages would hold up the copies for 20 ms.
  *
+ * <p>While other threads give the pool its pages it goes no further than the first part.
+ *
  * <p>What is not pinned works too, by the driver's staging. If the driver refuses, this says so
  * once and ends.
  */
@@ -32,6 +35,8 @@ final class CudaPinner implements AutoCloseable {
 
   private final CudaGpu gpu;
   private final PinnedRanges pool;
+  private final BooleanSupplier pagesAreThere;
+  private final long meanwhile;
   private final Thread thread;
   private final CountDownLatch ended = new CountDownLatch(1);
   private long slicesSeen;
@@ -40,14 +45,21 @@ final class CudaPinner implements AutoCloseable {
   private boolean unpinned;
   private volatile boolean stopped;
 
-  private CudaPinner(CudaGpu gpu, PinnedRanges pool) {
+  private CudaPinner(
+      CudaGpu gpu, PinnedRanges pool, BooleanSupplier pagesAreThere, long meanwhile) {
     this.gpu = gpu;
     this.pool = pool;
+    this.pagesAreThere = pagesAreThere;
+    this.meanwhile = meanwhile;
     this.thread = Thread.ofPlatform().daemon().name("flexkv-pin").unstarted(this::run);
   }
 
-  static CudaPinner start(CudaGpu gpu, PinnedRanges pool) {
-    CudaPinner pinner = new CudaPinner(gpu, pool);
+  /**
+   * @param pagesAreThere until it is true no more than {@code meanwhile} bytes are pinned
+   */
+  static CudaPinner start(
+      CudaGpu gpu, PinnedRanges pool, BooleanSupplier pagesAreThere, long meanwhile) {
+    CudaPinner pinner = new CudaPinner(gpu, pool, pagesAreThere, meanwhile);
     pinner.thread.start();
     return pinner;
   }
@@ -167,6 +179,10 @@ final class CudaPinner implements AutoCloseable {
 
   private void pin(int segment) throws CudaCallException, ErrnoException {
     for (long at = pool.pinned(segment); at < pool.length(segment) && !isChanged(); ) {
+      if (pool.pinnedBytes() >= meanwhile && !pagesAreThere.getAsBoolean()) {
+        LockSupport.parkNanos(this, PAUSE_NANOS);
+        continue;
+      }
       long end = pool.nextEnd(segment);
       SharedMemory.populate(pool.start(segment) + at, end - at);
       letCopiesPass();

@@ -35,6 +35,9 @@ import org.slf4j.event.Level;
 
 /** One running sidecar: everything wired together, from the lock on its address to its end. */
 final class Sidecar {
+  /** Of the pool, while it gets its pages: what the first requests save and load lies there. */
+  private static final long PINNED_MEANWHILE = 1L << 30;
+
   private static final Logger LOG = LoggerFactory.getLogger(Sidecar.class);
   private static final long LOCK_PATIENCE_MILLIS = 3000;
   private static final long JOIN_MILLIS = 800;
@@ -87,6 +90,7 @@ final class Sidecar {
     sessions = new SessionControl(agent, devices::open, moves);
     int threads = (int) settings.integer(Options.PREFAULT_THREADS);
     resizing = new PoolResizing(pool, devices, ssd, machine, threads);
+    devices.pinAfter(resizing::finished, PINNED_MEANWHILE);
     Tuning tuning = new Tuning(settings, sessions::change, resizing, moves);
     control = new ControlServer(identity.controlToken());
     control

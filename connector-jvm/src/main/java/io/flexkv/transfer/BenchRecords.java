@@ -85,12 +85,6 @@ public final class BenchRecords {
             machine));
   }
 
-  /** A figure that shall not be more than its bar. */
-  public void addAtMost(String name, double value, String unit, double bar) {
-    entries.add(
-        new Entry(name, rounded(value), unit, null, null, bar, value <= bar, command, machine));
-  }
-
   /** A fact that holds or does not. */
   public void check(String name, boolean holds) {
     entries.add(new Entry(name, holds ? 1 : 0, "bool", null, null, 1.0, holds, command, machine));

@@ -41,7 +41,6 @@ public final class CudaCopyBench {
 
   private static final int USUAL_WIDTH = 64 << 10;
   private static final double MOVER_BAR = 0.96;
-  private static final double STALL_BAR_MS = 5;
 
   /** What a run is told. */
   private record Plan(
@@ -445,14 +444,6 @@ public final class CudaCopyBench {
           after.getLast() / 1e6,
           "ms");
       records.add("64 MiB with the pool pinned, median", middle(after), "ms");
-      if (!during.isEmpty()) {
-        records.addAtMost(
-            "longest stall of a load of 64 MiB while %d GiB get their pages and are pinned"
-                .formatted(plan.coldBytes() >> 30),
-            during.getLast() / 1e6 - middle(after),
-            "ms",
-            STALL_BAR_MS);
-      }
     }
   }
 

@@ -22,6 +22,7 @@ import java.util.Collections;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.Random;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
 
 /**
@@ -46,6 +47,7 @@ public final class CudaSelfTest {
   private final byte[] eventHandle;
   private final MemorySegment exchange;
   private final MemorySegment pageable;
+  private final AtomicBoolean pagesAreThere = new AtomicBoolean();
 
   private CudaSelfTest(
       BenchRecords records,
@@ -99,6 +101,8 @@ public final class CudaSelfTest {
       // One process pins a piece of memory once, so each path gets a pool of its own.
       MemorySegment pool = BenchPool.map(exchange.byteSize());
       try (Devices devices = new Devices(List.of(pool), path)) {
+        devices.pinAfter(pagesAreThere::get, 1);
+        pagesAreThere.set(false);
         checkPath(devices, pool, path);
       } catch (DeviceException e) {
         if (path == CudaCopyPath.AUTO || e.kind() != DeviceException.Kind.UNSUPPORTED) {
@@ -115,6 +119,10 @@ public final class CudaSelfTest {
       records.add(path + ": opened in", (System.nanoTime() - begin) / 1e6, "ms");
       records.check(path + ": pageable memory, both ways, byte-exact", exact(memory, pageable));
       checkFence(memory, path);
+      records.check(
+          path + ": no more than a piece is pinned while pages come",
+          devices.pinnedBytes() <= Math.min(pool.byteSize(), 32L << 20));
+      pagesAreThere.set(true);
       records.check(path + ": pool while it is pinned, byte-exact", exact(memory, pool));
       awaitPins(devices, pool, path);
       records.check(path + ": pinned pool, both ways, byte-exact", exact(memory, pool));
