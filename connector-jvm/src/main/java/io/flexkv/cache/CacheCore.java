@@ -153,7 +153,7 @@ public final class CacheCore {
         new Evictor(Tier.SSD, namespaces, tree, ssdPool, foreign, EvictionSettings.DEFAULT);
     ssdTier = new SsdTier(ssdConfig, ssdPool, ssdEvictor, index, namespaces, pool);
     writes = new SsdWrites(ssdTier, index, namespaces, tree, pool, effects, counters);
-    promotions = new Promotions(ssdTier, index, tree, evictor, leases, effects, counters);
+    promotions = new Promotions(ssdTier, index, tree, evictor, leases, effects, counters, nanoTime);
     vacating = new Vacating(index, tree, pool, writes);
     loads = new LoadJobs(tree, pool, promotions, jobs, effects, counters);
     saves = new SaveAttempts(tree, pool, evictor, jobs, ended, attempts, effects, counters);
@@ -197,6 +197,11 @@ public final class CacheCore {
   public int openNamespace(
       long digestHi, long digestLo, int parts, long[] partBytes, int generation) {
     return namespaces.open(digestHi, digestLo, parts, partBytes, generation).handle();
+  }
+
+  /** Says how many tokens a block of a namespace has, where that is known. */
+  public void setBlockTokens(int namespace, int tokens) {
+    namespaces.require(namespace).setBlockTokens(tokens);
   }
 
   /** Upper half of a namespace's digest. */

@@ -138,8 +138,7 @@ final class ChainReads {
   private void submit(ChainRead read) {
     Promotion filled = read.filling;
     if (filled != null) {
-      filled.seal();
-      filled.submitted = true;
+      open.submitted(filled);
       read.filling = null;
       read.begun = true;
       List<Integer> entries = Arrays.stream(filled.entries).boxed().toList();

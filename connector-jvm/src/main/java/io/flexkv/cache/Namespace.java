@@ -20,6 +20,8 @@ final class Namespace {
   /** Size of each part; empty while no client has said, because its blocks were found on an SSD. */
   private long[] partBytes;
 
+  private int blockTokens;
+
   /** Head of the sibling list of entries without a parent. */
   int firstRoot = NONE;
 
@@ -58,6 +60,15 @@ final class Namespace {
   /** A client says how a block is made up; it knows its sum to be the size of a slot. */
   void setPartBytes(long[] bytes) {
     partBytes = bytes;
+  }
+
+  /** Tokens of a block; 0 = nobody has said. */
+  int blockTokens() {
+    return blockTokens;
+  }
+
+  void setBlockTokens(int tokens) {
+    blockTokens = tokens;
   }
 
   long digestHi() {

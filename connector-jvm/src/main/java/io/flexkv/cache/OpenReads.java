@@ -2,6 +2,7 @@ package io.flexkv.cache;
 
 import java.util.HashMap;
 import java.util.Map;
+import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
 
 /** The reads from the SSD that have not ended, those included that are still being put together. */
@@ -10,20 +11,34 @@ final class OpenReads {
   private final Copies copies;
   private final CacheEffects effects;
   private final Counters counters;
+  private final LongSupplier nanoTime;
+  private final ReadRate rate = new ReadRate();
   private final Map<Long, Promotion> byId = new HashMap<>();
   private final Map<Integer, Promotion> byReference = new HashMap<>();
   private long bytes;
 
-  OpenReads(BlockIndex index, Copies copies, CacheEffects effects, Counters counters) {
+  OpenReads(
+      BlockIndex index,
+      Copies copies,
+      CacheEffects effects,
+      Counters counters,
+      LongSupplier nanoTime) {
     this.index = index;
     this.copies = copies;
     this.effects = effects;
     this.counters = counters;
+    this.nanoTime = nanoTime;
   }
 
   /** Room in the host tier that they hold. */
   long bytes() {
     return bytes;
+  }
+
+  /** When reads of so many more bytes would be through, by the rate of late; 0 if unknown. */
+  double secondsFor(long more, long now) {
+    double bytesPerSecond = rate.bytesPerSecond(now);
+    return bytesPerSecond == 0 ? 0 : (bytes + more) / bytesPerSecond;
   }
 
   int size() {
@@ -53,6 +68,20 @@ final class OpenReads {
     bytes += blockBytes;
   }
 
+  /** Nothing more is added to a read: it is handed over. */
+  void submitted(Promotion read) {
+    read.seal();
+    read.submitted = true;
+    rate.begun(nanoTime.getAsLong());
+  }
+
+  /** So many more of its blocks are in their slots. */
+  void brought(Promotion read, int blocks) {
+    if (blocks > 0) {
+      rate.brought(read.bytes / read.entries.length * blocks, nanoTime.getAsLong());
+    }
+  }
+
   /** It is taken back if nobody waits for it any more. */
   void cancelIfUnwanted(Promotion read) {
     if (read.wanted() || read.cancelled || !byId.containsKey(read.id)) {
@@ -73,6 +102,9 @@ final class OpenReads {
     byId.remove(read.id);
     byReference.remove(read.reference);
     bytes -= read.bytes;
+    if (read.submitted) {
+      rate.ended(nanoTime.getAsLong());
+    }
     read.failed = read.ready < read.entries.length;
     for (int i = read.entries.length - 1; i >= read.ready; i--) {
       if (copies.owned(read.entries[i], read.reference)) {

@@ -5,6 +5,7 @@ import static io.flexkv.cache.EntryLayout.HOST_READING;
 import static io.flexkv.cache.EntryLayout.HOST_THERE;
 
 import java.util.List;
+import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -14,8 +15,8 @@ import org.jspecify.annotations.Nullable;
  * knows what it has itself. The second one does ({@link #ask}): host slots are taken for the blocks
  * from the engine's own depth on, as far as bounds and pool allow, and reads begin. Until the first
  * of them is there, lookups say "ask again"; then the request may load all of them, and its load
- * copies each as it comes ({@link AvailableBlocks}). A request that has waited for too long, or
- * whose read failed, gets what the host tier has.
+ * copies each as it comes ({@link AvailableBlocks}). A request that has waited for too long, whose
+ * read failed, or which the engine would have computed sooner, gets what the host tier has.
  *
  * <p>Chains that share blocks share their reads. A read that no lease and no load waits for is
  * taken back.
@@ -39,13 +40,14 @@ final class Promotions {
       Evictor evictor,
       Leases leases,
       CacheEffects effects,
-      Counters counters) {
+      Counters counters,
+      LongSupplier nanoTime) {
     this.tier = tier;
     this.tree = tree;
     this.copies = tree.copies();
     this.leases = leases;
     this.counters = counters;
-    this.open = new OpenReads(index, copies, effects, counters);
+    this.open = new OpenReads(index, copies, effects, counters, nanoTime);
     this.chains = new ChainReads(tier, tree, evictor, leases, effects, open);
   }
 
@@ -92,6 +94,9 @@ final class Promotions {
     if (!lease.asked) {
       lease.asked = true;
       lease.waitUntil = now + tier.config().waitNanos();
+      if (lease.promoted == 0 && !isWorthIt(namespace, deep - Math.max(first, hot), now)) {
+        return decline(lease, hot);
+      }
     }
     if (lease.reading == null && (lease.promoted == 0 || first < lease.promotedFrom)) {
       chains.begin(lease, first, deep, deepest);
@@ -104,6 +109,20 @@ final class Promotions {
       return Math.max(hot, Math.min(lease.promoted, deep));
     }
     return now - lease.waitUntil >= 0 ? decline(lease, hot) : -1;
+  }
+
+  /**
+   * Whether reading so many blocks, behind all that is being read, takes no longer than computing
+   * them; also where one of the two is not known.
+   */
+  private boolean isWorthIt(Namespace namespace, int blocks, long now) {
+    long tokensPerSecond = tier.config().recomputeTokensPerSecond();
+    int tokens = namespace.blockTokens();
+    if (tokensPerSecond == 0 || tokens == 0) {
+      return true;
+    }
+    double computing = (double) blocks * tokens / tokensPerSecond;
+    return open.secondsFor(blocks * namespace.slotBytes(), now) <= computing;
   }
 
   /** Whether the first of its blocks that was not in the host tier is there now. */
@@ -168,6 +187,7 @@ final class Promotions {
       return null;
     }
     int until = Math.min(ready, read.entries.length);
+    open.brought(read, until - read.ready);
     for (; read.ready < until; read.ready++) {
       int entry = read.entries[read.ready];
       if (copies.owned(entry, read.reference)) {

@@ -12,6 +12,8 @@ import java.util.concurrent.TimeUnit;
  * @param transferBytes most bytes of one transfer
  * @param turnBlocks blocks of one chain that get room for their reads in one turn of the cache
  *     thread: others' lookups wait meanwhile
+ * @param recomputeTokensPerSecond tokens that an engine computes in a second: what the SSD would
+ *     bring later than that is not read; 0 = not known, all is read
  * @param waitNanos how long lookups say "ask again" for a read that has brought nothing yet
  */
 public record SsdConfig(
@@ -21,6 +23,7 @@ public record SsdConfig(
     long maxReadBytes,
     long transferBytes,
     int turnBlocks,
+    long recomputeTokensPerSecond,
     long waitNanos) {
 
   /** Checks that every limit is positive. */
@@ -30,10 +33,11 @@ public record SsdConfig(
         || maxReadBytes <= 0
         || transferBytes <= 0
         || turnBlocks <= 0
+        || recomputeTokensPerSecond < 0
         || waitNanos <= 0) {
       throw new IllegalArgumentException(
-          ("queued=%d write=%d read=%d transfer=%d bytes, turn=%d blocks, wait=%d ns: expected"
-                  + " positive numbers")
+          ("queued=%d write=%d read=%d transfer=%d bytes, turn=%d blocks, recompute=%d tokens/s, wait=%d ns:"
+                  + " expected positive numbers")
               .formatted(
                   maxQueuedBytes,
                   maxWriteBytes,
@@ -50,7 +54,7 @@ public record SsdConfig(
    */
   public static SsdConfig forHost(long hostBytes) {
     return new SsdConfig(
-            WritePolicy.THROUGH, 1, 1, 1, 32L << 20, 64, TimeUnit.MILLISECONDS.toNanos(500))
+            WritePolicy.THROUGH, 1, 1, 1, 32L << 20, 64, 0, TimeUnit.MILLISECONDS.toNanos(500))
         .boundedBy(hostBytes);
   }
 
@@ -63,18 +67,34 @@ public record SsdConfig(
         Math.max(1, hostBytes / 2),
         transferBytes,
         turnBlocks,
+        recomputeTokensPerSecond,
         waitNanos);
   }
 
   /** This with another write policy. */
   public SsdConfig withWritePolicy(WritePolicy policy) {
-    return new SsdConfig(
-        policy, maxQueuedBytes, maxWriteBytes, maxReadBytes, transferBytes, turnBlocks, waitNanos);
+    return with(policy, recomputeTokensPerSecond, waitNanos);
   }
 
   /** This with another patience of lookups, in nanoseconds. */
   public SsdConfig withWait(long nanos) {
+    return with(writePolicy, recomputeTokensPerSecond, nanos);
+  }
+
+  /** This with another speed of engines. */
+  public SsdConfig withRecompute(long tokensPerSecond) {
+    return with(writePolicy, tokensPerSecond, waitNanos);
+  }
+
+  private SsdConfig with(WritePolicy policy, long tokensPerSecond, long wait) {
     return new SsdConfig(
-        writePolicy, maxQueuedBytes, maxWriteBytes, maxReadBytes, transferBytes, turnBlocks, nanos);
+        policy,
+        maxQueuedBytes,
+        maxWriteBytes,
+        maxReadBytes,
+        transferBytes,
+        turnBlocks,
+        tokensPerSecond,
+        wait);
   }
 }

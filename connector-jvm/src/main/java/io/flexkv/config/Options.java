@@ -50,6 +50,7 @@ public final class Options {
   public static final Option SSD_CACHE_DIR = option("ssd_cache_dir");
   public static final Option SSD_WRITE_POLICY = option("ssd_write_policy");
   public static final Option SSD_WAIT_MS = option("ssd_wait_ms");
+  public static final Option SSD_RECOMPUTE_TOKENS_S = option("ssd_recompute_tokens_s");
   public static final Option SSD_SCRUB_MB_S = option("ssd_scrub_mb_s");
   public static final Option IOURING_ENTRIES = option("iouring_entries");
   public static final Option IOURING_FLAGS = option("iouring_flags");

@@ -147,6 +147,7 @@ final class SsdRouter implements SlotAllocator {
   /** An engine says its namespace's handle in the core, and how many tokens a block has. */
   void opened(int namespace, long digestHi, long digestLo, int tokens) {
     Digest digest = new Digest(digestHi, digestLo);
+    core().setBlockTokens(namespace, tokens);
     blockTokens.put(digest, tokens);
     handles.put(digest, namespace);
   }

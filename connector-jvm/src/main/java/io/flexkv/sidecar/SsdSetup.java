@@ -97,6 +97,7 @@ final class SsdSetup {
         };
     return SsdConfig.forHost(settings.hostBytes())
         .withWritePolicy(policy)
+        .withRecompute(settings.integer(Options.SSD_RECOMPUTE_TOKENS_S))
         .withWait(settings.integer(Options.SSD_WAIT_MS) * 1_000_000);
   }
 }

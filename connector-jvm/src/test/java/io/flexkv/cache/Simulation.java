@@ -66,6 +66,7 @@ final class Simulation implements CacheEffects {
             20 + random.nextInt(80),
             6 + random.nextInt(40),
             1 + random.nextInt(5),
+            random.nextInt(3) == 0 ? 1 + random.nextInt(1000) : 0,
             SECOND);
     int parts = 1 + random.nextInt(4);
     slots = newSlots();
@@ -115,6 +116,7 @@ final class Simulation implements CacheEffects {
     if (handle != space.handle) {
       throw new AssertionError("namespace " + handle + ", it was " + space.handle);
     }
+    core.setBlockTokens(handle, 16);
   }
 
   void run(int steps) {

@@ -15,7 +15,7 @@ import org.junit.jupiter.api.Test;
 
 class SsdTierTest {
   private static final SsdConfig CONFIG =
-      new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, 1000, 64, SECOND / 2);
+      new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, 1000, 64, 0, SECOND / 2);
 
   private CoreFixture f = new CoreFixture(8, 100, CONFIG);
 
@@ -116,7 +116,9 @@ class SsdTierTest {
   private void onSsdAloneBlockByBlock(long transferBytes) {
     f =
         new CoreFixture(
-            8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, transferBytes, 1, SECOND));
+            8,
+            100,
+            new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, transferBytes, 1, 0, SECOND));
     onSsdAlone();
     f.extend(1, 1, 4);
     look(1, 0, 9);
@@ -378,7 +380,7 @@ class SsdTierTest {
   void lost_blockThatWaitsForItsParent_isNotHeldWhenThatComes() {
     f =
         new CoreFixture(
-            8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, 10, 64, SECOND));
+            8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, 10, 64, 0, SECOND));
     f.cached(1, 2);
     SsdTransfer parent = f.effects.writes.get(0);
     SsdTransfer child = f.effects.writes.get(1);
@@ -394,7 +396,7 @@ class SsdTierTest {
   void lookup_allThatFoundRoomIsThere_isAnsweredAtOnce() {
     f =
         new CoreFixture(
-            8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 20, 1000, 64, SECOND));
+            8, 100, new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 20, 1000, 64, 0, SECOND));
     onSsdAlone();
     SsdTransfer read = reading(1);
     assertThat(read.blocks()).as("no more may be read at a time").hasSize(2);
@@ -436,5 +438,37 @@ class SsdTierTest {
     long before = f.core.stats().ssd().blocks();
     f.core.tick();
     assertThat(before - f.core.stats().ssd().blocks()).isBetween(1L, 4L);
+  }
+
+  /** The SSD has brought four blocks in two seconds, and is asked for four others. */
+  private boolean readAgain(long tokensPerSecond, long later) {
+    f = new CoreFixture(8, 100, CONFIG.withRecompute(tokensPerSecond));
+    f.core.setBlockTokens(f.namespace, 16);
+    onSsdAlone();
+    SsdTransfer read = reading(1);
+    f.now += 2 * SECOND;
+    f.core.ssd().readEnded(read.id(), 4, SlotAllocator.FULL, true);
+    f.core.endRequest(ENGINE, 1);
+    f.cached(3, 8);
+    f.writeAll();
+    f.now += later;
+    f.extend(2, 2, 4);
+    look(2, 0, 9);
+    boolean pending = look(2, 0, 9).pending();
+    assertThat(f.effects.reads).hasSize(pending ? 2 : 1);
+    assertThat(f.core.stats().ssd().promotionsDeclined()).isEqualTo(pending ? 0 : 1);
+    return pending;
+  }
+
+  @Test
+  void lookup_computingIsFasterThanTheSsd_readsNothing() {
+    assertThat(readAgain(33, 0)).as("64 tokens, in 2 s by either").isFalse();
+    assertThat(readAgain(31, 0)).isTrue();
+  }
+
+  @Test
+  void lookup_speedOfEnginesOrOfTheSsdUnknown_reads() {
+    assertThat(readAgain(0, 0)).isTrue();
+    assertThat(readAgain(1_000_000, 11 * SECOND)).as("the SSD was slow long ago").isTrue();
   }
 }

@@ -52,7 +52,7 @@ final class TraceReplay implements CacheEffects {
     int eighth = Math.max(1, hostBlocks / 8);
     SsdConfig config =
         new SsdConfig(
-            policy, hostBlocks, eighth, Math.max(1, hostBlocks / 4), 64, 1 << 20, 500 * MILLI);
+            policy, hostBlocks, eighth, Math.max(1, hostBlocks / 4), 64, 1 << 20, 0, 500 * MILLI);
     core =
         new CacheCore(
             CacheConfig.defaults(),
