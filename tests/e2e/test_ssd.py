@@ -33,6 +33,8 @@ def with_ssd(folder: Path, disks: Path, **settings: str) -> Sidecar:
         FLEXKV_CPU_CACHE_GB="0.5",
         FLEXKV_SSD_CACHE_GB="1",
         FLEXKV_SSD_CACHE_DIR=f"{disks / 'a'};{disks / 'b'}",
+        # What is tested comes from there, however fast the engine is.
+        FLEXKV_SSD_RECOMPUTE_TOKENS_S="1",
         **settings,
     )
 

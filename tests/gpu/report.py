@@ -85,6 +85,10 @@ _BESIDE_COPIES = (
 )
 #: Why a bar was missed, by the file and a part of the record's name.
 REASONS: dict[tuple[str, str], str] = {
+    ("gpu-ssd-hit", "the first after a start: last byte"): "one hit beside a disk whose bare reads "
+    "took 370 to 575 ms from one to the next; in another run the same hit took 0.97 of them",
+    ("gpu-host-ssd-lookups", "the first after a start: last byte"): "one hit beside a disk whose "
+    "bare reads took 370 to 575 ms from one to the next, and code that is compiled meanwhile",
     ("gpu-copy-bench", "runs of 8"): "neighbours are not kept together on the host: "
     "docs/decisions/small-rows-move-as-strided-copies.md",
     ("gpu-copy-bench", "64 KiB rows"): "the bare batch of the same run is as far from the link",

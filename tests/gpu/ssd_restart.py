@@ -81,6 +81,7 @@ def sidecar(args: argparse.Namespace, run: Path, disk: Path) -> Sidecar:
         FLEXKV_CPU_CACHE_GB="0.5" if tiny else "16",
         FLEXKV_SSD_CACHE_GB="1" if tiny else "16",
         FLEXKV_SSD_CACHE_DIR=str(disk.absolute()),
+        FLEXKV_SSD_RECOMPUTE_TOKENS_S="1",  # also where computing would be sooner
         FLEXKV_PREFAULT_THREADS=str(min(8, os.cpu_count() or 1)),
     )
 

@@ -454,6 +454,7 @@ public final class CacheCore {
       saves.refuse(plan, 0, refusal);
       return;
     }
+    namespace.speed.planned(plan.chain, firstBlock, gpuBlocks.length, plan.now);
     SaveAttempt attempt = saves.plan(plan);
     if (attempt != null) {
       startParked(attempt, gone);

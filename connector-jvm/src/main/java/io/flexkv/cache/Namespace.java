@@ -20,6 +20,9 @@ final class Namespace {
   /** Size of each part; empty while no client has said, because its blocks were found on an SSD. */
   private long[] partBytes;
 
+  /** How fast its engines compute. */
+  final ComputeSpeed speed = new ComputeSpeed();
+
   private int blockTokens;
 
   /** Head of the sibling list of entries without a parent. */

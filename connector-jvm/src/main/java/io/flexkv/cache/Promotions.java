@@ -116,13 +116,12 @@ final class Promotions {
    * them; also where one of the two is not known.
    */
   private boolean isWorthIt(Namespace namespace, int blocks, long now) {
-    long tokensPerSecond = tier.config().recomputeTokensPerSecond();
-    int tokens = namespace.blockTokens();
-    if (tokensPerSecond == 0 || tokens == 0) {
-      return true;
-    }
-    double computing = (double) blocks * tokens / tokensPerSecond;
-    return open.secondsFor(blocks * namespace.slotBytes(), now) <= computing;
+    double perSecond =
+        tier.config().recomputeTokensPerSecond() == 0 || namespace.blockTokens() == 0
+            ? namespace.speed.blocksPerSecond()
+            : (double) tier.config().recomputeTokensPerSecond() / namespace.blockTokens();
+    return perSecond == 0
+        || open.secondsFor(blocks * namespace.slotBytes(), now) <= blocks / perSecond;
   }
 
   /** Whether the first of its blocks that was not in the host tier is there now. */

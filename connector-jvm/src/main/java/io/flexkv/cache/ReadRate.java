@@ -6,7 +6,7 @@ package io.flexkv.cache;
  * {@value #VALID_SECONDS} s counts for nothing: a disk that was busy once is asked again.
  */
 final class ReadRate {
-  private static final long VALID_SECONDS = 10;
+  private static final long VALID_SECONDS = 60;
   private static final double NANOS = 1e9;
   private static final long STRETCH_NANOS = 50_000_000L;
 

@@ -18,6 +18,11 @@ final class RequestChain {
    */
   int generation;
 
+  /** Where the last planned save of it ended, and when that was planned. */
+  int savePlannedTo;
+
+  long savePlannedAt;
+
   RequestChain(int generation) {
     this.generation = generation;
   }

@@ -13,7 +13,7 @@ import java.util.concurrent.TimeUnit;
  * @param turnBlocks blocks of one chain that get room for their reads in one turn of the cache
  *     thread: others' lookups wait meanwhile
  * @param recomputeTokensPerSecond tokens that an engine computes in a second: what the SSD would
- *     bring later than that is not read; 0 = not known, all is read
+ *     bring later than that is not read; 0 = as seen from its saves
  * @param waitNanos how long lookups say "ask again" for a read that has brought nothing yet
  */
 public record SsdConfig(
@@ -36,14 +36,15 @@ public record SsdConfig(
         || recomputeTokensPerSecond < 0
         || waitNanos <= 0) {
       throw new IllegalArgumentException(
-          ("queued=%d write=%d read=%d transfer=%d bytes, turn=%d blocks, recompute=%d tokens/s, wait=%d ns:"
-                  + " expected positive numbers")
+          ("queued=%d write=%d read=%d transfer=%d bytes, turn=%d blocks, recompute=%d tokens/s,"
+                  + " wait=%d ns: expected positive numbers")
               .formatted(
                   maxQueuedBytes,
                   maxWriteBytes,
                   maxReadBytes,
                   transferBytes,
                   turnBlocks,
+                  recomputeTokensPerSecond,
                   waitNanos));
     }
   }

@@ -469,6 +469,35 @@ class SsdTierTest {
   @Test
   void lookup_speedOfEnginesOrOfTheSsdUnknown_reads() {
     assertThat(readAgain(0, 0)).isTrue();
-    assertThat(readAgain(1_000_000, 11 * SECOND)).as("the SSD was slow long ago").isTrue();
+    assertThat(readAgain(1_000_000, 61 * SECOND)).as("the SSD was slow long ago").isTrue();
+  }
+
+  @Test
+  void lookup_computingIsSeenToBeFaster_readsNothing() {
+    f = new CoreFixture(200, 1000, CONFIG);
+    onSsdAloneSlowly();
+    f.extend(50, 50, 128);
+    for (int chunk = 0; chunk < 4; chunk++) {
+      f.planSave(50, 32 * chunk, 32);
+      f.now += SECOND; // 32 blocks a second
+    }
+    f.core.endRequest(ENGINE, 50);
+    f.extend(2, 2, 4);
+    look(2, 0, 9);
+    assertThat(look(2, 0, 9).pending()).as("the SSD brings 2 blocks a second").isFalse();
+    assertThat(f.core.stats().ssd().promotionsDeclined()).isOne();
+  }
+
+  /** Chains 1 and 2 are on the SSD alone, and it has brought the four blocks of chain 1 in 2 s. */
+  private void onSsdAloneSlowly() {
+    f.cached(1, 4);
+    f.cached(2, 4);
+    f.writeAll();
+    f.cached(3, 200);
+    f.writeAll();
+    SsdTransfer read = reading(1);
+    f.now += 2 * SECOND;
+    f.core.ssd().readEnded(read.id(), 4, SlotAllocator.FULL, true);
+    f.core.endRequest(ENGINE, 1);
   }
 }
