@@ -66,6 +66,10 @@ RUNS = {
     "gpu-host-lookup": "Lookups from Python beside a bare echo through the ring, 16 idle cores",
     "gpu-host-hooks": "What the hooks cost an engine's step, on the scheduler's thread and on a "
     "worker's, 16 idle cores",
+    "cpu-instances": "Four real vLLM engines on the CPU, around one sidecar and with one each: six "
+    "documents of 1,536 tokens, a question about each to every engine (6 layers of 512, float32; "
+    "two cores that other work shared, so the ratio counts and not the rates). The limit of the "
+    "last row is what sharing can bring: prompt tokens computed apart over those computed shared",
     "gpu-host-process-copies": "Copies of the process backend beside the bare system calls, "
     "16 idle cores",
     "dynamo-routing": "Mooncake's conversations through NVIDIA Dynamo's real router, four workers "
