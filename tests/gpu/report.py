@@ -51,7 +51,7 @@ RUNS = {
     "gpu-copy-paths": "Copy paths of the CUDA backend, byte for byte",
     "gpu-copy-bench": "The movers beside the link and beside bare loops of whichever call of the "
     "driver moves such rows best; rows of 4 to 64 KiB",
-    "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in an earlier run",
+    "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in a run of their own",
     "gpu-stall": "Loads of 64 MiB through a sidecar whose pool of 64 GB gets its pages and is "
     "pinned meanwhile",
     "gpu-copy-beside": "What ways to move small rows cost another process that computes in steps "
@@ -104,11 +104,10 @@ REASONS: dict[tuple[str, str], str] = {
     "the GPU 2 microseconds longer than in a C++ process, whether a mover or a plain loop submits "
     "it; docs/decisions/small-rows-move-as-strided-copies.md says what it is not. The bars against "
     "the link are of 80 layers a copy; with 32, as here, a bare loop falls short of them too",
-    ("gpu-copy-bench-large-rows", "SAVE, 64 KiB rows, one allocation"): "measured while saves of "
-    "any width went as strided copies; in gpu-copy-bench they go as batches",
-    ("gpu-stall", "longest stall"): "measured while pinning and the pool's pages came at the same "
-    "time: whoever pins waits in the driver for the kernel's lock, and all copies with him; now "
-    "pinning waits until the pages are there, but for the first GiB",
+    ("gpu-copy-bench-large-rows", " KiB rows"): "the bare batch of the same run is about as far "
+    "from the link",
+    ("gpu-stall", "longest stall"): "pinning waits for the pool's pages beyond the first GiB; what "
+    "is left is not explained (274 ms before)",
     ("gpu-pairs", "flexkv's hit"): _BEYOND_THE_LINK,
     ("gpu-pairs", "neighbour's time a token"): _BESIDE_COPIES,
     ("gpu-pairs-told-ahead", "flexkv's hit"): _BEYOND_THE_LINK,
