@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test check bench test-ssd soak-ssd test-dynamo bench-dynamo test-versions test-gpu pack-gpu \
+.PHONY: help install demo test check bench test-ssd soak-ssd test-dynamo test-dynamo-chain bench-dynamo test-versions test-gpu pack-gpu \
 	pages wheel clean java check-java check-python shim-tests end-to-end
 
 # With it set, every start of vLLM compiles thousands of modules again.
@@ -59,6 +59,11 @@ test-versions: ## every pinned release of vLLM with FlexKV, and the record of do
 			|| failed="$$failed $$version"; \
 	done; $(PYTHON) tests/pages; \
 	test -z "$$failed" || { printf '\nfailed under vLLM:%s\n' "$$failed"; exit 1; }
+
+test-dynamo-chain: ## the same with real engines: frontend, two dynamo.vllm workers on the CPU, our connector
+	@$(SETUP) venv 0.32.0 >/dev/null
+	@$(SETUP) dynamo-worker >/dev/null
+	@$(BIN)/pytest tests/dynamo/test_chain.py --chain
 
 bench-dynamo: ## Mooncake's conversations through Dynamo's real router, 4 workers: records and a figure (20 min)
 	@$(SETUP) venv 0.32.0 >/dev/null

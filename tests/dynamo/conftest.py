@@ -20,13 +20,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--seed", type=int, default=20261126, help="seed of chains and of what happens"
     )
+    parser.addoption("--chain", action="store_true", help="the chain with real engines as well")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "chain: real engines behind Dynamo, minutes")
     config.stash[_COUNTS] = Counter()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--chain"):
+        items[:] = [item for item in items if item.get_closest_marker("chain") is None]
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(240))

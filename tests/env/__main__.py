@@ -6,6 +6,7 @@
     python3 tests/env venv VERSION    environment with that vLLM and the wheel, prints its Python
     python3 tests/env dynamo          environment with NVIDIA Dynamo's router, prints its Python
     python3 tests/env versions        the releases of vLLM that there are pins for
+    python3 tests/env dynamo-worker   what `dynamo.vllm` needs beside vLLM, prints the folder
     python3 tests/env install         all environments of the tests
     python3 tests/env demo            a Python with the user's vLLM if there is one, else ours
 
@@ -25,7 +26,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from environments import MAIN_VERSION, PINNED, VERSIONS, prepare, prepare_dynamo
+from environments import (
+    MAIN_VERSION,
+    PINNED,
+    VERSIONS,
+    prepare,
+    prepare_dynamo,
+    prepare_dynamo_worker,
+)
 from installed import find_installed, on_top_of
 from interpreters import find_python
 from jar import build_wheel, maven, maven_environment
@@ -66,6 +74,9 @@ def _answer(argv: list[str]) -> str:
         case ["dynamo"]:
             with _alone():
                 return str(prepare_dynamo())
+        case ["dynamo-worker"]:
+            with _alone():
+                return str(prepare_dynamo_worker())
         case ["install"]:
             with _alone():
                 for version in VERSIONS:

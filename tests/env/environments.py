@@ -79,6 +79,30 @@ def prepare_dynamo() -> Path:
     return inside
 
 
+def prepare_dynamo_worker() -> Path:
+    """Makes what `dynamo.vllm` needs beside the environment with vLLM; returns that folder.
+
+    It goes into PYTHONPATH: Dynamo's own package, and what else it imports.
+    """
+    prepare_dynamo()
+    pins = _REQUIREMENTS / "dynamo-worker.txt"
+    folder = ROOT / ".venv-dynamo" / "worker"
+    stamp = folder / _STAMP
+    if not stamp.is_file() or json.loads(stamp.read_text()).get("base") != digest([pins]):
+        shutil.rmtree(folder, ignore_errors=True)
+        python = prepare(MAIN_VERSION)
+        install: list[str | Path] = [find_uv(), "pip", "install", "--no-deps", "--python", python]
+        run("installing dynamo.vllm's imports", [*install, "--target", folder, "-r", pins],
+            env=environment())  # fmt: skip
+        site = ask(
+            ROOT / ".venv-dynamo" / "bin" / "python",
+            "import sysconfig; print(sysconfig.get_path('purelib'))",
+        )
+        (folder / "dynamo").symlink_to(Path(str(site)) / "dynamo")
+        stamp.write_text(json.dumps({"base": digest([pins])}))
+    return folder
+
+
 def install_wheel(python: Path, wheel: Path, *, dependencies: bool = True) -> None:
     """Installs the wheel, in place of an older one of the same version."""
     argv: list[str | Path] = [find_uv(), "pip", "install", "--python", python]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from harness import checkout, processes
 
 PYTHON = checkout.ROOT / ".venv-dynamo" / "bin" / "python"
+#: What `dynamo.vllm` needs beside the environment with vLLM.
+WORKER_PACKAGES = checkout.ROOT / ".venv-dynamo" / "worker"
 MODEL = "m"
 _TIERS = {"device": "GPU", "host_pinned": "CPU", "disk": "DISK"}
 _REQUEST_TIMEOUT_S = 30.0
@@ -155,10 +158,12 @@ class Selection(processes.Closing):
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Where a request went, by its worker's tag, and how much of it the router took as cached."""
+    """What was answered (a worker without an engine answers its tag), how much of the prompt the
+    router took as cached, and Dynamo's number of the worker."""
 
     tag: str
     hit_rate: float
+    worker: int = 0
 
 
 class Frontend(processes.Closing):
@@ -198,9 +203,34 @@ class Frontend(processes.Closing):
         arguments = [str(self._model), events, str(block_tokens), str(tag), *more]
         self._workers.append(self._start(f"worker-{tag}", ["-P", str(script), *arguments]))
 
-    def wait_workers(self) -> None:
+    def run_engine(
+        self, name: str, arguments: Sequence[str], environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """A worker with a real engine: `dynamo.vllm` in the present environment."""
+        path = [str(WORKER_PACKAGES), os.environ.get("PYTHONPATH", "")]
+        ours = {name: value for name, value in self._environment.items() if name[:4] == "DYN_"}
+        script = Path(__file__).with_name("dynamo_vllm.py")
+        engine = processes.start(
+            [sys.executable, "-P", str(script), *arguments],
+            self._log / f"dynamo-{name}.log",
+            {
+                **processes.vllm_environment(), **ours, **environment,
+                "PYTHONPATH": os.pathsep.join(filter(None, path)),
+            },
+        )  # fmt: skip
+        self._workers.append(engine)
+        return engine
+
+    def wait_workers(self, timeout_s: float = 60.0) -> None:
         """Returns when all of them take requests."""
-        processes.wait_until(self._all_there, 60, f"{len(self._workers)} workers", 0.2)
+
+        def there() -> bool:
+            for worker in self._workers:
+                if worker.poll() is not None:
+                    raise RuntimeError(f"a worker ended with {worker.returncode}: see {self._log}")
+            return self._all_there()
+
+        processes.wait_until(there, timeout_s, f"{len(self._workers)} workers", 0.2)
 
     def restart(self) -> None:
         """Another frontend, which knows nothing; the workers stay."""
@@ -208,15 +238,17 @@ class Frontend(processes.Closing):
         self._frontend = self._start_frontend()
         self.wait_workers()
 
-    def complete(self, token_ids: Sequence[int]) -> Routed:
-        """Where this prompt goes."""
+    def complete(self, token_ids: Sequence[int], max_tokens: int = 1) -> Routed:
+        """Where this prompt goes, and what it is answered, greedily."""
         body = {
-            "model": "tiny", "prompt": list(token_ids), "max_tokens": 1,
-            "nvext": {"extra_fields": ["worker_id", "timing"]},
+            "model": "tiny", "prompt": list(token_ids), "max_tokens": max_tokens,
+            "temperature": 0, "nvext": {"extra_fields": ["worker_id", "timing"]},
         }  # fmt: skip
         answer = _post(f"http://127.0.0.1:{self.port}/v1/completions", body)
-        timing = answer["nvext"]["timing"]
-        return Routed(answer["choices"][0]["text"], float(timing["kv_hit_rate"] or 0.0))
+        nvext = answer["nvext"]
+        hit_rate = float(nvext["timing"]["kv_hit_rate"] or 0.0)
+        worker = int(nvext["worker_id"]["decode_worker_id"])
+        return Routed(answer["choices"][0]["text"], hit_rate, worker)
 
     def _all_there(self) -> bool:
         try:
