@@ -40,6 +40,8 @@ RUNS = {
     "own look, as a rule after the request had been taken up.)",
     "gpu-pairs-told-ahead": "The same on a quieter machine, with and without (`unwaited`) a step's "
     "wait for loads",
+    "gpu-neighbour": "A neighbour's token times beside loads and saves of three geometries, at "
+    "full rate and with limits",
     "gpu-batches": "One engine after another: start-up with a large pool, 32 prompts of 8,192 "
     "tokens at once, stalls while the pool is pinned",
     "gpu-batches-early-start": "The same with the sidecar started while vLLM loads its model",
@@ -112,6 +114,10 @@ REASONS: dict[tuple[str, str], str] = {
     ("gpu-pairs", "neighbour's time a token"): _BESIDE_COPIES,
     ("gpu-pairs-told-ahead", "flexkv's hit"): _BEYOND_THE_LINK,
     ("gpu-pairs-told-ahead", "neighbour's time a token"): _BESIDE_COPIES,
+    ("gpu-neighbour", "scattered 16 KiB fragments"): "a descriptor a fragment: the more of them a "
+    "byte needs, the longer a step waits; a limit in bytes does not help there, and was not the "
+    "better the lower it was. Unexplained",
+    ("gpu-neighbour", "neighbour's time a token"): _BESIDE_COPIES,
     ("gpu-batches", "vLLM serves later than without"): "the engine waited for the sidecar's start "
     "and for the layout's proof, one after the other; since then gpu-batches-early-start",
     ("gpu-kvmanager", "first_sight"): "three calls of Python a block make its SHA-256: "
