@@ -159,13 +159,21 @@ public final class SsdReports {
     return tree.copies().onSsd(entry) == SSD_HELD && index.getLong(entry, SSD_SLOT) == ssdSlot;
   }
 
+  /** As the other one, where the tier has room for another block. */
+  public boolean adopt(BlockIdentity block, long ssdSlot) {
+    return adopt(block, ssdSlot, false);
+  }
+
   /**
-   * A block was found on the SSD after a restart. Parents come first.
+   * A block was found on the SSD after a restart. Parents come first, and of the rest the one that
+   * was written first.
    *
+   * @param full whether one that was adopted earlier must give way: blocks that had been evicted
+   *     come back as well, and those that were written last shall not be lost for them
    * @return whether it is the core's now; if not (its parent is not there, its namespace was reset,
    *     it is there already, or a limit is met) the slot stays the caller's
    */
-  public boolean adopt(BlockIdentity block, long ssdSlot) {
+  public boolean adopt(BlockIdentity block, long ssdSlot, boolean full) {
     Namespace namespace =
         namespaces.ofSurvivors(
             block.digestHi(), block.digestLo(), block.slotBytes(), block.generation());
@@ -182,16 +190,35 @@ public final class SsdReports {
       }
     }
     int entry = tree.find(probe.set(salt, block.hashHi(), block.hashLo()));
+    boolean fits =
+        entry == NONE
+            || (tree.isReady(entry)
+                && tree.parent(entry) == parent
+                && copies.onSsd(entry) <= SSD_QUEUED);
+    if (!fits || (full && !evictOne(namespace, parent))) {
+      return false;
+    }
     if (entry == NONE) {
       tree.addHeld(namespace, block.group(), probe, block.hashLo(), parent, ssdSlot);
-    } else if (tree.isReady(entry)
-        && tree.parent(entry) == parent
-        && copies.onSsd(entry) <= SSD_QUEUED) {
-      copies.adopt(entry, ssdSlot);
     } else {
-      return false;
+      copies.adopt(entry, ssdSlot);
     }
     counters.adoptedBlocks++;
     return true;
+  }
+
+  /** Evicts the block of this namespace that is next to go, but not this one. */
+  private boolean evictOne(Namespace namespace, int kept) {
+    if (kept != NONE) {
+      tree.pin(kept);
+    }
+    int victim = namespace.policy(Tier.SSD).victim();
+    if (kept != NONE) {
+      tree.unpin(kept);
+    }
+    if (victim != NONE) {
+      tree.evict(Tier.SSD, victim);
+    }
+    return victim != NONE;
   }
 }

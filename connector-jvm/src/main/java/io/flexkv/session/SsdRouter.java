@@ -364,7 +364,8 @@ final class SsdRouter implements SlotAllocator {
               is.payloadBytes());
       events.offered(header.blockTokens(), header.eventData());
       boolean gone = lostDirectories.get(there().directoryOf(survivor.slot()));
-      if (!gone && blocks < maxBlocks && core().ssd().adopt(block, survivor.slot())) {
+      boolean full = blocks >= maxBlocks;
+      if (!gone && core().ssd().adopt(block, survivor.slot(), full)) {
         blocks++;
         taken.set(i);
       }

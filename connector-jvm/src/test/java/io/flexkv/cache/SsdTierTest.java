@@ -363,6 +363,34 @@ class SsdTierTest {
   }
 
   @Test
+  void adopt_full_theFirstThatNothingHangsOnGivesWay() {
+    CoreFixture before = new CoreFixture(40, 100, CONFIG);
+    before.cached(1, 2);
+    before.cached(2, 2);
+    List<BlockIdentity> blocks =
+        before.effects.writes.stream().flatMap(write -> write.blocks().stream()).toList();
+    f = new CoreFixture(40, 100, CONFIG);
+    long[] slots = {
+      f.ssdSlots.allocate(10),
+      f.ssdSlots.allocate(10),
+      f.ssdSlots.allocate(10),
+      f.ssdSlots.allocate(10)
+    };
+    assertThat(f.core.ssd().adopt(blocks.get(0), slots[0])).isTrue();
+    assertThat(f.core.ssd().adopt(blocks.get(1), slots[1], true))
+        .as("only its own parent could give way")
+        .isFalse();
+    assertThat(f.core.ssd().adopt(blocks.get(1), slots[1])).isTrue();
+    assertThat(f.core.ssd().adopt(blocks.get(2), slots[2], true)).isTrue();
+    assertThat(f.core.ssd().adopt(blocks.get(3), slots[3], true)).isTrue();
+    f.extend(1, 1, 2);
+    f.extend(2, 2, 2);
+    assertThat(look(1, 0, 2).ssdBlocks()).as("written first").isZero();
+    assertThat(look(2, 0, 2).ssdBlocks()).as("written last").isEqualTo(2);
+    assertThat(f.ssdSlots.taken()).isEqualTo(2);
+  }
+
+  @Test
   void lost_directory_takesItsBlocksAndWhatHangsOnThem() {
     f.cached(1, 4);
     long second = f.effects.writes.getFirst().ssdSlots()[1];

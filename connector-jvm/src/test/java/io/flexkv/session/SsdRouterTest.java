@@ -49,6 +49,10 @@ class SsdRouterTest {
     long nextJob = 1;
 
     Rig(MemorySsdStore store) {
+      this(store, 0);
+    }
+
+    Rig(MemorySsdStore store, long maxBlocks) {
       this.store = store;
       try {
         pool = HostPool.create("test", 8 * BLOCK, 8 * BLOCK, Arena.ofAuto());
@@ -57,7 +61,8 @@ class SsdRouterTest {
       }
       slots = new HostSlots(pool, 0);
       SsdConfig config = SsdConfig.forHost(64 * BLOCK);
-      router = new SsdRouter(new SsdUse(store, config, 0), slots, new EventHub(), 5, () -> 1);
+      router =
+          new SsdRouter(new SsdUse(store, config, maxBlocks), slots, new EventHub(), 5, () -> 1);
       core =
           new CacheCore(
               CacheConfig.defaults(),
@@ -174,14 +179,29 @@ class SsdRouterTest {
   void recover_nextLife_servesWhatSurvived() throws Exception {
     rig.save(1, 4);
     Rig next = new Rig(rig.store.restart());
+    recover(next);
+    assertThat(next.core.stats().ssd().adoptedBlocks()).isEqualTo(4);
+    assertThat(next.servable(1, 4)).isEqualTo(4);
+  }
+
+  @Test
+  void recover_moreThanTheCap_theBlocksWrittenLastAreServed() throws Exception {
+    rig.save(1, 4);
+    rig.save(2, 4);
+    Rig next = new Rig(rig.store.restart(), 5);
+    recover(next);
+    assertThat(next.core.stats().ssd().blocks()).isEqualTo(5);
+    assertThat(next.servable(2, 4)).isEqualTo(4);
+    assertThat(next.servable(1, 4)).isEqualTo(1);
+  }
+
+  private static void recover(Rig next) throws Exception {
     AgentInbox inbox = new AgentInbox(EventFd.create());
     Thread recovery = Thread.ofPlatform().start(() -> next.router.recover(inbox));
     while (recovery.isAlive()) {
       inbox.runCalls(() -> {}); // as the cache thread does
       Thread.onSpinWait();
     }
-    assertThat(next.core.stats().ssd().adoptedBlocks()).isEqualTo(4);
-    assertThat(next.servable(1, 4)).isEqualTo(4);
   }
 
   @Test
@@ -190,12 +210,7 @@ class SsdRouterTest {
     Rig next = new Rig(rig.store.restart());
     next.store.lose();
     next.run();
-    AgentInbox inbox = new AgentInbox(EventFd.create());
-    Thread recovery = Thread.ofPlatform().start(() -> next.router.recover(inbox));
-    while (recovery.isAlive()) {
-      inbox.runCalls(() -> {});
-      Thread.onSpinWait();
-    }
+    recover(next);
     assertThat(next.core.stats().ssd().adoptedBlocks()).isZero();
     assertThat(next.store.usedBytes()).isZero();
   }
