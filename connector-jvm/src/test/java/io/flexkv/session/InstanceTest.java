@@ -336,6 +336,7 @@ class InstanceTest {
     scheduler.send(
         PlanLoadRecord.encode(
             scheduler.scratch, job, 1, lease, (int) found.generation(), 0, new int[] {20}, 0));
+    assertThat(scheduler.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_VOID);
     lookup(1, 8);
     Thread.sleep(30);
     assertThat(block(20)).isEqualTo(before);
