@@ -132,7 +132,7 @@ final class BlockAccess extends BlockOp {
     }
     int found = Checksums.ofBlock(digest, open.job().address(block), identity().payloadBytes());
     if (found == span.sums[index]) {
-      span.unproven[index] = 0;
+      directory.space().proved(span, index);
       counters.readBlocks.increment();
       counters.readBytes.add(identity().payloadBytes());
       open.succeeded(block);

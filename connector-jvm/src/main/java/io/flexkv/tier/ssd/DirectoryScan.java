@@ -247,6 +247,7 @@ final class DirectoryScan {
     for (SlotSpan span : spans) {
       restore(span);
     }
+    directory.space().unproven(meta.clean ? 0 : survivors);
   }
 
   private long lastWritten(SlotSpan span) {

@@ -5,6 +5,7 @@ import java.util.HashMap;
 import java.util.LinkedHashSet;
 import java.util.Map;
 import java.util.SequencedSet;
+import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicReferenceArray;
 import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
@@ -29,6 +30,9 @@ final class DirectorySpace {
 
   /** By slot size: spans that have a free slot. */
   private final Map<Long, SequencedSet<SlotSpan>> open = new HashMap<>();
+
+  /** Blocks of an unclean end whose bytes nobody has verified or replaced since. */
+  private final AtomicLong unproven = new AtomicLong();
 
   private long usedBytes;
   private int salt;
@@ -57,6 +61,30 @@ final class DirectorySpace {
 
   long usedBytes() {
     return usedBytes;
+  }
+
+  /** So many blocks were found after an unclean end. */
+  void unproven(long blocks) {
+    unproven.set(blocks);
+  }
+
+  /** A slot's bytes are those of its header: they verified, or both are new. Any thread. */
+  void proved(SlotSpan span, int index) {
+    synchronized (span) {
+      if ((span.unproven[index] & DirectoryScan.UNPROVEN) != 0) {
+        unproven.decrementAndGet();
+      }
+      span.unproven[index] = 0;
+    }
+  }
+
+  /**
+   * Whether every header that the next start may find is right about its slot. One that came back
+   * after an unclean end, and was given back without having been verified, may be wrong: its slot
+   * may be free, but it stands in the log as long as nothing takes its place. Any thread.
+   */
+  boolean proven() {
+    return unproven.get() == 0;
   }
 
   int extents() {

@@ -427,7 +427,7 @@ final class HeaderLog {
         if (entry.movedFrom() == 0) {
           entry.span().sums[entry.index()] = entry.sum();
           entry.span().setIdentityDigest(entry.index(), entry.digest());
-          entry.span().unproven[entry.index()] = 0;
+          space.proved(entry.span(), entry.index());
         }
       }
     }

@@ -56,6 +56,9 @@ final class Scrub {
     if (finding.errno() != 0) {
       counters.readErrors.increment();
       directory.readFailed(finding.errno());
+    } else if (!finding.good() && (span.unproven[at] & DirectoryScan.UNPROVEN) != 0) {
+      counters.corruptBlocks.increment();
+      counters.staleBlocks.increment(); // it was being overwritten at an end; a read will miss
     } else if (!finding.good()) {
       counters.corruptBlocks.increment();
       counters.quarantinedBytes.add(span.stride);
@@ -70,7 +73,7 @@ final class Scrub {
           "%08x".formatted(finding.found()),
           "%08x".formatted(finding.wanted()));
     } else {
-      span.unproven[at] = 0;
+      directory.space().proved(span, at);
     }
   }
 }

@@ -515,7 +515,7 @@ final class SsdDirectory {
     boolean quiet =
         careThread.getState() == Thread.State.NEW
             || ThreadBlockIo.joinAll(List.of(careThread), timeoutNanos);
-    if (quiet && wasServing && log.quiet() && payloadWrites.get() == 0) {
+    if (quiet && wasServing && log.quiet() && payloadWrites.get() == 0 && space.proven()) {
       files.meta().clean = true;
       storeMeta();
     }

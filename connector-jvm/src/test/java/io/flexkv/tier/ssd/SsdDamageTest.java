@@ -154,30 +154,63 @@ class SsdDamageTest {
     }
   }
 
-  @Test
-  void blockTornByAKill_isNamedAsGone_andItsSlotIsOfUseAgain() throws IOException {
-    SlotHeader header = SsdRig.header(1, 0, 0, PAYLOAD);
+  /** The folder of a directory whose process was killed with this block in it. */
+  private Path killedWith(SlotHeader header) throws IOException {
     Path killed = Files.createDirectory(folder.resolve("killed"));
-    long offset;
     try (SsdRig rig = open();
         DirectoryStream<Path> files = Files.newDirectoryStream(folder.resolve("a"))) {
-      offset = SlotNumber.offset(rig.write(header));
+      rig.write(header);
       for (Path file : files) {
         Files.copy(file, killed.resolve(file.getFileName())); // no clean end is noted in there
       }
     }
+    return killed;
+  }
+
+  private static void tear(Path killed) throws IOException {
     Path data = killed.resolve("flexkv-ssd-0000.data");
-    try (RandomAccessFile file = new RandomAccessFile(data.toFile(), "rw")) {
-      put(file, offset + SECTOR, new byte[SECTOR]);
-    }
-    try (SsdRig rig = SsdRig.open(SsdRig.options(0, 8 << 20, killed), SsdRig.tuning())) {
+    try (SsdRig rig = open(killed);
+        RandomAccessFile file = new RandomAccessFile(data.toFile(), "rw")) {
       long slot = rig.recovered.keySet().iterator().next();
-      SsdEvent.Ended end = rig.read(slot, header.identity());
-      assertThat(end.outcome()).isEqualTo(SsdEvent.Outcome.FAILED);
-      assertThat(end.badSlot()).as("or the block stays, and is tried for ever").isEqualTo(slot);
-      assertThat(rig.engine.stats().staleBlocks()).isOne();
-      rig.engine.free(slot);
-      assertThat(rig.engine.usedBytes()).as("the disk is not to blame").isZero();
+      put(file, SlotNumber.offset(slot) + SECTOR, new byte[SECTOR]);
+    }
+  }
+
+  private static SsdRig open(Path directory) throws IOException {
+    return SsdRig.open(SsdRig.options(0, 8 << 20, directory), SsdRig.tuning());
+  }
+
+  @Test
+  void blockTornByAKill_isNamedAsGone_andItsSlotIsOfUseAgain() throws IOException {
+    SlotHeader header = SsdRig.header(1, 0, 0, PAYLOAD);
+    Path killed = killedWith(header);
+    tear(killed); // by a life that ends as it should, and never read the block
+    for (int life = 0; life < 3; life++) { // its header stays in the log
+      try (SsdRig rig = open(killed)) {
+        long slot = rig.recovered.keySet().iterator().next();
+        SsdEvent.Ended end = rig.read(slot, header.identity());
+        assertThat(end.outcome()).isEqualTo(SsdEvent.Outcome.FAILED);
+        assertThat(end.badSlot()).as("or the block stays, and is tried for ever").isEqualTo(slot);
+        assertThat(rig.engine.stats().staleBlocks()).as("life %d", life).isOne();
+        rig.engine.free(slot);
+        assertThat(rig.engine.usedBytes()).as("the disk is not to blame").isZero();
+      }
+    }
+  }
+
+  @Test
+  void blockOfAKilledLife_onceVerified_isDamagedWhenItChanges() throws IOException {
+    SlotHeader header = SsdRig.header(1, 0, 0, PAYLOAD);
+    Path killed = killedWith(header);
+    try (SsdRig rig = open(killed)) {
+      long slot = rig.recovered.keySet().iterator().next();
+      assertThat(rig.read(slot, header.identity()).outcome()).isEqualTo(SsdEvent.Outcome.DONE);
+    }
+    tear(killed);
+    try (SsdRig rig = open(killed)) {
+      rig.read(rig.recovered.keySet().iterator().next(), header.identity());
+      assertThat(rig.engine.stats().corruptBlocks()).isOne();
+      assertThat(rig.engine.stats().staleBlocks()).isZero();
     }
   }
 
