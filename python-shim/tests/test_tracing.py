@@ -80,9 +80,14 @@ def test_more_than_can_be_written_is_counted(tmp_path: Path) -> None:
 
 
 def test_configurations_have_no_secrets() -> None:
-    config = CacheConfig(redis_password="hunter2")
+    config = CacheConfig(
+        redis_password="hunter2",
+        remote_config_custom={"secret_access_key": "hunter2"},
+        nixl_extra_config={"access_key": "hunter2"},
+    )
     settings = Settings.load(env={"FLEXKV_REDIS_PASSWORD": "hunter2"})
     assert "hunter2" not in json.dumps([described(config), effective(settings)], default=str)
+    assert "hunter2" not in repr(config)
     assert described(config)["tokens_per_block"] == 16
 
 

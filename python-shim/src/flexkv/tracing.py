@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 QUEUED_MAX = 10_000
 """Lines that wait to be written; with token ids of 100,000 each that is a gigabyte."""
 
-_SECRET = ("password", "token", "secret")
+_SECRET = frozenset(option.name for option in OPTIONS if option.secret)
 
 
 class Tracer:
@@ -141,7 +141,7 @@ def described(config: Any) -> dict[str, Any]:
     return {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if not any(word in field.name for word in _SECRET) or field.name == "tokens_per_block"
+        if field.repr and field.name not in _SECRET
     }
 
 

@@ -198,7 +198,7 @@ class CacheConfig:
     enable_ssd: bool = False
     enable_gds: bool = False
     enable_nixl: bool = False
-    nixl_extra_config: Mapping[str, Any] | None = None
+    nixl_extra_config: Mapping[str, Any] | None = field(default=None, repr=False)
     enable_remote: bool = False
     enable_kv_sharing: bool = False
     enable_p2p_cpu: bool = False
@@ -219,7 +219,7 @@ class CacheConfig:
     remote_file_size: int | None = None
     remote_file_num: int | None = None
     remote_file_prefix: str | None = None
-    remote_config_custom: Mapping[str, Any] | None = None
+    remote_config_custom: Mapping[str, Any] | None = field(default=None, repr=False)
     local_zmq_ip: str | None = None
     local_zmq_port: int | None = None
     redis_host: str | None = None
