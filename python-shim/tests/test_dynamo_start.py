@@ -96,8 +96,10 @@ class Deployment:
         for name in ("PYTHONHASHSEED", "DYN_FILE_KV"):
             base.pop(name, None)
         path = os.pathsep.join(filter(None, [str(self.folder / "fakes"), base.get("PYTHONPATH")]))
+        # A shell cannot trap what was ignored when it started, as SIGINT is for a run of these
+        # tests in the background of a script.
         self.process = subprocess.Popen(
-            [script, *arguments],
+            ["env", "--default-signal=INT", script, *arguments],
             env={
                 **base, "PYTHONPATH": path, "PYTHON": sys.executable, "OUT": str(self.out),
                 "LOG_DIR": str(self.folder / "logs"), "RUN_DIR": str(self.run),
