@@ -54,6 +54,8 @@ def main() -> int:
         say(f"skipped: {reason}")
         return 0
     if args.life:
+        # Records name the command that is typed, not a life's with its temporary folders.
+        del sys.argv[sys.argv.index("--life") :]
         return life(args)
     Path(args.out).mkdir(parents=True, exist_ok=True)
     args.dir.mkdir(parents=True, exist_ok=True)

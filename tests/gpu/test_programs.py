@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from harness.records import typed_command
 from harness.sidecar import Sidecar
 
 from gpu import acceptance, connectors, report, stages, tasks
@@ -202,6 +203,17 @@ class TestReport:
             if not report.reason(file, row["name"])
         ]
         assert without == []
+
+    def test_records_name_no_place_of_the_machine(self) -> None:
+        texts = [path.read_text() for path in report.FOLDER.glob("*.json")]
+        assert not [at for at in ("/work/", "/root/", "/tmp/") if any(at in one for one in texts)]
+
+    def test_command_of_a_program_is_relative_to_the_checkout(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.executable", "/usr/bin/python3")
+        monkeypatch.setattr("sys.argv", [str(Path(__file__).resolve()), "--dir", "a b"])
+        assert typed_command() == "python3 tests/gpu/test_programs.py --dir 'a b'"
 
     def test_every_record_file_is_on_the_page(self) -> None:
         assert {path.stem for path in report.FOLDER.glob("*.json")} == set(report.read())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 #: Where every run leaves its records, below the checkout.
 FOLDER = Path("build/bench")
-
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 LEGEND = (
     "limit: what the hardware, or nothing but the engine, did in the same run · ratio: value / "
@@ -42,11 +42,19 @@ class Record:
     machine: str
 
 
+def typed_command() -> str:
+    """How this run is started from the checkout, wherever that lies."""
+    program = Path(sys.argv[0])
+    if program.is_absolute() and program.is_relative_to(_CHECKOUT):
+        program = program.relative_to(_CHECKOUT)
+    return shlex.join([Path(sys.executable).name, str(program), *sys.argv[1:]])
+
+
 class Records:
     """Collects the records of one run."""
 
     def __init__(self) -> None:
-        self._command = shlex.join([Path(sys.executable).name, *sys.argv])
+        self._command = typed_command()
         self._machine = describe_machine()
         self.all: list[Record] = []
 
