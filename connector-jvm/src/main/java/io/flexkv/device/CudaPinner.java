@@ -104,12 +104,24 @@ final class CudaPinner implements AutoCloseable {
     for (int segment = pool.segments() - 1; segment >= 0; segment--) {
       while (!stopped && pool.pinnedBeyond(segment)) {
         letCopiesPass();
-        gpu.driver().hostUnregister(pool.start(segment) + pool.takeLast(segment));
+        unpinLast(segment);
       }
     }
     synchronized (this) {
       unpinned = !changed; // else the pool has become smaller still
       notifyAll();
+    }
+  }
+
+  /** A piece that the driver keeps counts as pinned again: its pages must not go. */
+  private void unpinLast(int segment) throws CudaCallException {
+    long end = pool.pinned(segment);
+    long start = pool.takeLast(segment);
+    try {
+      gpu.driver().hostUnregister(pool.start(segment) + start);
+    } catch (CudaCallException e) {
+      pool.pinnedUpTo(segment, end);
+      throw e;
     }
   }
 

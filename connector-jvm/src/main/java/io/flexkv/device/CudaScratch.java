@@ -5,6 +5,8 @@ import java.lang.System.Logger.Level;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
 
 /**
  * A rank's memory with streams that copy from and to one small range of host memory, which is
@@ -18,12 +20,18 @@ final class CudaScratch extends HostView {
   private final CudaGpu gpu;
   private final CudaCopyPath path;
   private final PinnedRanges range;
+
+  /** Memory that the driver would not unpin: it must not be anybody else's. */
+  private static final Queue<MemorySegment> KEPT = new ConcurrentLinkedQueue<>();
+
+  private final MemorySegment host;
   private final List<Long> pieces = new ArrayList<>();
 
   private CudaScratch(DeviceMemory memory, CudaGpu gpu, CudaCopyPath path, MemorySegment host) {
     super(memory);
     this.gpu = gpu;
     this.path = path;
+    this.host = host;
     this.range = new PinnedRanges(List.of(host));
   }
 
@@ -63,6 +71,7 @@ final class CudaScratch extends HostView {
         gpu.driver().hostUnregister(piece);
       }
     } catch (CudaCallException | DeviceException e) {
+      KEPT.add(host);
       LOG.log(Level.WARNING, "scratch memory stays pinned: {0}", e.getMessage());
     }
     pieces.clear();

@@ -54,8 +54,13 @@ final class Tuning {
 
   private void limit(Settings wanted) {
     limits.set(
-        (long) (wanted.number(Options.LOAD_LIMIT_GB_S) * BYTES_PER_GB),
-        (long) (wanted.number(Options.SAVE_LIMIT_GB_S) * BYTES_PER_GB));
+        bytesPerSecond(wanted.number(Options.LOAD_LIMIT_GB_S)),
+        bytesPerSecond(wanted.number(Options.SAVE_LIMIT_GB_S)));
+  }
+
+  /** Next to nothing is not 0, which means without a limit. */
+  private static long bytesPerSecond(double gigabytes) {
+    return (long) Math.ceil(gigabytes * BYTES_PER_GB);
   }
 
   /** The eviction that options ask for. */

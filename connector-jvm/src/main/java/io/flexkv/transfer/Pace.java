@@ -21,6 +21,9 @@ final class Pace {
   /** When what was submitted so far is over at the limit; of no meaning while {@link #fresh}. */
   private long overAtNanos;
 
+  /** The limit that it was reckoned at; another one since then begins anew. */
+  private long rateThen;
+
   private boolean fresh = true;
 
   Pace(MoveLimits limits, Direction direction) {
@@ -30,12 +33,16 @@ final class Pace {
 
   /** Whether the next slice may be submitted now. */
   boolean allows(long nowNanos) {
-    return fresh || limits.bytesPerSecond(direction) == 0 || overAtNanos - nowNanos <= AHEAD_NANOS;
+    return fresh
+        || limits.bytesPerSecond(direction) != rateThen
+        || overAtNanos - nowNanos <= AHEAD_NANOS;
   }
 
   /** A slice was submitted. */
   void submitted(long bytes, long nowNanos) {
     long rate = limits.bytesPerSecond(direction);
+    fresh |= rate != rateThen;
+    rateThen = rate;
     if (rate == 0) {
       fresh = true;
       return;

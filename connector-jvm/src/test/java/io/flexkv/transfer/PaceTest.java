@@ -63,6 +63,16 @@ class PaceTest {
   }
 
   @Test
+  void limit_raised_doesNotWaitForWhatTheOldOneOwed() {
+    limits.set(1, 0);
+    pace.submitted(SLICE, 0);
+    limits.set(1_000_000_000, 0);
+    assertThat(pace.allows(MILLI)).isTrue();
+    assertThat(movedIn(100 * MILLI, 10_000, MILLI))
+        .isBetween(100 * MILLI - SLICE, 100 * MILLI + Pace.AHEAD_NANOS + SLICE);
+  }
+
+  @Test
   void limit_ofTheOtherDirection_doesNotMatter() {
     limits.set(0, 1);
     pace.submitted(SLICE, 0);
