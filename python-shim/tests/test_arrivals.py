@@ -12,8 +12,8 @@ from rig import Rig, prompt
 from flexkv.arrivals import Arrivals
 from flexkv.loads import OpenLoads
 from flexkv.metadata import StepJob
-from flexkv.protocol import KIND_LOAD, STATUS_FAILED, STATUS_OK, STATUS_VOID, JobDone
-from flexkv.requests import OpenLoad
+from flexkv.protocol import KIND_LOAD, STATUS_FAILED, STATUS_OK, STATUS_VOID, JobDone, Record
+from flexkv.requests import OpenLoad, RequestState
 from flexkv.worker import WorkerLimits
 
 
@@ -163,6 +163,56 @@ def test_sidecar_that_tells_only_workers_is_waited_for_once() -> None:
     rig.check_clean()
 
 
+def test_word_that_came_behind_the_workers_once_is_waited_for_again() -> None:
+    arrivals = Arrivals(1, 0.005, lambda: 0.0, lambda _: None)
+    first, second = (OpenLoad(job, 0, array("I", [1])) for job in (1, 2))
+    heard: list[int] = []
+
+    def listen() -> bool:
+        heard.append(1)
+        return False
+
+    arrivals.opened(first)
+    arrivals.reported(first)
+    arrivals.opened(second)
+    arrivals.wait([second], listen)
+    assert not heard, "so far it seems to tell the workers alone"
+    arrivals.heard(JobDone(1, 1, 0, 1, 0, KIND_LOAD, STATUS_OK))
+    arrivals.wait([second], listen)
+    assert heard
+
+
+@pytest.mark.parametrize("broken", ["a", "b"])
+def test_failure_at_one_load_leaves_no_other_told_but_not_handed_over(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = warm()
+    rig.serve("other", prompt(21, 1))
+    rig.drop_engine_cache()
+    rig.add("a", prompt(21))
+    rig.add("b", prompt(21, 1))
+    launch(rig)
+    launch(rig)
+    assert rig.side.open_loads == 2
+    end = rig.side._end_load
+
+    def fails(state: RequestState, *, whole_failed: bool) -> None:
+        if state.request_id == broken:
+            monkeypatch.undo()
+            raise RuntimeError("an error of ours")
+        end(state, whole_failed=whole_failed)
+
+    monkeypatch.setattr(rig.side, "_end_load", fails)
+    rig.while_asleep = rig.sidecar.run_copies
+    rig.engine.update()
+    assert rig.hooks.guard.errors
+    rig.run()
+    rig.steps(2)
+    assert not rig.side.arrivals.remembers
+    assert rig.side.open_loads == 0
+    assert rig.engine.leaked() == 0
+
+
 def test_failed_part_goes_the_workers_way_and_ends_the_wait() -> None:
     rig = warm()
     job = load_in_flight(rig)
@@ -196,6 +246,33 @@ def test_sidecar_that_dies_behind_its_word_has_kept_it() -> None:
     rig.while_asleep = rig.sidecar.run_copies
     rig.engine.update()
     rig.sidecar.kill()
+    rig.run()
+    assert rig.side.loads_failed == 0
+    rig.check_clean()
+
+
+def test_sidecar_that_says_its_last_word_behind_the_workers_look_has_kept_it() -> None:
+    """The worker sees it dead having read its ring before that word; the scheduler read it after,
+    and the request may run: its blocks must not be reported as failed.
+    """
+    rig = warm()
+    load_in_flight(rig)
+    session = rig.worker_links[0].present
+    assert session is not None
+    poll = session.poll
+
+    def poll_then_last_word() -> list[Record]:
+        records = poll()
+        session.poll = poll  # type: ignore[method-assign]
+        rig.sidecar.run_copies()
+        rig.engine.update()
+        rig.sidecar.kill()
+        return records
+
+    session.poll = poll_then_last_word  # type: ignore[method-assign]
+    launch(rig)
+    assert rig.side.arrivals.told_ahead == 1
+    assert not rig.sidecar.jobs
     rig.run()
     assert rig.side.loads_failed == 0
     rig.check_clean()

@@ -151,7 +151,7 @@ def test_sidecar_that_does_not_drain_is_killed_and_only_then_reported() -> None:
     rig.steps(5, copies=False)
     assert request.status == LOADING, "reported while the process may still write"
     rig.sidecar.kill()
-    rig.steps(2, copies=False)
+    rig.steps(3, copies=False)  # seen dead, read once more and reported, taken up
     assert request.status != LOADING
     rig.restart()
     rig.run()

@@ -70,8 +70,11 @@ class Arrivals:
 
     def heard(self, done: JobDone) -> None:
         """The sidecar says that one rank's part has ended, and that the rank knows."""
+        if done.kind != KIND_LOAD:
+            return
+        self._deaf = False
         load = self._loads.get(done.job_id)
-        if load is None or done.kind != KIND_LOAD:
+        if load is None:
             return
         if done.status == STATUS_OK and done.blocks_ok == len(load.blocks):
             load.parts_left -= 1
@@ -97,6 +100,7 @@ class Arrivals:
 
         Where the sidecar had not told of any part of it, it tells nobody (records go as messages,
         or it is of an older build): waiting for its word would only keep the workers from looking.
+        If its word was only slower than the workers', it comes, and is waited for again.
         """
         known = self._loads.pop(load.job_id, None)
         if known is not None and load.failed is None and load.parts_left == self._ranks:

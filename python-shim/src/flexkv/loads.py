@@ -5,7 +5,8 @@ blocks are recomputed into, or handed to another request.  So a load ends only i
 
 * *never started*: no ``Go`` for it was ever published;
 * *drained*: the sidecar said so (``JobDone``): no copy of it can touch memory any more;
-* *dead*: the sidecar's process has ended, and with it its copies.
+* *dead*: the sidecar's process has ended, and with it its copies, and what it said until then has
+  been read: it may have told the scheduler too that the load ended well.
 
 If only the session breaks, the load is taken back through the next one with the same life of the
 sidecar, once.  At the deadline the load is revoked; if it has not drained some seconds later the
@@ -33,6 +34,7 @@ class RunningLoad:
     """A load whose ``Go`` was published to ``session``.
 
     ``earlier`` is the session it was handed over from: the sidecar may have answered there.
+    ``server_gone``: its sidecar was seen dead; what that said before is read by the next poll.
     """
 
     job: StepJob
@@ -43,6 +45,7 @@ class RunningLoad:
     handed_over: bool = False
     revoked_at: float | None = None
     killed: bool = False
+    server_gone: bool = False
     blocks_ok: int | None = None
     earlier: Session | None = None
 
@@ -123,7 +126,8 @@ class OpenLoads:
     def advance(self, present: Session | None = None, *, give_up: bool = False) -> None:
         """Looks at every open load once.  With ``give_up`` all deadlines are now.
 
-        ``present`` is the session that the worker has now.
+        Whoever calls it has polled ``sessions()`` since the last call.  ``present`` is the session
+        that the worker has now.
         """
         now = self._clock()
         for load in list(self._running.values()):
@@ -172,8 +176,13 @@ class OpenLoads:
         """Revokes what is late, kills what does not drain, buries what is dead."""
         session = load.session
         alive = session.alive()
-        if not alive and session.server_dead():
+        if load.server_gone:
             load.blocks_ok = 0
+            return
+        if not alive and session.server_dead():
+            # Its last word may have come since the rings were read, and the scheduler may have told
+            # vLLM of it already: the rings are read once more.
+            load.server_gone = True
             return
         if load.revoked_at is None and (give_up or not alive or now >= load.deadline):
             load.revoked_at = now

@@ -236,27 +236,26 @@ class SchedulerSide:
                 if ended.load is not None:
                     self.arrivals.reported(ended.load)
                 self._end_load(ended, whole_failed=request_id in whole)
-        ahead = self._ended_ahead()
-        if ahead:
-            output.finished_recving = reported | ahead
+        self._tell_ahead(output)
 
-    def _ended_ahead(self) -> set[str]:
-        """Loads that the sidecar says are whole, waited for where there is nothing else to do."""
+    def _tell_ahead(self, output: Any) -> None:
+        """Loads that the sidecar says are whole, waited for where there is nothing else to do.
+
+        Each is handed to vLLM as it is counted as told: a failure at one leaves it, and those after
+        it, to the workers' word.
+        """
         if not self._loading:
-            return set()
+            return
         if self._states and all(name in self._loading for name in self._states):
             loads = [state.load for state in self._loading.values()]
             self.arrivals.wait(loads, lambda: self._live_session() is not None)
-        ahead = {
-            name: state
-            for name, state in self._loading.items()
-            if state.load is not None and self.arrivals.is_whole(state.load)
-        }
-        for name, state in ahead.items():
+        for name, state in list(self._loading.items()):
+            if state.load is None or not self.arrivals.is_whole(state.load):
+                continue
+            self._end_load(state, whole_failed=False)
             del self._loading[name]
             self.arrivals.told(name)
-            self._end_load(state, whole_failed=False)
-        return set(ahead)
+            output.finished_recving = {*(output.finished_recving or ()), name}
 
     def request_finished(self, request: Any) -> None:
         """The last save goes into the next step; a finish alone forces one more step.
