@@ -166,7 +166,7 @@ class SchedulerOutput:
     drafts: dict[str, list[int]] = field(default_factory=dict)
     lives: dict[str, int] = field(default_factory=dict)
     samples: set[str] = field(default_factory=set)
-    reports: list[tuple[set[str], set[int]]] | None = None
+    reports: list[tuple[set[str], set[str], set[int]]] | None = None
     seq: int = 0
     number: int = 0
 
@@ -238,15 +238,11 @@ class Worker:
     def _step_done(self, number: int) -> None:
         self.steps_done = number
 
-    def finish(self) -> tuple[set[str], set[int]]:
+    def finish(self) -> tuple[set[str], set[str], set[int]]:
+        """What a step's output says: received, sent, blocks that failed."""
         assert self.hooks is not None
         received = self.hooks.get_finished()
-        return received, self.hooks.get_block_ids_with_load_errors()
-
-    def sent(self) -> set[str]:
-        """The other half of vLLM's ``get_finished``."""
-        assert self.hooks is not None
-        return self.hooks.take_sent()
+        return received, self.hooks.take_sent(), self.hooks.get_block_ids_with_load_errors()
 
     def _forward(
         self, tokens: list[int], blocks: list[int], first: int, count: int, weights: int
@@ -566,10 +562,10 @@ class MiniEngine:
         sent: set[str] = set()
         invalid: set[int] = set()
         reports = out.reports or [worker.finish() for worker in self.workers]
-        for worker, (names, blocks) in zip(self.workers, reports, strict=True):
+        for names, sent_names, blocks in reports:
             invalid |= blocks
             self._count(names, self.recving_left, received)
-            self._count(worker.sent(), self.sending_left, sent)
+            self._count(sent_names, self.sending_left, sent)
         if out.num_scheduled_tokens:
             self.processed = out.seq
             for seq, blocks_freed in [d for d in self.deferred if d[0] <= self.processed]:

@@ -55,6 +55,46 @@ def test_abort_one_rank_had_reported_before_both_name_it_as_sent() -> None:
     rig.check_clean()
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_abort_the_word_is_in_an_output_in_flight_the_next_of_that_id_waits_for_its_own_load(
+    ranks: int,
+) -> None:
+    rig = loading(ranks=ranks)
+    rig.engine.reports_at_launch = True
+    rig.sidecar.run_copies()
+    rig.engine.execute(rig.engine.schedule())  # every rank names it as received
+    rig.engine.abort("b")
+    rig.engine.update()
+    assert not rig.engine.received
+    rig.run()
+    rig.check_clean()
+    rig.engine.reports_at_launch = False
+    rig.drop_engine_cache()
+    again = rig.start_load("b", prompt(5 * BLOCK + 1))
+    rig.steps(3, copies=False)
+    assert again.status == LOADING, "the earlier request's word was taken for its own"
+    rig.run()
+    rig.check_clean()
+
+
+def test_abort_one_rank_had_reported_before_the_next_of_that_id_waits_for_every_rank() -> None:
+    rig = loading(ranks=2)
+    job, rank = next(part for part in rig.sidecar.copies() if part[1] == 0)
+    rig.sidecar.copy_some(job, rank, 8)
+    rig.steps(2, copies=False)
+    assert rig.engine.recving_left == {"b": 1}
+    rig.engine.abort("b")
+    rig.run()
+    rig.drop_engine_cache()
+    again = rig.start_load("b", prompt(5 * BLOCK + 1))
+    job, rank = next(part for part in rig.sidecar.copies() if part[1] == 0)
+    rig.sidecar.copy_some(job, rank, 8)
+    rig.steps(3, copies=False)
+    assert again.status == LOADING, "one rank has yet to load"
+    rig.run()
+    rig.check_clean()
+
+
 def test_finished_in_order_nothing_is_kept() -> None:
     rig = loading()
     rig.run()

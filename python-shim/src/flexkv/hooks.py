@@ -111,6 +111,7 @@ class SchedulerHooks:
                 "update_connector_output", None, self.side.update_connector_output, output
             )
             if self._kept is not None:
+                output.finished_recving = self._kept.take_out(output.finished_recving) or None
                 for request_id in self._kept.sent(output.finished_sending):
                     self.side.forget_load(request_id)
 
@@ -245,12 +246,13 @@ class WorkerHooks:
             self.guard.run("wait_for_save", None, self.side.wait_for_save)
 
     def get_finished(self) -> set[str]:
-        """Requests whose load has ended here, each named once; ``take_sent`` has the others."""
+        """Requests whose load has ended here, each named once."""
         received = {job.request_id for job in self._orphans}
         if self.side is not None:
             received |= self.guard.run("get_finished", set(), self.side.get_finished)
         self._open -= received
-        return self._sent.split(received)
+        self._sent.ended(received)
+        return received
 
     def take_sent(self) -> set[str]:
         """Requests that were aborted with their load open, now that it has ended here."""

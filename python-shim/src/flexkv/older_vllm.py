@@ -6,8 +6,11 @@ connector can keep them: ``request_finished`` answers that they are still in use
 them when every worker has named the request in ``finished_sending`` instead.  A rank may have
 reported the load as received before it hears of the abort, another not: so the scheduler's side
 tells the workers which requests it kept, and each names them as sent, at once if its part of the
-load has ended, else when it does.  What a rank reported as received before does no harm: those
-versions only remember the name.
+load has ended, else when it does.  Every rank names them as received all the same: vLLM counts the
+ranks by request id, and a count that stays open, like a name that those versions remember as
+received, would take the load of a later request of that id for complete.  So the scheduler's side
+takes the kept ones out of ``finished_recving`` before vLLM reads it.  No rank names a request as
+sent before it has named it as received: once it is sent, nothing more is heard of it.
 
 **Before 0.23** loads are admitted as long as their own blocks are free.  A request whose load is
 open, or has ended and that has not run since, holds blocks, makes no progress and cannot be
@@ -47,6 +50,10 @@ class KeptRequests:
         self._told.update(new)
         return new
 
+    def take_out(self, received: Iterable[str] | None) -> set[str]:
+        """What every worker has received, less ours: vLLM would remember them for good."""
+        return set(received or ()).difference(self._told, self._new)
+
     def sent(self, request_ids: Iterable[str] | None) -> list[str]:
         """Those of ours that every worker has named by now."""
         if not self._told or not request_ids:
@@ -68,12 +75,11 @@ class SentInstead:
         for request_id in request_ids:
             (self._waited_for if is_open(request_id) else self._sent).add(request_id)
 
-    def split(self, received: set[str]) -> set[str]:
-        """Those of the loads that have ended now which are not to be named as received."""
+    def ended(self, received: set[str]) -> None:
+        """These loads have ended now, and are named as received in the same step."""
         mine = received & self._waited_for
         self._waited_for -= mine
         self._sent |= mine
-        return received - mine
 
     def take(self) -> set[str]:
         """Requests to name as sent, each once."""
