@@ -42,6 +42,40 @@ def test_lines_are_json_and_the_file_is_its_owners(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_file_that_others_could_read_becomes_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "t.log"
+    path.touch()
+    path.chmod(0o644)
+    traced = tracer(path)
+    traced.event("wait", {})
+    traced.close()
+    assert len(lines(path)) == 1
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "foreign"])
+def test_file_that_is_not_ones_own_is_not_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path, other = tmp_path / "t.log", tmp_path / "other"
+    other.touch()
+    if kind == "link":
+        path.symlink_to(other)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        uid = os.geteuid()
+        monkeypatch.setattr("flexkv.tracing.os.geteuid", lambda: uid + 1)
+    traced = tracer(path)
+    traced.event("wait", {})
+    traced._thread.join(5)
+    assert not traced._thread.is_alive()
+    assert f"The trace ends: {path} cannot be written" in caplog.text
+    assert other.stat().st_size == 0
+    assert path.stat().st_size == 0
+
+
 def test_full_file_is_rotated_and_the_oldest_goes(tmp_path: Path) -> None:
     path = tmp_path / "t.log"
     traced = tracer(path, max_bytes=2000)
@@ -77,6 +111,35 @@ def test_more_than_can_be_written_is_counted(tmp_path: Path) -> None:
     assert len(found) == QUEUED_MAX + 1
     assert found[-1]["event_type"] == "dropped"
     assert found[-1]["data"] == {"lines": 7}
+
+
+def test_more_bytes_than_may_wait_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flexkv.tracing.QUEUED_BYTES_MAX", 8000)
+    path = tmp_path / "t.log"
+    traced = Tracer(path, 1 << 30, 2, 3600.0, "test")
+    traced.event("request", {"token_ids": np.arange(500)})
+    traced.event("request", {"token_ids": np.arange(501)})
+    traced.event("wait", {})
+    traced.close()
+    assert [line["event_type"] for line in lines(path)] == ["request", "wait", "dropped"]
+    assert traced._queued_bytes == 0
+
+
+def test_many_bytes_are_written_without_delay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flexkv.tracing.QUEUED_BYTES_MAX", 8000)
+    path = tmp_path / "t.log"
+    traced = Tracer(path, 1 << 30, 2, 3600.0, "test")
+    deadline = time.monotonic() + 10
+    for number in range(1, 4):  # not only the first time
+        traced.event("request", {"token_ids": np.arange(600)})
+        while not path.exists() or len(lines(path)) < number:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    traced.close()
 
 
 def test_configurations_have_no_secrets() -> None:

@@ -19,12 +19,13 @@ import dataclasses
 import json
 import logging
 import os
+import stat
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from flexkv.config import Settings
 from flexkv.options import OPTIONS
@@ -32,7 +33,10 @@ from flexkv.options import OPTIONS
 logger = logging.getLogger(__name__)
 
 QUEUED_MAX = 10_000
-"""Lines that wait to be written; with token ids of 100,000 each that is a gigabyte."""
+"""Lines that wait to be written, …"""
+
+QUEUED_BYTES_MAX = 256 << 20
+"""… and bytes of the arrays in them; from half of it on they are written without delay."""
 
 _SECRET = frozenset(option.name for option in OPTIONS if option.secret)
 
@@ -49,6 +53,8 @@ class Tracer:
         self._flush_s = flush_s
         self._component = component
         self._lines: deque[tuple[float, str, Mapping[str, Any]]] = deque()
+        self._queued_bytes = 0
+        self._counting = threading.Lock()
         self._dropped = 0
         self._wake = threading.Event()
         self._stopping = False
@@ -73,10 +79,16 @@ class Tracer:
         """Hands a line over; arrays in it must not change any more."""
         if self._broken:
             return
-        if len(self._lines) >= QUEUED_MAX:
-            self._dropped += 1
-            return
+        size = _array_bytes(data)
+        with self._counting:
+            queued = self._queued_bytes + size
+            if len(self._lines) >= QUEUED_MAX or queued > QUEUED_BYTES_MAX:
+                self._dropped += 1
+                return
+            self._queued_bytes = queued
         self._lines.append((time.time(), event_type, data))
+        if queued > QUEUED_BYTES_MAX // 2:
+            self._wake.set()
 
     def close(self) -> None:
         """Writes what is there; at most two seconds."""
@@ -88,6 +100,7 @@ class Tracer:
     def _run(self) -> None:
         while not self._broken:
             self._wake.wait(self._flush_s)
+            self._wake.clear()  # before it looks whether to stop: what is set after this counts
             stopping = self._stopping
             try:
                 self._write()
@@ -99,17 +112,34 @@ class Tracer:
                 return
 
     def _write(self) -> None:
-        if self._dropped:
+        with self._counting:
             dropped, self._dropped = self._dropped, 0
+        if dropped:
             self._lines.append((time.time(), "dropped", {"lines": dropped}))
         while self._lines:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            with open(os.open(self._path, flags, 0o600), "a", encoding="utf-8") as file:
+            with self._opened() as file:
                 while self._lines and file.tell() < self._max_bytes:
-                    file.write(self._encoded(*self._lines.popleft()) + "\n")
+                    line = self._lines.popleft()
+                    file.write(self._encoded(*line) + "\n")
+                    with self._counting:
+                        self._queued_bytes -= _array_bytes(line[2])
                 full = file.tell() >= self._max_bytes
             if full:
                 self._rotate()
+
+    def _opened(self) -> TextIO:
+        """The file, which was perhaps there before: a regular one of this user, for it alone."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self._path, flags | os.O_NONBLOCK, 0o600)  # a FIFO must not keep it waiting
+        try:
+            info = os.fstat(fd)
+            if info.st_uid != os.geteuid() or not stat.S_ISREG(info.st_mode):
+                raise PermissionError(f"it is no regular file of this user (uid {info.st_uid})")
+            os.fchmod(fd, 0o600)
+        except OSError:
+            os.close(fd)
+            raise
+        return open(fd, "a", encoding="utf-8")
 
     def _encoded(self, at: float, event_type: str, data: Mapping[str, Any]) -> str:
         line = {
@@ -128,6 +158,11 @@ class Tracer:
         for number in range(self._max_files - 2, -1, -1):
             if older(number).exists():
                 older(number).replace(older(number + 1))
+
+
+def _array_bytes(data: Mapping[str, Any]) -> int:
+    """What the arrays of a line take; the rest is small."""
+    return sum(getattr(value, "nbytes", 0) for value in data.values())
 
 
 def _plain(value: Any) -> Any:
