@@ -7,7 +7,8 @@
 #   private      WORKERS workers, a sidecar each    round-robin  the same, requests in turn
 #
 # In the environment, with what counts otherwise:
-#   WORKERS=4  TP=1            workers, and GPUs of each: worker i gets the GPUs from i * TP on (GPUS=0: no GPUs)
+#   WORKERS=4  TP=1            workers, and GPUs of each: worker i gets the GPUs from i * TP on (GPUS=0: no GPUs),
+#                              of those in CUDA_VISIBLE_DEVICES where that is set
 #   HTTP_PORT=8000             where the frontend serves, on HTTP_HOST=127.0.0.1
 #   ROUTER_ARGS=               further arguments of the frontend, e.g. --router-host-cache-hit-weight 1
 #   EVENT_PORT=20080           KV events of worker i go out on EVENT_PORT + i
@@ -55,13 +56,25 @@ missing flexkv && fail "no FlexKV in $python: pip install flexkv"
 case " $* " in *" --kv-events-config"*)
     fail "--kv-events-config is start.sh's: each worker needs an event port of its own (EVENT_PORT, now $event_port)" ;;
 esac
-taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-taken "$port" && fail "port $port is taken: set HTTP_PORT to a free one"
+taken() { (exec 3<>"/dev/tcp/${2:-127.0.0.1}/$1") 2>/dev/null; }
+taken "$port" "$host" && fail "port $port of $host is taken: set HTTP_PORT to a free one"
 for ((i = 0; i < workers; i++)); do
     if taken $((event_port + i)); then
         fail "port $((event_port + i)), for the KV events of worker $i, is taken: set EVENT_PORT to the first of $workers free ones"
     fi
 done
+gpus=()
+if [ "${GPUS:-1}" != 0 ]; then
+    needed=$((workers * tp))
+    if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+        IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
+        [ "${#gpus[@]}" -ge "$needed" ] ||
+            fail "CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has ${#gpus[@]} GPUs, $workers workers with TP=$tp need $needed:" \
+                "lower WORKERS or TP, or set GPUS=0 for none"
+    else
+        read -ra gpus <<<"$(seq -s ' ' 0 $((needed - 1)))"
+    fi
+fi
 
 # ---- starting and ending
 
@@ -74,14 +87,21 @@ start() {
     names+=("$name") groups+=($!)
     echo "$name: pid $!, $logs/$name.log"
 }
-alive() { kill -0 -- "-$1" 2>/dev/null; }
+# A child is in its own group only once setsid has run; until then it is signalled itself.
+child() { [[ $'\n'$(jobs -rp)$'\n' == *$'\n'"$1"$'\n'* ]]; }
+alive() { kill -0 -- "-$1" 2>/dev/null || child "$1"; }
+signal() { kill "-$2" -- "-$1" 2>/dev/null || { child "$1" && kill "-$2" "$1" 2>/dev/null; } || true; }
 some_alive() { for group in "${groups[@]}"; do if alive "$group"; then return 0; fi; done; return 1; }
 # Newest first: workers leave before the frontend and their sidecar.
-signal_all() { for ((g = ${#groups[@]} - 1; g >= 0; g--)); do kill "-$1" -- "-${groups[g]}" 2>/dev/null || true; done; }
+signal_all() { for ((g = ${#groups[@]} - 1; g >= 0; g--)); do signal "${groups[g]}" "$1"; done; }
 discovery=
 stop() {
     trap - EXIT
     trap '' INT TERM
+    local pid
+    for pid in $(jobs -rp); do    # a signal may have come before start() noted its child
+        case " ${groups[*]:-} " in *" $pid "*) ;; *) groups+=("$pid") ;; esac
+    done
     [ "${#groups[@]}" -eq 0 ] || {
         signal_all TERM
         local until=$((SECONDS + stop_timeout))
@@ -141,7 +161,7 @@ start frontend "$python" -m dynamo.frontend --router-mode "$router" --http-host 
 for ((i = 0; i < workers; i++)); do
     environment=("WORKER=$i" "FLEXKV_SERVER_RECV_PORT=ipc://$(address "$i")")
     [ "$config" != shared ] || environment+=("FLEXKV_INSTANCE_ID=$i" "FLEXKV_INSTANCE_NUM=$workers")
-    [ "${GPUS:-1}" = 0 ] || environment+=("CUDA_VISIBLE_DEVICES=$(seq -s, $((i * tp)) $((i * tp + tp - 1)))")
+    [ "${GPUS:-1}" = 0 ] || environment+=("CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${gpus[*]:i * tp:tp}")")
     events='{"enable_kv_cache_events":true,"publisher":"zmq","topic":"kv-events","endpoint":"tcp://*:'$((event_port + i))'"}'
     start "worker-$i" env "${environment[@]}" "$python" -m dynamo.vllm --model "$model" \
         --tensor-parallel-size "$tp" --kv-transfer-config "$transfer" --kv-events-config "$events" "$@"

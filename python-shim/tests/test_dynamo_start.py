@@ -93,7 +93,7 @@ class Deployment:
         self, *arguments: str, script: Path = FOLDER / "start.sh", **env: str
     ) -> subprocess.Popen[str]:
         base = {k: v for k, v in os.environ.items() if not k.startswith(("FLEXKV", "DYN_"))}
-        for name in ("PYTHONHASHSEED", "DYN_FILE_KV"):
+        for name in ("PYTHONHASHSEED", "DYN_FILE_KV", "CUDA_VISIBLE_DEVICES"):
             base.pop(name, None)
         path = os.pathsep.join(filter(None, [str(self.folder / "fakes"), base.get("PYTHONPATH")]))
         # A shell cannot trap what was ignored when it started, as SIGINT is for a run of these
@@ -242,6 +242,59 @@ def test_taken_event_port_is_said_before_anything_starts(deployment: Deployment)
     assert f"port {deployment.event_port + 1}, for the KV events of worker 1, is taken" in said
     assert "set EVENT_PORT" in said
     assert not list((deployment.folder / "logs").iterdir())
+
+
+def test_taken_http_port_is_looked_for_where_the_frontend_serves(deployment: Deployment) -> None:
+    with socket.create_server(("127.0.0.2", deployment.http_port)):
+        deployment.start("one", "some/model", HTTP_HOST="127.0.0.2")
+        said = deployment.fails(20)
+    assert f"port {deployment.http_port} of 127.0.0.2 is taken" in said
+
+
+def test_workers_share_the_gpus_that_are_visible(deployment: Deployment) -> None:
+    deployment.start(
+        "shared", "some/model", WORKERS="2", TP="2", GPUS="1",
+        CUDA_VISIBLE_DEVICES="4,GPU-5a,6,7,3",
+    )  # fmt: skip
+    found = [environment for _, environment in deployment.wait_serving(2)]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["4,GPU-5a", "6,7"]
+    deployment.end()
+
+
+def test_workers_get_gpus_from_the_first_on(deployment: Deployment) -> None:
+    deployment.start("one", "some/model", TP="2", GPUS="1")
+    ((_, environment),) = deployment.wait_serving(1)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    deployment.end()
+
+
+@pytest.mark.parametrize("visible", ["4,5,6", ""])
+def test_too_few_visible_gpus_are_said_before_anything_starts(
+    deployment: Deployment, visible: str
+) -> None:
+    deployment.start(
+        "shared", "some/model", WORKERS="2", TP="2", GPUS="1", CUDA_VISIBLE_DEVICES=visible
+    )
+    said = deployment.fails(20)
+    assert said.count("\n") == 1
+    assert f"CUDA_VISIBLE_DEVICES={visible} has" in said
+    assert "2 workers with TP=2 need 4" in said
+    assert not list((deployment.folder / "logs").iterdir())
+
+
+def test_child_that_has_no_group_yet_is_ended(deployment: Deployment) -> None:
+    """As if the signal came before `setsid` ran, with which its process group begins."""
+    slow = deployment.folder / "bin" / "setsid"
+    slow.parent.mkdir()
+    slow.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
+    slow.chmod(0o755)
+    path = f"{slow.parent}:{os.environ['PATH']}"
+    process = deployment.start("one", "some/model", PATH=path)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("sidecar-0: pid")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 130
+    assert deployment.living() == []
 
 
 def test_event_port_for_all_workers_is_refused(deployment: Deployment) -> None:
