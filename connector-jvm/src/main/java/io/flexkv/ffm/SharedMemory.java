@@ -215,6 +215,18 @@ public final class SharedMemory {
    */
   public static MemorySegment reserve(long length, boolean huge, Arena arena)
       throws ErrnoException {
+    return reserve(length, 0, huge, arena);
+  }
+
+  /**
+   * The same, the beginning of which is {@linkplain #open open}.
+   *
+   * @param opened bytes that are
+   * @throws ErrnoException {@code ENOMEM} where the system promises no more memory; no addresses
+   *     are taken then
+   */
+  public static MemorySegment reserve(long length, long opened, boolean huge, Arena arena)
+      throws ErrnoException {
     long whole = length + HUGE_PAGE_BYTES;
     long address;
     try {
@@ -228,20 +240,33 @@ public final class SharedMemory {
     if (address == -1L) {
       throw new ErrnoException("mmap(anonymous, length=" + whole + ")", Libc.errno());
     }
-    advise(address, whole, MADV_DONTFORK, "DONTFORK");
-    advise(address, whole, MADV_DONTDUMP, "DONTDUMP");
+    long start = (address + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    try {
+      adviseReserved(address, whole, huge);
+      if (opened != 0) {
+        open(start, opened);
+      }
+    } catch (ErrnoException e) {
+      unmap(address, whole);
+      throw e;
+    }
+    return MemorySegment.ofAddress(start)
+        .reinterpret(length, arena, mapped -> unmap(address, whole));
+  }
+
+  private static void adviseReserved(long address, long length, boolean huge)
+      throws ErrnoException {
+    advise(address, length, MADV_DONTFORK, "DONTFORK");
+    advise(address, length, MADV_DONTDUMP, "DONTDUMP");
     if (huge) {
       try {
-        advise(address, whole, MADV_HUGEPAGE, "HUGEPAGE");
+        advise(address, length, MADV_HUGEPAGE, "HUGEPAGE");
       } catch (ErrnoException e) {
         if (e.errno() != Errno.EINVAL) { // EINVAL: a kernel without them
           throw e;
         }
       }
     }
-    long start = (address + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-    return MemorySegment.ofAddress(start)
-        .reinterpret(length, arena, mapped -> unmap(address, whole));
   }
 
   /**

@@ -54,9 +54,7 @@ public record PoolPages(boolean reserved, long bytes) {
    */
   MemorySegment map(String name, long length, long whole, Arena arena) throws IOException {
     if (!reserved) {
-      MemorySegment segment = SharedMemory.reserve(whole, true, arena);
-      SharedMemory.open(segment.address(), length);
-      return segment;
+      return SharedMemory.reserve(whole, length, true, arena);
     }
     Path reserve = RESERVES.resolve("hugepages-%dkB".formatted(bytes >> 10));
     try {

@@ -85,7 +85,7 @@ public final class LayoutProof {
     Mover mover;
     try {
       mover = Mover.start("proof", proved, FenceRing.none(), completions, new MoveLimits());
-    } catch (DeviceException e) {
+    } catch (DeviceException | RuntimeException e) {
       proved.close();
       throw e;
     }

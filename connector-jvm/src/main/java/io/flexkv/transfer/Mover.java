@@ -67,7 +67,7 @@ public final class Mover {
     CopyStream saves;
     try {
       saves = memory.openStream(Direction.SAVE);
-    } catch (DeviceException e) {
+    } catch (DeviceException | RuntimeException e) {
       loads.close();
       throw e;
     }

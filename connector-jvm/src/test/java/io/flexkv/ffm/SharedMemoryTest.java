@@ -134,6 +134,23 @@ final class SharedMemoryTest {
   }
 
   @Test
+  void reserve_beginningCannotBeOpened_noAddressesAreTaken() throws IOException {
+    long length = 1L << 40;
+    long before = mappedPages();
+    try (Arena arena = Arena.ofShared()) {
+      // A length with which the end lies before the start: refused before anything is changed.
+      assertThatThrownBy(() -> SharedMemory.reserve(length, -4096, false, arena))
+          .isInstanceOf(ErrnoException.class)
+          .hasMessageContaining("mprotect");
+      assertThat(mappedPages() - before).isLessThan(length / 4096 / 2);
+    }
+  }
+
+  private static long mappedPages() throws IOException {
+    return Long.parseLong(Files.readString(Path.of("/proc/self/statm")).split(" ", 2)[0]);
+  }
+
+  @Test
   void giveBack_partOfARange_isClosedAndEmptyWhenOpenedAgainAndTheRestStays() throws IOException {
     try (Arena arena = Arena.ofShared()) {
       MemorySegment mapped = SharedMemory.reserve(1 << 20, true, arena);

@@ -3,14 +3,19 @@ package io.flexkv.transfer;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import io.flexkv.device.CopyStream;
 import io.flexkv.device.DeviceException;
 import io.flexkv.device.DeviceMemory;
+import io.flexkv.device.Direction;
+import io.flexkv.device.FakeDevice;
 import io.flexkv.device.FakeEngine;
+import io.flexkv.device.FenceRing;
 import io.flexkv.device.ProcessEngine;
 import io.flexkv.device.RankLayout;
 import io.flexkv.device.Region;
 import io.flexkv.protocol.ProofPattern;
 import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
 import java.util.List;
 import org.junit.jupiter.api.Test;
 
@@ -72,6 +77,67 @@ final class LayoutProofTest {
         LayoutProof proof = new LayoutProof(memory, arena.allocate(2000, 8), 5_000_000_000L);
         assertThat(proof.read(6, new int[] {0, 1})).contains("block 1, region 0");
       }
+    }
+  }
+
+  @Test
+  void read_streamCannotBeOpened_leavesNothingOpen() throws Exception {
+    try (FakeEngine engine = new FakeEngine(32_000);
+        Arena arena = Arena.ofShared()) {
+      FakeDevice device = engine.open(RankLayout.of(engine.allocations(), TRUTH, "test"));
+      Broken broken = new Broken(device);
+      LayoutProof proof = new LayoutProof(broken, arena.allocate(2000, 8), 200_000_000L);
+      assertThatThrownBy(() -> proof.read(1, BLOCKS)).isInstanceOf(IllegalStateException.class);
+      assertThat(broken.closed).isTrue();
+      assertThat(device.openStreams).hasValue(0);
+    }
+  }
+
+  /** A device of which the second stream fails in a way that nobody expects. */
+  private static final class Broken implements DeviceMemory {
+    private final FakeDevice device;
+    private boolean closed;
+
+    Broken(FakeDevice device) {
+      this.device = device;
+    }
+
+    @Override
+    public RankLayout layout() {
+      return device.layout();
+    }
+
+    @Override
+    public long regionAddress(int region) {
+      return device.regionAddress(region);
+    }
+
+    @Override
+    public CopyStream openStream(Direction direction) throws DeviceException {
+      if (direction == Direction.SAVE) {
+        throw new IllegalStateException("test");
+      }
+      return device.openStream(direction);
+    }
+
+    @Override
+    public FenceRing openFences(List<byte[]> handles, FenceRing.Seen onSeen) {
+      throw new UnsupportedOperationException();
+    }
+
+    @Override
+    public DeviceMemory withHost(MemorySegment host) {
+      return this;
+    }
+
+    @Override
+    public boolean alive() {
+      return true;
+    }
+
+    @Override
+    public void close() {
+      closed = true;
     }
   }
 
