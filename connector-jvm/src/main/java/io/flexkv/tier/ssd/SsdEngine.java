@@ -50,7 +50,14 @@ public final class SsdEngine implements SsdStore {
   private final OpenJob.News jobNews = new JobNews();
   private final SsdDirectory.Owner owner = new Owner();
   private final Thread watch;
-  private volatile List<MemorySegment> memory = List.of();
+
+  /**
+   * Held while directories are told of memory, and while one takes another's place: so that none is
+   * told of memory that is on its way back. Nobody waits for a disk under it.
+   */
+  private final Object registering = new Object();
+
+  private List<MemorySegment> memory = List.of();
   private @Nullable Thread recovery;
   private volatile boolean closed;
 
@@ -96,11 +103,13 @@ public final class SsdEngine implements SsdStore {
 
   @Override
   public CompletableFuture<Void> registerMemory(List<MemorySegment> segments) {
-    memory = List.copyOf(segments);
-    return CompletableFuture.allOf(
-        all().stream()
-            .map(directory -> directory.io().registerMemory(memory))
-            .toArray(CompletableFuture[]::new));
+    synchronized (registering) {
+      memory = List.copyOf(segments);
+      return CompletableFuture.allOf(
+          all().stream()
+              .map(directory -> directory.io().registerMemory(memory))
+              .toArray(CompletableFuture[]::new));
+    }
   }
 
   // ---- slots: the cache thread
@@ -459,8 +468,10 @@ public final class SsdEngine implements SsdStore {
     DirectoryFiles files = SsdOpening.openEmpty(old.path(), options, tuning);
     SsdDirectory fresh = new SsdDirectory(old.index(), files, options, tuning, counters, owner);
     fresh.merge(generations);
-    var _ = fresh.io().registerMemory(memory);
-    directories.set(old.index(), fresh);
+    synchronized (registering) {
+      directories.set(old.index(), fresh);
+      var _ = fresh.io().registerMemory(memory);
+    }
     long[] members = members();
     fresh.start(members, fresh::mayClean);
     for (SsdDirectory other : all()) {
