@@ -77,15 +77,17 @@ final class PoolResizing implements AutoCloseable {
           "cpu_cache_gb: memory of the last change is on its way back to the system: try again in"
               + " a moment");
     }
+    boolean prepared = false;
     try {
       machine.require(bytes);
-      preparing = true;
       long capacity = pool.resized(bytes);
       pool.openMemory(capacity);
+      prepared = true;
       return capacity;
     } catch (IOException e) {
-      preparing = false;
       throw refused("cpu_cache_gb stays as it is: " + e.getMessage());
+    } finally {
+      preparing = prepared;
     }
   }
 
@@ -178,9 +180,9 @@ final class PoolResizing implements AutoCloseable {
   private void giveBack() throws InterruptedException {
     long begin = System.nanoTime();
     long surplus = pool.surplusBytes();
-    stopPrefault(); // it would give pages to what goes
-    pool.retract();
     try {
+      stopPrefault(); // it would give pages to what goes
+      pool.retract();
       long[] pinned = devices.resized(pool.segments());
       unregister();
       pool.giveBack(pinned);
@@ -191,15 +193,27 @@ final class PoolResizing implements AutoCloseable {
           pool.capacityBytes() >> 20);
     } catch (ErrnoException e) {
       LOG.warn("host tier: memory was not given back, it is not used: {}", e.getMessage());
-    }
-    synchronized (this) {
-      givingBack = false;
-      startPrefault(Math.min(1, prefaultThreads));
+    } catch (ExecutionException e) {
+      LOG.warn(
+          "host tier: memory was not given back, it is not used: a disk of the SSD tier may have it"
+              + " registered still ({})",
+          String.valueOf(e.getCause()));
+    } catch (RuntimeException e) {
+      LOG.error("host tier: memory was not given back, it is not used", e);
+    } finally {
+      synchronized (this) {
+        givingBack = false;
+        startPrefault(Math.min(1, prefaultThreads));
+      }
     }
   }
 
-  /** Waits until no directory has the memory registered: a hung disk may take its time. */
-  private void unregister() throws InterruptedException {
+  /**
+   * Waits until no directory has the memory registered: a hung disk may take its time.
+   *
+   * @throws ExecutionException if one may have it registered for ever
+   */
+  private void unregister() throws InterruptedException, ExecutionException {
     SsdUse disks = ssd;
     if (disks == null) {
       return;
@@ -211,8 +225,6 @@ final class PoolResizing implements AutoCloseable {
         return;
       } catch (TimeoutException e) {
         LOG.warn("host tier: memory is not given back yet, a disk of the SSD tier does not answer");
-      } catch (ExecutionException e) {
-        throw new IllegalStateException(e.getCause());
       }
     }
   }

@@ -30,7 +30,8 @@ interface BlockIo extends AutoCloseable {
    * Tells of memory that most accesses will use, instead of what it was told of before. May take a
    * while.
    *
-   * @return done when no other memory is registered, whether or not this could be
+   * @return done when no other memory is registered, whether or not this could be; exceptionally
+   *     done if that is not sure
    */
   CompletableFuture<Void> registerMemory(List<MemorySegment> ranges);
 

@@ -95,7 +95,8 @@ public interface SsdStore extends AutoCloseable {
    * it without pinning it for each access. Goes on without where the system forbids it. In the
    * background; for a large pool that may take a while.
    *
-   * @return done when no directory has other memory registered that it was told of before
+   * @return done when no directory has other memory registered that it was told of before;
+   *     exceptionally done if that is not sure
    */
   CompletableFuture<Void> registerMemory(List<MemorySegment> segments);
 

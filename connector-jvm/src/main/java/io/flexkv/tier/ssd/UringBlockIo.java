@@ -12,6 +12,7 @@ import java.util.ArrayList;
 import java.util.Deque;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicLongArray;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.concurrent.atomic.AtomicReferenceArray;
@@ -49,7 +50,10 @@ final class UringBlockIo implements BlockIo {
 
   private final List<DirectFile> files;
   private final IoFaults faults;
-  private final IoUring ring;
+
+  /** Of its thread, and of tests. */
+  final IoUring ring;
+
   private final EventFd wakeUp;
   private final IoQueue queue;
   private final Thread thread;
@@ -70,8 +74,19 @@ final class UringBlockIo implements BlockIo {
   private boolean polled;
   private boolean released;
 
+  /** How often memory was registered. */
+  private final AtomicInteger registrations = new AtomicInteger();
+
   /** Memory that is to be registered instead of that which is. */
-  private record Offer(List<MemorySegment> ranges, CompletableFuture<Void> done) {}
+  private record Offer(List<MemorySegment> ranges, CompletableFuture<Void> done) {
+    void end(@Nullable Throwable failure) {
+      if (failure == null) {
+        done.complete(null);
+      } else {
+        done.completeExceptionally(failure);
+      }
+    }
+  }
 
   private UringBlockIo(
       String name, List<DirectFile> files, IoUring ring, EventFd wakeUp, IoFaults faults) {
@@ -174,7 +189,9 @@ final class UringBlockIo implements BlockIo {
     asleep = true;
     admit(); // after the word, so that nothing that was queued before it is slept over
     boolean nothingToDo =
-        ended.isEmpty() && fresh.isEmpty() && offered.get() == null && !(queue.closed() && idle());
+        ended.isEmpty()
+            && fresh.isEmpty()
+            && !(idle() && (offered.get() != null || queue.closed()));
     ring.enter(nothingToDo ? 1 : 0);
     asleep = false;
     ring.reap(this::completed);
@@ -194,7 +211,8 @@ final class UringBlockIo implements BlockIo {
   private void admit() throws ErrnoException {
     int prepared = 0;
     BlockOp op;
-    while (!freePlaces.isEmpty()
+    while (offered.get() == null // else first what is under way ends: see register()
+        && !freePlaces.isEmpty()
         && bytesUnderWay < MAX_BYTES_UNDER_WAY
         && (op = queue.poll()) != null) {
       if (!op.begin()) {
@@ -280,7 +298,7 @@ final class UringBlockIo implements BlockIo {
     Offer offer = new Offer(List.copyOf(pieces), new CompletableFuture<>());
     Offer before = offered.getAndSet(offer);
     if (before != null) {
-      var _ = offer.done.whenComplete((_, _) -> before.done.complete(null));
+      var _ = offer.done.whenComplete((_, failure) -> before.end(failure));
     }
     wake();
     if (broken) {
@@ -293,27 +311,54 @@ final class UringBlockIo implements BlockIo {
   private void refuseOffer() {
     Offer offer = offered.getAndSet(null);
     if (offer != null) {
-      offer.done.complete(null);
+      offer.end(null);
     }
   }
 
+  /**
+   * Registers what was offered, once nothing is under way: pinning a large pool takes seconds,
+   * which would count as the disk's for an access that has begun.
+   */
   private void register() throws ErrnoException {
-    Offer offer = offered.getAndSet(null);
+    Offer offer = idle() ? offered.getAndSet(null) : null;
     if (offer == null) {
       return;
     }
+    try {
+      if (!same(offer.ranges, ranges)) {
+        replaceRanges(offer.ranges);
+      }
+      offer.end(null);
+    } catch (ErrnoException | RuntimeException | Error e) {
+      offer.end(e);
+      throw e;
+    }
+  }
+
+  /** Not by {@code equals}, to which segments of different lengths are equal. */
+  private static boolean same(List<MemorySegment> some, List<MemorySegment> others) {
+    boolean same = some.size() == others.size();
+    for (int i = 0; same && i < some.size(); i++) {
+      MemorySegment one = some.get(i);
+      MemorySegment other = others.get(i);
+      same = one.address() == other.address() && one.byteSize() == other.byteSize();
+    }
+    return same;
+  }
+
+  private void replaceRanges(List<MemorySegment> offered) throws ErrnoException {
     if (!ranges.isEmpty()) {
       ranges = List.of();
       ring.unregisterBuffers();
     }
-    registerRanges(offer.ranges);
-    offer.done.complete(null);
+    registerRanges(offered);
   }
 
   private void registerRanges(List<MemorySegment> offered) {
     try {
       ring.registerBuffers(offered);
       ranges = offered;
+      registrations.incrementAndGet();
       LOG.log(
           Level.INFO,
           "{0} uses registered memory, {1} MiB",
@@ -358,6 +403,11 @@ final class UringBlockIo implements BlockIo {
       count += begun.get(i) == 0 ? 0 : 1;
     }
     return count;
+  }
+
+  /** How often memory was registered, for tests. */
+  int registrations() {
+    return registrations.get();
   }
 
   @Override

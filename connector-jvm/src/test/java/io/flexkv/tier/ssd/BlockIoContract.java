@@ -12,6 +12,7 @@ import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Queue;
 import java.util.Random;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentLinkedQueue;
@@ -27,15 +28,15 @@ import org.junit.jupiter.api.io.TempDir;
 abstract class BlockIoContract {
   private static final int PAGE = SsdStore.PAGE_BYTES;
   private static final int FILE_PAGES = 256;
-  private static final long PATIENCE_S = 20;
+  static final long PATIENCE_S = 20;
 
   @TempDir Path folder;
 
   private final Arena arena = Arena.ofShared();
-  private final MemorySegment memory = arena.allocate(2L * FILE_PAGES * PAGE, PAGE);
+  final MemorySegment memory = arena.allocate(2L * FILE_PAGES * PAGE, PAGE);
   private volatile IoFaults faults = IoFaults.NONE;
   private DirectFile file;
-  private BlockIo io;
+  BlockIo io;
 
   abstract BlockIo open(List<DirectFile> files, IoFaults faults) throws ErrnoException;
 
@@ -59,7 +60,7 @@ abstract class BlockIoContract {
   }
 
   /** An access whose end a test waits for. */
-  private static class Access extends BlockOp {
+  static class Access extends BlockOp {
     final CompletableFuture<Integer> end = new CompletableFuture<>();
     final AtomicInteger ends = new AtomicInteger();
     volatile boolean wanted = true;
@@ -84,7 +85,7 @@ abstract class BlockIoContract {
     }
   }
 
-  private Access submit(boolean write, int page, int pages) {
+  Access submit(boolean write, int page, int pages) {
     long address = memory.address() + (long) page * PAGE + (write ? 0 : memory.byteSize() / 2);
     Access access =
         new Access(
@@ -161,6 +162,51 @@ abstract class BlockIoContract {
     first.get(PATIENCE_S, TimeUnit.SECONDS);
     second.get(PATIENCE_S, TimeUnit.SECONDS);
     assertThat(submit(true, 0, 2).await()).isZero();
+  }
+
+  /** The queue is never empty: who registers only where nothing is under way must make that so. */
+  @Test
+  void registeredMemory_toldWhileAccessesGoOn_isDoneAndSoAreThey() throws Exception {
+    assertThat(submit(true, 0, FILE_PAGES).await()).isZero();
+    AtomicInteger reads = new AtomicInteger();
+    CompletableFuture<Void> over = new CompletableFuture<>();
+    Queue<Access> all = new ConcurrentLinkedQueue<>();
+    class Endless extends Access {
+      private final int page;
+
+      Endless(int page) {
+        super(
+            BlockOp.Urgency.READ_LIVE,
+            false,
+            (long) page * PAGE,
+            memory.address() + memory.byteSize() / 2 + (long) page * PAGE,
+            PAGE);
+        this.page = page;
+        all.add(this);
+      }
+
+      @Override
+      void done(int errno) {
+        reads.incrementAndGet();
+        if (!over.isDone()) {
+          io.submit(new Endless(page));
+        }
+        super.done(errno);
+      }
+    }
+    for (int page = 0; page < 16; page++) {
+      io.submit(new Endless(page));
+    }
+    for (int round = 1; round <= 20; round++) {
+      MemorySegment told = memory.asSlice(0, memory.byteSize() / (1 + round % 2));
+      io.registerMemory(List.of(told)).get(PATIENCE_S, TimeUnit.SECONDS);
+    }
+    over.complete(null);
+    for (Access access : all) {
+      assertThat(access.await()).isZero();
+    }
+    assertThat(reads).hasValueGreaterThanOrEqualTo(16);
+    assertSame(0, 16);
   }
 
   @Test
