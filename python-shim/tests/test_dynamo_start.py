@@ -1,6 +1,7 @@
 """The ready deployments behind NVIDIA Dynamo and the script that starts them.
 
-The sidecars are real; Dynamo's frontend and workers are stand-ins that note how they were started.
+Dynamo's frontend and workers are stand-ins that note how they were started. The sidecars are real
+where something depends on them; a JVM takes seconds to start on a busy machine.
 """
 
 from __future__ import annotations
@@ -55,6 +56,14 @@ if os.environ.get("SILENT") != number:
 subprocess.run(["sleep", "120"])  # an engine has processes of its own
 time.sleep(120)
 """
+SIDECAR = """
+import os, pathlib, sys, time
+note = pathlib.Path(os.environ["FLEXKV_SERVER_RECV_PORT"].removeprefix("ipc://") + ".pid")
+if sys.argv[1] == "serve":
+    note.write_text(str(os.getpid()))
+    time.sleep(120)
+print('"pid": ' + note.read_text() + ",")
+"""
 SMALL = """
 cpu_cache_gb: 0.05
 """
@@ -88,6 +97,13 @@ class Deployment:
         self.http_port, self.event_port = first, first + 1
         self.folder = folder
         self.process: subprocess.Popen[str] | None = None
+
+    def replace_sidecars(self) -> None:
+        """Stand-ins for the sidecars too."""
+        package = self.folder / "fakes" / "flexkv"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        (package / "cli.py").write_text(SIDECAR)
 
     def start(
         self, *arguments: str, script: Path = FOLDER / "start.sh", **env: str
@@ -150,6 +166,13 @@ class Deployment:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(40) == 130
         assert self.living() == []
+
+
+@pytest.fixture
+def script_only(deployment: Deployment) -> Deployment:
+    """Where the script alone is looked at."""
+    deployment.replace_sidecars()
+    return deployment
 
 
 @pytest.fixture
@@ -226,13 +249,13 @@ def test_workers_around_one_sidecar_differ_in_their_instance(
     deployment.end()
 
 
-def test_one_worker_uses_the_discovery_that_is_set(deployment: Deployment) -> None:
-    deployment.start("one", "some/model", DYN_DISCOVERY_BACKEND="etcd", DYN_EVENT_PLANE="nats")
-    _, environment = deployment.wait_serving(1)[0]
+def test_one_worker_uses_the_discovery_that_is_set(script_only: Deployment) -> None:
+    script_only.start("one", "some/model", DYN_DISCOVERY_BACKEND="etcd", DYN_EVENT_PLANE="nats")
+    _, environment = script_only.wait_serving(1)[0]
     assert environment["DYN_DISCOVERY_BACKEND"] == "etcd"
     assert environment["DYN_EVENT_PLANE"] == "nats"
     assert "DYN_FILE_KV" not in environment
-    deployment.end()
+    script_only.end()
 
 
 def test_taken_event_port_is_said_before_anything_starts(deployment: Deployment) -> None:
@@ -251,21 +274,21 @@ def test_taken_http_port_is_looked_for_where_the_frontend_serves(deployment: Dep
     assert f"port {deployment.http_port} of 127.0.0.2 is taken" in said
 
 
-def test_workers_share_the_gpus_that_are_visible(deployment: Deployment) -> None:
-    deployment.start(
+def test_workers_share_the_gpus_that_are_visible(script_only: Deployment) -> None:
+    script_only.start(
         "shared", "some/model", WORKERS="2", TP="2", GPUS="1",
         CUDA_VISIBLE_DEVICES="4,GPU-5a,6,7,3",
     )  # fmt: skip
-    found = [environment for _, environment in deployment.wait_serving(2)]
+    found = [environment for _, environment in script_only.wait_serving(2)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["4,GPU-5a", "6,7"]
-    deployment.end()
+    script_only.end()
 
 
-def test_workers_get_gpus_from_the_first_on(deployment: Deployment) -> None:
-    deployment.start("one", "some/model", TP="2", GPUS="1")
-    ((_, environment),) = deployment.wait_serving(1)
+def test_workers_get_gpus_from_the_first_on(script_only: Deployment) -> None:
+    script_only.start("one", "some/model", TP="2", GPUS="1")
+    ((_, environment),) = script_only.wait_serving(1)
     assert environment["CUDA_VISIBLE_DEVICES"] == "0,1"
-    deployment.end()
+    script_only.end()
 
 
 @pytest.mark.parametrize("visible", ["4,5,6", ""])
@@ -282,19 +305,19 @@ def test_too_few_visible_gpus_are_said_before_anything_starts(
     assert not list((deployment.folder / "logs").iterdir())
 
 
-def test_child_that_has_no_group_yet_is_ended(deployment: Deployment) -> None:
+def test_child_that_has_no_group_yet_is_ended(script_only: Deployment) -> None:
     """As if the signal came before `setsid` ran, with which its process group begins."""
-    slow = deployment.folder / "bin" / "setsid"
+    slow = script_only.folder / "bin" / "setsid"
     slow.parent.mkdir()
     slow.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
     slow.chmod(0o755)
     path = f"{slow.parent}:{os.environ['PATH']}"
-    process = deployment.start("one", "some/model", PATH=path)
+    process = script_only.start("one", "some/model", PATH=path)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("sidecar-0: pid")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 130
-    assert deployment.living() == []
+    assert script_only.living() == []
 
 
 def test_event_port_for_all_workers_is_refused(deployment: Deployment) -> None:
@@ -322,26 +345,26 @@ def test_missing_dynamo_is_said(deployment: Deployment) -> None:
     assert "pip install" in said
 
 
-def test_end_of_one_worker_ends_all_with_its_last_words(deployment: Deployment) -> None:
-    deployment.start("private", "some/model", WORKERS="2", DIES="1")
-    said = deployment.fails()
+def test_end_of_one_worker_ends_all_with_its_last_words(script_only: Deployment) -> None:
+    script_only.start("private", "some/model", WORKERS="2", DIES="1")
+    said = script_only.fails()
     assert "worker-1 ended: ending all" in said
     assert "the model is not there" in said
 
 
-def test_worker_that_never_serves_ends_the_wait(deployment: Deployment) -> None:
-    deployment.start("shared", "some/model", WORKERS="2", SILENT="1", START_TIMEOUT_S="8")
-    assert "2 workers serve: not within 8 s" in deployment.fails()
+def test_worker_that_never_serves_ends_the_wait(script_only: Deployment) -> None:
+    script_only.start("shared", "some/model", WORKERS="2", SILENT="1", START_TIMEOUT_S="8")
+    assert "2 workers serve: not within 8 s" in script_only.fails()
 
 
-def test_worker_that_does_not_listen_is_killed(deployment: Deployment) -> None:
-    process = deployment.start("one", "some/model", DEAF="0", STOP_TIMEOUT_S="1")
-    deployment.wait_serving(1)
+def test_worker_that_does_not_listen_is_killed(script_only: Deployment) -> None:
+    process = script_only.start("one", "some/model", DEAF="0", STOP_TIMEOUT_S="1")
+    script_only.wait_serving(1)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     assert time.monotonic() - began < 10
-    assert deployment.living() == []
+    assert script_only.living() == []
 
 
 AIPERF = """#!/bin/sh
@@ -350,25 +373,25 @@ printf '%s\\n' "$@" >"$out"
 """
 
 
-def test_engines_are_measured_once_for_each_way_of_routing(deployment: Deployment) -> None:
+def test_engines_are_measured_once_for_each_way_of_routing(script_only: Deployment) -> None:
     """aiperf is a stand-in: what it is asked for, by whom it is answered, and the order."""
-    fake = deployment.folder / "aiperf"
+    fake = script_only.folder / "aiperf"
     fake.write_text(AIPERF)
     fake.chmod(0o755)
-    process = deployment.start(
+    process = script_only.start(
         "some/model", script=ENGINES, WORKERS="1", AIPERF=str(fake), REQUESTS="50",
-        OUT=str(deployment.out),
+        OUT=str(script_only.out),
     )  # fmt: skip
     said, errors = process.communicate(timeout=200)
     assert process.returncode == 0, said + errors
-    assert deployment.living() == []
+    assert script_only.living() == []
     for number, arm in enumerate(("round-robin", "kv-gpu", "kv-all")):
         assert f"{arm}: replaying 50 requests" in said
-        asked = (deployment.out / f"{number}.arm").read_text().splitlines()
-        assert f"http://127.0.0.1:{deployment.http_port}" in asked
+        asked = (script_only.out / f"{number}.arm").read_text().splitlines()
+        assert f"http://127.0.0.1:{script_only.http_port}" in asked
         assert asked[asked.index("--custom-dataset-type") + 1] == "mooncake_trace"
-    assert len((deployment.out / "trace.jsonl").read_text().splitlines()) == 50
-    arguments, _ = deployment.seen("frontend")
+    assert len((script_only.out / "trace.jsonl").read_text().splitlines()) == 50
+    arguments, _ = script_only.seen("frontend")
     assert arguments[-4:] == [
         "--router-host-cache-hit-weight", "1", "--router-disk-cache-hit-weight", "1",
     ]  # fmt: skip
