@@ -72,12 +72,20 @@ final class Copies {
 
   /** Whether the host copy may go: the last of its chain, that nobody needs or moves. */
   static boolean hostEvictable(BlockIndex index, int entry) {
-    int onSsd = index.getInt(entry, SSD);
-    return index.getInt(entry, STATE) == READY
-        && index.getInt(entry, HOST) == HOST_THERE
+    return index.getInt(entry, HOST) == HOST_THERE
         && index.getInt(entry, HOST_CHILDREN) == 0
-        && index.getInt(entry, PINS) == 0
-        && (onSsd == SSD_HELD || (onSsd <= SSD_QUEUED && index.getInt(entry, CHILDREN) == 0));
+        && !hostNeeded(index, entry)
+        && (index.getInt(entry, SSD) == SSD_HELD || index.getInt(entry, CHILDREN) == 0);
+  }
+
+  /** Whether somebody needs or moves what is in the host slot, whatever lies below it. */
+  static boolean hostNeeded(BlockIndex index, int entry) {
+    int onSsd = index.getInt(entry, SSD);
+    return index.getInt(entry, STATE) != READY
+        || index.getInt(entry, HOST) == HOST_READING
+        || index.getInt(entry, PINS) != 0
+        || onSsd == SSD_WRITING
+        || onSsd == SSD_WRITTEN;
   }
 
   /** Whether the SSD copy may go. */

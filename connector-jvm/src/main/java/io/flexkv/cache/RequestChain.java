@@ -18,10 +18,8 @@ final class RequestChain {
    */
   int generation;
 
-  /** Where the last planned save of it ended, and when that was planned. */
-  int savePlannedTo;
-
-  long savePlannedAt;
+  /** What its planned saves tell of the engine's speed. */
+  final ComputeSpeed.Prompt prompt = new ComputeSpeed.Prompt();
 
   RequestChain(int generation) {
     this.generation = generation;

@@ -4,15 +4,24 @@ import static io.flexkv.cache.BlockIndex.NONE;
 import static io.flexkv.cache.EntryLayout.HOST_NONE;
 import static io.flexkv.cache.EntryLayout.SLOT;
 
+import java.util.BitSet;
+
 /**
  * Frees the host slots that a pool that has become smaller wants back ({@link
  * SlotAllocator#leaves}).
  *
- * <p>It looks at every block in turn, a portion a call, because lookups wait meanwhile. Host copies
- * go leaves first, so it begins at those that may be evicted and goes up as far as a copy above has
- * to go: what lies below such a copy goes with it, wherever that lies. What somebody needs (a
- * lease, a load, a transfer, a save) stays, and all above it: the next round meets it again. Rounds
- * begin with each tick, until the pool has what it wants.
+ * <p>Host copies go leaves first: what lies below a copy that has to go goes before it, wherever
+ * that lies. What somebody needs (a lease, a load, a transfer, a save) stays, and all above it. So
+ * a round first notes what is held in this way, and then, from each copy that may be evicted, goes
+ * up as far as a copy has to go that is not held. Else the branches of a prefix that is always in
+ * use would be wiped every round, and the prefix would never go. What is held is met again: rounds
+ * begin with ticks, until the pool has what it wants, which may take until the traffic that holds a
+ * prefix pauses.
+ *
+ * <p>A round looks at every block twice, a portion a call, because lookups wait meanwhile. What
+ * changes during a round costs at most that some go in vain, or stay for the next one.
+ *
+ * <p>Cache thread only.
  */
 final class Vacating {
   /** Entries that a call looks at: some 50 µs. A chain is walked to its end, however long. */
@@ -25,6 +34,11 @@ final class Vacating {
   private final BlockTree tree;
   private final SlotPool pool;
   private final SsdWrites writes;
+
+  /** Handles of host copies that stay in this round: one is needed, or one below it is. */
+  private BitSet held = new BitSet();
+
+  private boolean noting;
   private int next = Integer.MAX_VALUE;
   private int rounds;
 
@@ -38,16 +52,19 @@ final class Vacating {
   /** The pool has another size. */
   void resized() {
     rounds = 0;
+    next = Integer.MAX_VALUE;
     again();
   }
 
-  /** Begins another round where one is needed. */
+  /** Begins another round where one is needed and none is under way. */
   void again() {
-    if (pool.shrinks()) {
-      next = 0;
-      rounds++;
-    } else {
+    if (!pool.shrinks()) {
       next = Integer.MAX_VALUE;
+    } else if (next >= index.handles()) {
+      next = 0;
+      noting = true;
+      held = new BitSet(index.handles());
+      rounds++;
     }
   }
 
@@ -55,7 +72,25 @@ final class Vacating {
   int step() {
     int looked = 0;
     while (looked < PORTION && next < index.handles()) {
-      looked += 1 + look(next++);
+      looked += 1 + (noting ? note(next) : look(next));
+      next++;
+      if (noting && next >= index.handles()) {
+        noting = false;
+        next = 0;
+      }
+    }
+    return looked;
+  }
+
+  /** Notes what this entry holds, if it is needed; returns how far it looked. */
+  private int note(int entry) {
+    if (!index.isEntry(entry) || !Copies.hostNeeded(index, entry)) {
+      return 0;
+    }
+    int looked = 0;
+    for (int at = entry; mayHaveToGo(at); at = tree.parent(at)) {
+      held.set(at);
+      looked++;
     }
     return looked;
   }
@@ -67,21 +102,30 @@ final class Vacating {
     }
     int highest = NONE;
     int looked = 0;
-    for (int at = entry;
-        at != NONE && tree.copies().inHost(at) != HOST_NONE;
-        at = tree.parent(at)) {
+    for (int at = entry; mayHaveToGo(at); at = tree.parent(at)) {
       if (pool.leaves(index.getLong(at, SLOT))) {
         highest = at;
       }
       looked++;
     }
-    int at = highest == NONE ? NONE : entry;
+    if (highest != NONE) {
+      evict(entry, highest);
+    }
+    return looked;
+  }
+
+  /** Whether it is a host copy that is not held, as all above one that is are. */
+  private boolean mayHaveToGo(int entry) {
+    return entry != NONE && tree.copies().inHost(entry) != HOST_NONE && !held.get(entry);
+  }
+
+  private void evict(int lowest, int highest) {
+    int at = lowest;
     while (at != NONE && Copies.hostEvictable(index, at) && !waits(at)) {
       int above = at == highest ? NONE : tree.parent(at);
       tree.evict(Tier.HOST, at);
       at = above;
     }
-    return looked;
   }
 
   private boolean waits(int entry) {

@@ -40,9 +40,14 @@ final class CoreFixture {
 
   /** A core with an SSD tier of so many blocks; transfers go as far as the test says. */
   CoreFixture(int capacityBlocks, int ssdBlocks, SsdConfig ssd) {
+    this(capacityBlocks, ssdBlocks, ssd, 10);
+  }
+
+  /** Likewise, with blocks of so many bytes. */
+  CoreFixture(int capacityBlocks, int ssdBlocks, SsdConfig ssd, long blockBytes) {
     parts = 1;
-    slots = new FakeSlots(capacityBlocks * 10L);
-    ssdSlots = new FakeSlots(ssdBlocks * 10L);
+    slots = new FakeSlots(capacityBlocks * blockBytes);
+    ssdSlots = new FakeSlots(ssdBlocks * blockBytes);
     core =
         new CacheCore(
             CacheConfig.defaults(),
@@ -53,7 +58,7 @@ final class CoreFixture {
             effects,
             () -> now,
             42);
-    namespace = core.openNamespace(7, 7, 1, sizes(1, 10));
+    namespace = core.openNamespace(7, 7, 1, sizes(1, blockBytes));
     core.openInstance(ENGINE, namespace);
   }
 

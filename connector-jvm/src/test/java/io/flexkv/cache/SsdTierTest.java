@@ -17,6 +17,10 @@ class SsdTierTest {
   private static final SsdConfig CONFIG =
       new SsdConfig(WritePolicy.THROUGH, 1000, 1000, 1000, 1000, 64, 0, SECOND / 2);
 
+  /** For blocks of 1 MiB, of which reads tell the SSD's rate. */
+  private static final SsdConfig LARGE =
+      new SsdConfig(WritePolicy.THROUGH, 1 << 30, 1 << 30, 1 << 30, 1 << 30, 64, 0, SECOND / 2);
+
   private CoreFixture f = new CoreFixture(8, 100, CONFIG);
 
   @AfterEach
@@ -470,7 +474,7 @@ class SsdTierTest {
 
   /** The SSD has brought four blocks in two seconds, and is asked for four others. */
   private boolean readAgain(long tokensPerSecond, long later) {
-    f = new CoreFixture(8, 100, CONFIG.withRecompute(tokensPerSecond));
+    f = new CoreFixture(8, 100, LARGE.withRecompute(tokensPerSecond), 1 << 20);
     f.core.setBlockTokens(f.namespace, 16);
     onSsdAlone();
     SsdTransfer read = reading(1);
@@ -502,14 +506,16 @@ class SsdTierTest {
 
   @Test
   void lookup_computingIsSeenToBeFaster_readsNothing() {
-    f = new CoreFixture(200, 1000, CONFIG);
+    f = new CoreFixture(200, 1000, LARGE, 1 << 20);
     onSsdAloneSlowly();
-    f.extend(50, 50, 128);
-    for (int chunk = 0; chunk < 4; chunk++) {
-      f.planSave(50, 32 * chunk, 32);
-      f.now += SECOND; // 32 blocks a second
+    for (int request = 50; request < 53; request++) {
+      f.extend(request, request, 128);
+      for (int chunk = 0; chunk < 4; chunk++) {
+        f.planSave(request, 32 * chunk, 32);
+        f.now += SECOND; // 32 blocks a second
+      }
+      f.core.endRequest(ENGINE, request);
     }
-    f.core.endRequest(ENGINE, 50);
     f.extend(2, 2, 4);
     look(2, 0, 9);
     assertThat(look(2, 0, 9).pending()).as("the SSD brings 2 blocks a second").isFalse();

@@ -114,6 +114,53 @@ class VacatingTest {
     assertThat(fixture.slots.taken()).isEqualTo(2);
   }
 
+  /** The prefix of chains 5 and 6, in use by either in turn, leaves; chain 6 needs not. */
+  @Test
+  void vacate_prefixThatABranchHolds_theOtherBranchesStayUntilItMayGo() {
+    CoreFixture fixture = forked();
+    for (int round = 0; round < 5; round++) {
+      long request = prefixed(fixture, 7_000 + round, 5 + round % 2);
+      tick(fixture);
+      assertThat(fixture.slots.taken()).as("all but the rest of chain 1").isEqualTo(5);
+      fixture.core.endRequest(CoreFixture.ENGINE, request);
+    }
+    tick(fixture);
+    assertThat(fixture.slots.shrinks()).isFalse();
+    assertThat(fixture.slots.taken()).as("both branches went with it").isZero();
+  }
+
+  /** A pool that shrinks: the last slot has a block with two children before it in two chains. */
+  private static CoreFixture forked() {
+    CoreFixture fixture = new CoreFixture(5, 1);
+    fixture.cached(1, 4); // slots 0 to 3
+    save(fixture, prefixed(fixture, 5_000, 5), 0, 1); // slot 4
+    for (int chain = 5; chain <= 6; chain++) { // each evicts two of chain 1
+      save(fixture, prefixed(fixture, 5_000 + chain, chain), 1, 2);
+    }
+    long request = prefixed(fixture, 6_000, 5);
+    fixture.slots.resize(4 * 10L);
+    fixture.core.hostResized();
+    vacate(fixture);
+    fixture.core.endRequest(CoreFixture.ENGINE, request);
+    return fixture;
+  }
+
+  /** A request for three blocks of a chain, of which all chains share the first, under lease. */
+  private static long prefixed(CoreFixture fixture, long request, long chain) {
+    byte[] hashes = CoreFixture.hashes(chain, 0, 3);
+    System.arraycopy(CoreFixture.hashes(99, 0, 1), 0, hashes, 0, CoreFixture.HASH_BYTES);
+    fixture.core.extendChain(CoreFixture.ENGINE, request, 0, hashes, CoreFixture.HASH_BYTES, 3);
+    fixture.core.lookup(CoreFixture.ENGINE, request, 0, 0, 3);
+    return request;
+  }
+
+  private static void save(CoreFixture fixture, long request, int first, int count) {
+    long job = fixture.planSave(request, first, count);
+    fixture.core.go(job, 0);
+    fixture.core.savePartDone(job, 0, CoreFixture.ok(count));
+    fixture.core.endRequest(CoreFixture.ENGINE, request);
+  }
+
   @Test
   void hostResized_largerAgain_nothingMoreGoesAndThereIsRoom() {
     CoreFixture fixture = new CoreFixture(10, 1);
