@@ -387,6 +387,8 @@ final class DirectoryScan {
             && span.sequence == record.spanSequence()
             && record.index() < span.slots
             && span.headerPages[record.index()] == page
+            // A page may hold an earlier header of the same slot too, which cleaning had moved.
+            && span.identityDigest(record.index()) == record.identity().digest()
             && (span.unproven[record.index()] & NOT_OFFERED) != 0;
     return counts ? span : null;
   }

@@ -248,7 +248,9 @@ final class HeaderLog {
     return span != null
         && span.sequence == record.spanSequence()
         && record.index() < span.slots
-        && span.headerPages[record.index()] == page;
+        && span.headerPages[record.index()] == page
+        // The page may also hold the header of a block that was in the slot before.
+        && span.identityDigest(record.index()) == record.identity().digest();
   }
 
   /** Writes what waits, if it is time. */
