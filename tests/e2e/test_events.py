@@ -46,8 +46,8 @@ class Listening:
         return count
 
     def settled(self, what: str) -> Residency:
-        """When the events say of the CPU tier what the sidecar says."""
-        self.line.sidecar.wait_quiet(20)
+        """When the events say of the CPU tier what the sidecar says, all saves having ended."""
+        self.line.settle()
         found = self.log.wait(lambda seen: len(seen.of("CPU")) == self.resident(), what)
         assert found.faults == []
         return found
