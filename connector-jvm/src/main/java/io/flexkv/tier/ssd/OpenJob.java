@@ -109,12 +109,8 @@ final class OpenJob {
     if (told) {
       return false;
     }
-    if (!stopped) {
-      stopped = true;
-      outcome = how;
-      cause = why;
-      endIfOver();
-    }
+    beginNothingMore(how, why);
+    endIfOver();
     return true;
   }
 
@@ -123,13 +119,18 @@ final class OpenJob {
     if (told) {
       return false;
     }
+    beginNothingMore(how, why);
+    tell();
+    return true;
+  }
+
+  /** What stopped it first counts. */
+  private void beginNothingMore(SsdEvent.Outcome how, String why) {
     if (!stopped) {
       stopped = true;
       outcome = how;
       cause = why;
     }
-    tell();
-    return true;
   }
 
   private void endIfOver() {
