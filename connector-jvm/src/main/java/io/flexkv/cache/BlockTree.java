@@ -94,6 +94,7 @@ final class BlockTree {
 
   void pin(int entry) {
     index.setInt(entry, PINS, index.getInt(entry, PINS) + 1);
+    copies.needed(entry);
   }
 
   void unpin(int entry) {

@@ -28,6 +28,7 @@ import static io.flexkv.cache.EntryLayout.SSD_WRITING;
 import static io.flexkv.cache.EntryLayout.SSD_WRITTEN;
 import static io.flexkv.cache.EntryLayout.STATE;
 
+import java.util.function.IntConsumer;
 import java.util.function.IntPredicate;
 
 /**
@@ -54,6 +55,7 @@ final class Copies {
   private final SlotPool ssd;
   private final CacheEffects effects;
   private final Counters counters;
+  private IntConsumer onNeed = entry -> {};
 
   Copies(
       BlockIndex index,
@@ -68,6 +70,16 @@ final class Copies {
     this.ssd = ssd;
     this.effects = effects;
     this.counters = counters;
+  }
+
+  /** Who is told of each block whose host slot somebody begins to need, or to move. */
+  void onNeed(IntConsumer listener) {
+    onNeed = listener;
+  }
+
+  /** From now on somebody needs what is in the host slot; see {@link #hostNeeded}. */
+  void needed(int entry) {
+    onNeed.accept(entry);
   }
 
   /** Whether the host copy may go: the last of its chain, that nobody needs or moves. */
@@ -156,6 +168,7 @@ final class Copies {
     index.setLong(entry, SLOT, slot);
     index.setInt(entry, OWNER, reference);
     addTo(entry, HOST_CHILDREN, 1);
+    needed(entry);
   }
 
   /** It has been read. */
@@ -240,6 +253,7 @@ final class Copies {
     index.setLong(entry, SSD_SLOT, slot);
     index.setInt(entry, OWNER, reference);
     addTo(entry, SSD_CHILDREN, 1);
+    needed(entry);
   }
 
   /** Its bytes are in its SSD slot; it is held there if its parent is, or when that comes. */
@@ -264,16 +278,7 @@ final class Copies {
 
   /** The SSD copy goes, and what was written below it: the host copy is what there is. */
   void dropSsd(int entry) {
-    dropSsdCopy(entry);
-    below(
-        entry,
-        child -> {
-          boolean waited = onSsd(child) == SSD_WRITTEN;
-          if (waited) {
-            dropSsdCopy(child);
-          }
-          return waited;
-        });
+    withWritten(entry, this::dropSsdCopy);
   }
 
   private void dropSsdCopy(int entry) {
@@ -285,15 +290,20 @@ final class Copies {
 
   /** It is held on the SSD from now on, and so is what was written below it. */
   void hold(int entry) {
-    holdCopy(entry);
+    withWritten(entry, this::holdCopy);
+  }
+
+  /** Does something with a block, then with what was written below it and waits for it. */
+  private void withWritten(int entry, IntConsumer action) {
+    action.accept(entry);
     below(
         entry,
         child -> {
-          boolean waited = onSsd(child) == SSD_WRITTEN;
-          if (waited) {
-            holdCopy(child);
+          boolean waits = onSsd(child) == SSD_WRITTEN;
+          if (waits) {
+            action.accept(child);
           }
-          return waited;
+          return waits;
         });
   }
 

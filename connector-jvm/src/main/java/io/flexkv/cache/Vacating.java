@@ -19,7 +19,8 @@ import java.util.BitSet;
  * prefix pauses.
  *
  * <p>A round looks at every block twice, a portion a call, because lookups wait meanwhile. What
- * changes during a round costs at most that some go in vain, or stay for the next one.
+ * comes to be needed during a round is noted as it does. So a branch goes in vain only if its
+ * prefix comes into use after it has gone; what is needed no longer stays for the next round.
  *
  * <p>Cache thread only.
  */
@@ -47,6 +48,7 @@ final class Vacating {
     this.tree = tree;
     this.pool = pool;
     this.writes = writes;
+    tree.copies().onNeed(this::needed);
   }
 
   /** The pool has another size. */
@@ -82,11 +84,20 @@ final class Vacating {
     return looked;
   }
 
+  /** Somebody begins to need a block: it is held in this round, if one is under way. */
+  private void needed(int entry) {
+    if (next < index.handles()) {
+      hold(entry);
+    }
+  }
+
   /** Notes what this entry holds, if it is needed; returns how far it looked. */
   private int note(int entry) {
-    if (!index.isEntry(entry) || !Copies.hostNeeded(index, entry)) {
-      return 0;
-    }
+    return index.isEntry(entry) && Copies.hostNeeded(index, entry) ? hold(entry) : 0;
+  }
+
+  /** Notes an entry and those above it as held; returns how far it looked. */
+  private int hold(int entry) {
     int looked = 0;
     for (int at = entry; mayHaveToGo(at); at = tree.parent(at)) {
       held.set(at);

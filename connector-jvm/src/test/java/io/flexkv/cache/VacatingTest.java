@@ -117,11 +117,14 @@ class VacatingTest {
   /** The prefix of chains 5 and 6, in use by either in turn, leaves; chain 6 needs not. */
   @Test
   void vacate_prefixThatABranchHolds_theOtherBranchesStayUntilItMayGo() {
-    CoreFixture fixture = forked();
+    CoreFixture fixture = forked(4);
+    long first = prefixed(fixture, 6_000, 5);
+    shrink(fixture, 4);
+    fixture.core.endRequest(CoreFixture.ENGINE, first);
     for (int round = 0; round < 5; round++) {
       long request = prefixed(fixture, 7_000 + round, 5 + round % 2);
       tick(fixture);
-      assertThat(fixture.slots.taken()).as("all but the rest of chain 1").isEqualTo(5);
+      assertThat(fixture.slots.taken()).as("all").isEqualTo(5);
       fixture.core.endRequest(CoreFixture.ENGINE, request);
     }
     tick(fixture);
@@ -129,19 +132,31 @@ class VacatingTest {
     assertThat(fixture.slots.taken()).as("both branches went with it").isZero();
   }
 
-  /** A pool that shrinks: the last slot has a block with two children before it in two chains. */
-  private static CoreFixture forked() {
-    CoreFixture fixture = new CoreFixture(5, 1);
-    fixture.cached(1, 4); // slots 0 to 3
-    save(fixture, prefixed(fixture, 5_000, 5), 0, 1); // slot 4
-    for (int chain = 5; chain <= 6; chain++) { // each evicts two of chain 1
+  /** As above, but a branch comes into use when the round has noted already that it is not. */
+  @Test
+  void vacate_prefixThatIsUsedDuringARound_theOtherBranchesStay() {
+    CoreFixture fixture = forked(2_000);
+    fixture.slots.resize(2_000 * 10L);
+    fixture.core.hostResized();
+    assertThat(fixture.core.turn()).as("the branches are in what it looked at").isEqualTo(1_024);
+    long request = prefixed(fixture, 6_000, 5);
+    vacate(fixture);
+    assertThat(fixture.slots.taken()).as("all").isEqualTo(2_001);
+    fixture.core.endRequest(CoreFixture.ENGINE, request);
+    tick(fixture);
+    assertThat(fixture.slots.taken()).as("all but the prefix and its branches").isEqualTo(1_996);
+  }
+
+  /** Its last slot has a block with two children, in two chains; others of four have the rest. */
+  private static CoreFixture forked(int slotsBefore) {
+    CoreFixture fixture = new CoreFixture(slotsBefore + 1, 1);
+    for (int chain = 0; chain < slotsBefore / 4; chain++) {
+      fixture.cached(1_000 + chain, 4);
+    }
+    save(fixture, prefixed(fixture, 5_000, 5), 0, 1);
+    for (int chain = 5; chain <= 6; chain++) { // each evicts two of chain 1000
       save(fixture, prefixed(fixture, 5_000 + chain, chain), 1, 2);
     }
-    long request = prefixed(fixture, 6_000, 5);
-    fixture.slots.resize(4 * 10L);
-    fixture.core.hostResized();
-    vacate(fixture);
-    fixture.core.endRequest(CoreFixture.ENGINE, request);
     return fixture;
   }
 
