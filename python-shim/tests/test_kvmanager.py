@@ -125,6 +125,30 @@ def test_put_launched_with_slots_for_the_whole_prefix_saves_the_rest(fleet: Flee
     fleet.check(tokens, [10, 11, 12])
 
 
+@pytest.mark.parametrize("cached", [0, 10, 64, 65, 300])
+def test_put_in_parts_behind_any_cached_prefix_saves_the_rest(address: str, cached: int) -> None:
+    """The first blocks are on their way before the keys of the last are known."""
+    blocks, shape = 330, Shape("kv-first", layers=1, kv_heads=1, block_tokens=4)
+    many = Fleet.start(shape, model=uuid.uuid4().hex, blocks=2 * blocks)
+    try:
+        tokens = list(range(blocks * 4))
+        source, target = range(blocks), range(blocks, 2 * blocks)
+        many.fill(tokens, source)
+        task = many.manager.put_async(tokens[: cached * 4], many.slots(source[:cached]))
+        assert many.manager.wait(task)[task].status is SUCCESS
+        task = many.manager.put_async(tokens, many.slots(source))
+        answer = many.manager.wait(task)[task]
+        assert answer.status is SUCCESS
+        saved = [False] * cached * 4 + [True] * (blocks - cached) * 4
+        assert answer.return_mask.tolist() == saved
+        task = many.manager.get_async(tokens, many.slots(target))
+        assert many.manager.wait(task)[task].return_mask.all()
+        many.check(tokens, target)
+        wait_for_no_leaks(address)
+    finally:
+        many.close()
+
+
 def test_put_less_than_a_block_is_nothing(fleet: Fleet) -> None:
     task = fleet.manager.put_async(torch.arange(8), fleet.slots([0])[:8])
     answer = fleet.manager.wait([task])[task]

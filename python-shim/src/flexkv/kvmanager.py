@@ -62,7 +62,7 @@ LAUNCH_WAIT_S = 1.0
 _FIRST_IDS = 10_000_000
 _POLL_MIN_S = 20e-6
 _POLL_MAX_S = 1e-3
-_POLLS_A_WAIT = 128
+_POLLS_A_WAIT = 256
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -256,6 +256,7 @@ class KVManager:
         namespace: Sequence[str] | None,
         *,
         cpu_only: bool = False,
+        eager: bool = False,
     ) -> Task:
         tokens = int64_array(token_ids, "token_ids")
         block_tokens = self.cache_config.tokens_per_block
@@ -276,7 +277,9 @@ class KVManager:
             if kind is TaskType.PREFETCH:
                 self._matcher.prefetch(task, asked, end, namespace)
             else:
-                self._matcher.match(task, asked, first, end, namespace, cpu_only=cpu_only)
+                self._matcher.match(
+                    task, asked, first, end, namespace, cpu_only=cpu_only, eager=eager
+                )
         self._tasks.add(task)
         if self._tracer is not None:
             self._trace_request(self._tracer, task, tokens, token_mask, namespace)
@@ -336,7 +339,7 @@ class KVManager:
         tokens that are cached already are passed over.  The blocks are held until ``wait``.
         """
         ids = slot_blocks(slot_mapping, self.cache_config.tokens_per_block)
-        task = self._match(TaskType.PUT, token_ids, token_mask, namespace)
+        task = self._match(TaskType.PUT, token_ids, token_mask, namespace, eager=True)
         self._launch([(task, ids)])
         return task.task_id
 
@@ -426,18 +429,21 @@ class KVManager:
         for task, ids in chosen:
             if task.session is not present or present is None or self._reset_owed:
                 task.end(TaskStatus.FAILED, 0)  # another life of the sidecar knows nothing of it
-            elif not self._sent(task, ids, deadline):
-                self._drop(task, TaskStatus.FAILED)
+            else:
+                self._hand_over(task, ids, deadline)
             self._tasks.settle(task)
 
-    def _sent(self, task: Task, ids: list[int], deadline: float) -> bool:
-        while not self._transfers.launch(task, ids):
+    def _hand_over(self, task: Task, ids: list[int], deadline: float) -> None:
+        def room() -> bool:
             session = task.session
             if session is None or not session.alive() or time.monotonic() > deadline:
                 return False
             self._advance()
             time.sleep(_POLL_MIN_S)
-        return True
+            return True
+
+        if self._transfers.launch(task, ids, room) < task.blocks:
+            self._release(task)
 
     @_locked
     def cancel(self, task_ids: int | Sequence[int]) -> None:
@@ -479,7 +485,7 @@ class KVManager:
             if not running:
                 self._trace_wait("wait", found, timeout)
                 return found
-            # An end is seen late by less than a hundredth of what it took.
+            # An end is seen late by half a hundredth of what it took at most.
             pause = min(max(waited / _POLLS_A_WAIT, _POLL_MIN_S), _POLL_MAX_S)
             time.sleep(min(pause, timeout - waited))
 

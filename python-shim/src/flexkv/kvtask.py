@@ -16,6 +16,7 @@ from flexkv.slots import mask_of
 if TYPE_CHECKING:
     from flexkv.common.request import Mask
     from flexkv.session import Session
+    from flexkv.tokens import KeyStream
 
 __all__ = ["KVResponse", "KVResponseStatus", "Task", "TaskStatus", "TaskTable", "TaskType"]
 
@@ -60,7 +61,7 @@ class Task:
 
     ``tokens`` is the length of its ``token_ids``, ``done`` counts, from ``first`` on, the blocks
     that were moved.  ``session`` is the life of the sidecar that the match belongs to, ``request``
-    its name there.
+    its name there.  ``keys`` has those of its chain that the sidecar has not been told yet.
     """
 
     task_id: int
@@ -76,6 +77,7 @@ class Task:
     status: TaskStatus = TaskStatus.UNREADY
     done: int = 0
     jobs_open: int = 0
+    keys: KeyStream | None = None
     parts: list[Task] = field(default_factory=list)
 
     @property

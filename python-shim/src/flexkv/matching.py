@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from flexkv import protocol as p
 from flexkv.kvtask import Task, TaskStatus, TaskType
 from flexkv.session import Session
-from flexkv.tokens import KEY_BYTES, ChainHasher
+from flexkv.tokens import KEY_BYTES, ChainHasher, KeyStream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,9 @@ _POLL_S = 50e-6
 _ASK_AGAIN_S = 1e-3
 _PREFETCH_EVERY_S = 2e-3
 _MAX_ENDS = 65_536
+FIRST_BLOCKS = 64
+"""Blocks that an eager put asks about first: a millisecond's copy, while the rest is prepared."""
+
 _RECORDS_AT_ONCE = 3
 """Two of them hold 8,192 keys: an eighth of the ring to the sidecar."""
 
@@ -112,17 +115,27 @@ class Matcher:
         end: int,
         namespace: Sequence[str] | None,
         *,
-        cpu_only: bool,
+        cpu_only: bool = False,
+        eager: bool = False,
     ) -> None:
         """Fills in what a task would move, of the chain's blocks [first, end).
 
-        A task with nothing to move has ended when this returns.
+        A task with nothing to move has ended when this returns.  An ``eager`` put, which is
+        launched at once, asks about its first blocks alone: what is cached is a prefix, so one
+        that is not there says that nothing behind it is.  The other keys are hashed while the
+        first blocks are copied.
         """
         session = task.session
         assert session is not None
-        keys = self.hasher.keys(tokens, namespace)
+        keys = self.hasher.stream(tokens, namespace)
         deadline = time.monotonic() + MATCH_WAIT_S
-        answer = self._ask(session, task, keys, first, end, deadline)
+        some = min(end, FIRST_BLOCKS) if eager else end
+        ahead = min(end, some + FIRST_BLOCKS)
+        answer = self._ask(session, task, keys, first, some, deadline, ahead)
+        if some < end and answer is not None and answer.resident >= some:
+            answer = self._ask(session, task, keys, first, end, deadline)
+        if keys.given < end:
+            task.keys = keys
         if answer is not None and task.kind is TaskType.GET and not cpu_only:
             answer = self._with_slower_tiers(session, task, answer, first, end, deadline)
         if answer is None or answer.status != p.LOOKUP_OK:
@@ -143,21 +156,35 @@ class Matcher:
             self.end_request(session, task.request)
 
     def _ask(
-        self, session: Session, task: Task, keys: bytes, first: int, end: int, deadline: float
+        self,
+        session: Session,
+        task: Task,
+        keys: KeyStream,
+        first: int,
+        end: int,
+        deadline: float,
+        ahead: int = 0,
     ) -> p.LookupAnswer | None:
-        self._request += 1
+        """Asks about the blocks before ``end``, after the keys that the sidecar has not yet.
+
+        While the answer is on its way keys are hashed as far as block ``ahead``.
+        """
+        if task.request == 0:
+            self._request += 1
+            task.request = self._request
         self._query += 1
-        task.request = self._request
-        most = p.MAX_KEYS_A_RECORD
+        begin, fresh, most = keys.given, keys.next_keys(end), p.MAX_KEYS_A_RECORD * KEY_BYTES
         records: list[p.Record] = [
-            p.Extend(task.request, at, KEY_BYTES, keys[at * KEY_BYTES : (at + most) * KEY_BYTES])
-            for at in range(0, end, most)
+            p.Extend(task.request, begin + at // KEY_BYTES, KEY_BYTES, fresh[at : at + most])
+            for at in range(0, len(fresh), most)
         ]
         # A put wants no lease: it asks for nothing beyond what it has, and hears what is there.
         have, want = (end, 0) if task.kind is TaskType.PUT else (first, end - first)
         records.append(p.Lookup(self._query, task.request, end, have, want))
         if not self._send(session, records, deadline):
             return None
+        keys.take(end)
+        keys.make(ahead)
         return self._await(session, self._query, deadline)
 
     def _send(self, session: Session, records: list[p.Record], deadline: float) -> bool:
@@ -203,7 +230,7 @@ class Matcher:
         """Begins to bring a prefix into the host tier; ``advance`` ends the task."""
         session = task.session
         assert session is not None
-        keys = self.hasher.keys(tokens, names)
+        keys = self.hasher.stream(tokens, names)
         answer = self._ask(session, task, keys, 0, end, time.monotonic() + MATCH_WAIT_S)
         if answer is None or answer.status not in (p.LOOKUP_OK, p.LOOKUP_PENDING):
             task.end(TaskStatus.COMPLETED, 0)

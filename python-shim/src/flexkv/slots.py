@@ -60,17 +60,22 @@ def mask_of(tokens: int, first: int, end: int, block_tokens: int) -> Mask:
 
 def slot_blocks(slot_mapping: Any, block_tokens: int) -> list[int]:
     """GPU block ids of the full blocks in a slot mapping (int64, shape ``(n,)``)."""
+    import numpy as np
+
     slots = int64_array(slot_mapping, "slot_mapping")
     count = len(slots) // block_tokens
     if count == 0:
         return []
-    rows = slots[: count * block_tokens].reshape(count, block_tokens) // block_tokens
-    ids = rows[:, 0]
-    if (rows != ids[:, None]).any():
-        row = int((rows != ids[:, None]).any(axis=1).argmax())
+    rows = slots[: count * block_tokens].reshape(count, block_tokens)
+    ids = rows[:, 0] // block_tokens
+    # Dividing each slot would take several times as long; a slot before its block's first is huge.
+    within = (rows - (ids * block_tokens)[:, None]).view(np.uint64)
+    if int(within.max()) >= block_tokens:
+        row = int((within >= block_tokens).any(axis=1).argmax())
         raise ValueError(
             f"slot_mapping spreads the tokens of its block {row} over GPU blocks "
-            f"{sorted(set(rows[row].tolist()))[:4]}, must keep each run of {block_tokens} together"
+            f"{sorted(set((rows[row] // block_tokens).tolist()))[:4]}, must keep each run of "
+            f"{block_tokens} together"
         )
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= MAX_BLOCK_ID:
@@ -78,4 +83,5 @@ def slot_blocks(slot_mapping: Any, block_tokens: int) -> list[int]:
             f"slot_mapping names GPU block {low if low < 0 else high}, must be from 0 to "
             f"{MAX_BLOCK_ID - 1}"
         )
-    return [int(block) for block in ids.tolist()]
+    blocks: list[int] = ids.tolist()
+    return blocks

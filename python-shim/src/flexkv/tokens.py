@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,17 @@ class ChainHasher:
 
     def keys(self, tokens: npt.NDArray[np.int64], namespace: Sequence[str] | None = None) -> bytes:
         """``KEY_BYTES`` a full block of ``tokens``, joined; what is left over counts nowhere."""
+        return b"".join(self._chunks_of(tokens, namespace))
+
+    def stream(
+        self, tokens: npt.NDArray[np.int64], namespace: Sequence[str] | None = None
+    ) -> KeyStream:
+        """The same keys, made as they are asked for; ``tokens`` must not change until then."""
+        return KeyStream(self._chunks_of(tokens, namespace))
+
+    def _chunks_of(
+        self, tokens: npt.NDArray[np.int64], namespace: Sequence[str] | None
+    ) -> Iterator[bytes]:
         block = self.block_tokens * TOKEN_BYTES
         blocks = len(tokens) // self.block_tokens
         data = tokens[: blocks * self.block_tokens].astype("<i8", copy=False).tobytes()
@@ -103,7 +114,6 @@ class ChainHasher:
         chunk_bytes = max(1, CHUNK_TOKENS // self.block_tokens) * block
         above = self._root(header)
         state: Any = None
-        found: list[bytes] = []
         for at in range(0, len(data), chunk_bytes):
             piece = data[at : at + chunk_bytes]
             name = (above, piece[-_TAIL_BYTES:])
@@ -115,9 +125,8 @@ class ChainHasher:
                 begin = hashlib.sha256(header) if state is None else state.copy()
                 chunk = self._hash(begin, piece, block)
                 self._remember(name, chunk)
-            found.append(chunk.keys)
             above, state = chunk.number, chunk.state
-        return b"".join(found)
+            yield chunk.keys
 
     def _hash(self, state: Any, piece: bytes, block: int) -> _Chunk:
         out: list[bytes] = []
@@ -147,3 +156,29 @@ class ChainHasher:
         while self._used > self.memory_bytes and len(self._chunks) > 1:
             _, oldest = self._chunks.popitem(last=False)
             self._used -= len(oldest.data) + len(oldest.keys)
+
+
+class KeyStream:
+    """The keys of one chain, hashed chunk by chunk while others are on their way already.
+
+    ``given`` counts the blocks whose keys were handed over.
+    """
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._keys = bytearray()
+        self.given = 0
+
+    def make(self, blocks: int) -> None:
+        """Hashes as far as block ``blocks``; what is there already costs nothing."""
+        while len(self._keys) < blocks * KEY_BYTES:
+            self._keys += next(self._chunks)
+
+    def next_keys(self, blocks: int) -> bytes:
+        """Keys of the blocks from ``given`` to ``blocks``; ``take`` says that they went."""
+        self.make(blocks)
+        return bytes(self._keys[self.given * KEY_BYTES : blocks * KEY_BYTES])
+
+    def take(self, blocks: int) -> None:
+        """The keys before block ``blocks`` were handed over."""
+        self.given = max(self.given, blocks)

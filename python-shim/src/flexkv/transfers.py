@@ -1,7 +1,8 @@
 """Jobs of the Python API between launch and end, on one manager's sessions.
 
-A task becomes one job for every 8,192 blocks.  A job has ended when each rank said so (``JobDone``)
-and, for a save, when the sidecar said what became of its blocks (``SaveDone``).
+A task becomes one job for every part of its blocks: the first is small, so that its copies begin
+while the others are prepared.  A job has ended when each rank said so (``JobDone``) and, for a
+save, when the sidecar said what became of its blocks (``SaveDone``).
 
 A load is over in one of two ways only, for its blocks go back to the caller then: the sidecar said
 that no copy of it can touch memory any more, or the sidecar's process has ended.  At its deadline
@@ -22,11 +23,15 @@ from flexkv import protocol as p
 from flexkv.kvtask import Task, TaskStatus, TaskType
 from flexkv.ring import GenerationTable
 from flexkv.session import Session
+from flexkv.tokens import KEY_BYTES
 
 logger = logging.getLogger(__name__)
 
 SAVE_S = 60.0
 """How long a save may take."""
+
+FIRST_PART, LEAST_PART, MOST_PARTS = 64, 128, 16
+"""Blocks of a task's first job, of the others at least, and how many others there are at most."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +49,15 @@ class _Job:
     ok: bool = True
     revoked_at: float | None = None
     killed: bool = False
+
+
+def part_ends(blocks: int) -> list[int]:
+    """Where the parts of a task of so many blocks end."""
+    if blocks <= FIRST_PART + LEAST_PART:
+        return [blocks]
+    rest = blocks - FIRST_PART
+    size = min(max(LEAST_PART, -(-rest // MOST_PARTS)), p.MAX_BLOCKS_A_PLAN)
+    return [*range(FIRST_PART, blocks, size), blocks]
 
 
 class Transfers:
@@ -75,38 +89,73 @@ class Transfers:
         return list({id(job.session): job.session for job in self._jobs.values()}.values())
 
     # ------------------------------------------------------------------ start
-    def launch(self, task: Task, block_ids: Sequence[int]) -> bool:
-        """Hands a matched task to the sidecar; false if its ring has no room for it now."""
-        session = task.session
-        assert session is not None
+    def launch(self, task: Task, block_ids: Sequence[int], room: Callable[[], bool]) -> int:
+        """Hands a matched task to the sidecar, part by part; returns how many blocks it took.
+
+        ``room`` is called while the ring is full, and says whether to try again.  Of a task that
+        was handed over in part, the rest has failed, and its request is the caller's to end.
+        """
+        assert task.session is not None
         assert len(block_ids) == task.blocks
+        ends = part_ends(task.blocks)
+        task.jobs_open = len(ends)
+        self._results[task.task_id] = []
+        offset = 0
+        for number, end in enumerate(ends):
+            ids = tuple(block_ids[offset:end])
+            if task.kind is TaskType.GET:
+                # A put that still reads one of these blocks must find that it is no longer what it
+                # was, and cache nothing of it.
+                for block in ids:
+                    self._generations.raise_(block)
+            while not self._send_part(task, task.session, offset, ids):
+                if not room():
+                    self._give_up_rest(task, offset, len(ends) - number)
+                    return offset
+            task.status = TaskStatus.RUNNING
+            offset = end
+        return offset
+
+    def _send_part(self, task: Task, session: Session, offset: int, ids: tuple[int, ...]) -> bool:
+        """One job, with the keys that it needs, and the request's end if it is the last."""
         loads = task.kind is TaskType.GET
-        if loads:
-            # A put that still reads one of these blocks must find that it is no longer what it
-            # was, and cache nothing of it.
-            for block in block_ids:
-                self._generations.raise_(block)
-        records: list[p.Record] = []
-        jobs: dict[int, _Job] = {}
-        for offset in range(0, task.blocks, p.MAX_BLOCKS_A_PLAN):
-            ids = tuple(block_ids[offset : offset + p.MAX_BLOCKS_A_PLAN])
-            self._counter += 1
-            job_id = p.job_id(session.session_id, self._counter)
-            records.append(self._plan(task, job_id, offset, ids))
-            records.append(self._go(job_id, loads))
-            deadline = self._clock() + (self._load_s if loads else SAVE_S)
-            jobs[job_id] = _Job(
-                task, session, offset, ids, self._ranks, not loads, deadline, len(ids)
-            )
-        # The plans keep what they need: chain and lease may go.
-        records.append(p.EndRequest(task.request))
+        self._counter += 1
+        job_id = p.job_id(session.session_id, self._counter)
+        records = self._keys_before(task, offset + len(ids))
+        records += [self._plan(task, job_id, offset, ids), self._go(job_id, loads)]
+        if offset + len(ids) == task.blocks:
+            # The plans keep what they need: chain and lease may go.
+            records.append(p.EndRequest(task.request))
         if not session.send(*records):
             return False
-        task.status = TaskStatus.RUNNING
-        task.jobs_open = len(jobs)
-        self._jobs.update(jobs)
-        self._results[task.task_id] = list(jobs.values())
+        if task.keys is not None:
+            task.keys.take(task.first + offset + len(ids))
+        deadline = self._clock() + (self._load_s if loads else SAVE_S)
+        job = _Job(task, session, offset, ids, self._ranks, not loads, deadline, len(ids))
+        self._jobs[job_id] = job
+        self._results[task.task_id].append(job)
         return True
+
+    @staticmethod
+    def _keys_before(task: Task, end: int) -> list[p.Record]:
+        """The keys of the task's blocks before ``end`` that the sidecar has not been told."""
+        if task.keys is None or task.first + end <= task.keys.given:
+            return []
+        at, keys, most = task.keys.given, task.keys.next_keys(task.first + end), p.MAX_KEYS_A_RECORD
+        return [
+            p.Extend(task.request, at + i // KEY_BYTES, KEY_BYTES, keys[i : i + most * KEY_BYTES])
+            for i in range(0, len(keys), most * KEY_BYTES)
+        ]
+
+    def _give_up_rest(self, task: Task, offset: int, parts: int) -> None:
+        """Nothing from ``offset`` on was handed over: the task fails, when what was has ended."""
+        session = task.session
+        assert session is not None
+        lost = _Job(task, session, offset, (), 0, False, 0.0, 0, ok=False)
+        self._results[task.task_id].append(lost)
+        task.jobs_open -= parts
+        if task.jobs_open == 0:
+            self._end(task)
 
     def _plan(self, task: Task, job_id: int, offset: int, ids: tuple[int, ...]) -> p.Record:
         first = task.first + offset
@@ -150,8 +199,9 @@ class Transfers:
         del self._jobs[job_id]
         task = job.task
         task.jobs_open -= 1
-        if task.jobs_open:
-            return None
+        return None if task.jobs_open else self._end(task)
+
+    def _end(self, task: Task) -> Task:
         done, good = 0, True
         for part in self._results.pop(task.task_id):
             good = good and part.ok
