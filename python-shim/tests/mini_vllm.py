@@ -278,8 +278,9 @@ class MiniEngine:
         workers: Sequence[Worker] | None = None,
     ) -> None:
         """``older``: before 0.16, an abort frees the blocks of an open load unless the connector
-        keeps them, no free waits for a step that is in flight, and before 0.23 nothing is kept
-        for whom a load was admitted: who finds no room ends the step, whoever comes behind."""
+        keeps them, and leaves the word "received" of one that has ended; no free waits for a step
+        that is in flight, and before 0.23 nothing is kept for whom a load was admitted: who finds
+        no room ends the step, whoever comes behind."""
         self.hooks = hooks
         self.block_tokens = block_tokens
         self.budget = budget
@@ -326,8 +327,9 @@ class MiniEngine:
         if request is None or request.status == FINISHED:
             return
         delay = request.status == LOADING and request_id not in self.received and not self.older
-        self.received.discard(request_id)
-        self.failed.discard(request_id)
+        if not self.older:
+            self.received.discard(request_id)
+            self.failed.discard(request_id)
         if request in self.waiting:
             self.waiting.remove(request)
         if request in self.running:

@@ -6,7 +6,7 @@ import pytest
 from mini_vllm import FINISHED, LOADING
 from rig import BLOCK, Rig, prompt
 
-from flexkv.older_vllm import Parking
+from flexkv.older_vllm import IdFilter, Parking
 
 
 def loading(**more: object) -> Rig:
@@ -93,6 +93,44 @@ def test_abort_one_rank_had_reported_before_the_next_of_that_id_waits_for_every_
     assert again.status == LOADING, "one rank has yet to load"
     rig.run()
     rig.check_clean()
+
+
+def test_abort_between_the_load_and_its_step_the_next_of_that_id_is_computed() -> None:
+    """vLLM would take a load of that id for complete before it has begun."""
+    rig = loading()
+    rig.sidecar.run_copies()
+    rig.steps(1)
+    assert rig.engine.received == {"b"}
+    rig.engine.abort("b")
+    rig.run()
+    rig.drop_engine_cache()
+    assert rig.engine.received == {"b"}, "this vLLM forgets by itself: nothing to make up for"
+    assert rig.serve("b", prompt(5 * BLOCK + 1)) == 0
+    rig.drop_engine_cache()
+    assert rig.serve("c", prompt(5 * BLOCK + 1)) == 5 * BLOCK
+    rig.check_clean()
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["loaded", "failed"])
+def test_request_runs_after_its_load_the_next_of_that_id_is_loaded(fails: bool) -> None:
+    rig = loading()
+    if fails:
+        rig.restart()
+    rig.run()
+    assert "b" not in rig.hooks._kept.remembered  # type: ignore[union-attr]
+    rig.serve("d", prompt(5 * BLOCK + 1, 3))
+    rig.drop_engine_cache()
+    assert rig.serve("b", prompt(5 * BLOCK + 1, 3)) == 5 * BLOCK
+    rig.check_clean()
+
+
+def test_filter_knows_what_was_added_and_hardly_anything_else() -> None:
+    known = IdFilter()
+    assert "r0" not in known
+    for i in range(20_000):
+        known.add(f"r{i}")
+    assert all(f"r{i}" in known for i in range(20_000))
+    assert sum(f"other{i}" in known for i in range(20_000)) <= 2
 
 
 def test_finished_in_order_nothing_is_kept() -> None:

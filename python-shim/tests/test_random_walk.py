@@ -44,6 +44,7 @@ class Walk:
         self.rig.engine.reports_at_launch = self.random.random() < 0.5
         self.rig.sidecar.capacity = self.random.choice([5, 30, 1000])
         self.families = [prompt(40, seed * 10 + i) for i in range(3)]
+        self.aborted: list[str] = []
         self.made = self.kills = self.resets = self.checked = 0
 
     def new_request(self) -> None:
@@ -52,8 +53,11 @@ class Walk:
         depth = min(self.random.choice([0, 3, 8, 12, 13, 20, 31]), room - 12)
         own = prompt(self.random.randint(1, 6), self.random.randrange(4) + 77)
         self.made += 1
+        name = f"r{self.made}"
+        if self.aborted and self.aborted[0] not in self.rig.engine.requests:
+            name = self.aborted.pop(0)  # a user tries again
         self.rig.add(
-            f"r{self.made}",
+            name,
             (family[:depth] + own)[: room - 9],
             max_new=self.random.randint(1, 8),
             priority=self.random.randrange(5),
@@ -134,7 +138,9 @@ class Walk:
         """Where vLLM does not keep the blocks by itself."""
         loading = [r for r in self.rig.engine.waiting if r.status == LOADING]
         if loading and self.random.random() < 0.2:
-            self.rig.engine.abort(self.random.choice(loading).request_id)
+            doomed = self.random.choice(loading).request_id
+            self.rig.engine.abort(doomed)
+            self.aborted.append(doomed)
 
     def _idle(self) -> bool:
         """Weights change only where vLLM's own cache can follow: nothing runs."""

@@ -134,6 +134,35 @@ def abort_open_loads(
     return rest, [states[request] for request in doomed]
 
 
+def again_by_name(
+    engine: Engine, first: Tokens, second: Tokens, max_tokens: int, sidecar: int
+) -> tuple[Answer, bool]:
+    """The answer to `second`, asked by the name of `first`, which is aborted behind its load.
+
+    Its load has ended then, and vLLM has not run it yet. Should a load be granted to `second`, the
+    sidecar stands still for five steps. Also returns whether vLLM's own id was the same.
+    """
+    loaded = engine.submit(first, max_tokens, name="again")
+    received = engine.scheduler.finished_recving_kv_req_ids
+    engine.step_until(lambda: loaded in received, 20, "a load has ended")
+    engine.abort([loaded])
+    engine.wait()
+    undo = engine.before(
+        engine.scheduler_connector,
+        "update_state_after_alloc",
+        _at_first_load(sidecar, signal.SIGSTOP),
+    )
+    try:
+        request = engine.submit(second, max_tokens, name="again")
+        for _ in range(5):
+            engine.step()
+    finally:
+        undo()
+        os.kill(sidecar, signal.SIGCONT)
+    engine.wait()
+    return engine.answer(request), request == loaded
+
+
 def signal_at_load(
     engine: Engine,
     prompts: Sequence[Tokens],

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from harness import checkout
-from harness.engine import BLOCK_TOKENS
+from harness.engine import BLOCK_TOKENS, Answer
 from harness.kvevents import EventLog
 from harness.prompts import loadable_tokens, random_tokens
 from harness.zygote import Zygote
@@ -42,24 +42,39 @@ def release() -> dict[str, Any]:
     return recorded
 
 
-@pytest.fixture
-def serves(
-    reference: Reference, equal: Callable[..., None], counts: Counter[str]
-) -> Callable[[Line], int]:
-    """Cold answers and answers from the sidecar are right; how many tokens came from there."""
+Ask = Callable[..., list[Answer]]
 
-    def check(line: Line) -> int:
-        prompts = [reference.token_ids[i] for i in FEW]
-        equal(reference, line.engine.call(scenarios.run, prompts, OUTPUT_TOKENS), FEW)
+
+@pytest.fixture(scope="session")
+def ask(reference: Reference, equal: Callable[..., None]) -> Ask:
+    """Right answers of an engine to those of the reference's prompts, or the test fails."""
+
+    def answers(line: Line, which: list[int], how: Callable[..., Any] = scenarios.run) -> Any:
+        prompts = [reference.token_ids[i] for i in which]
+        found = line.engine.call(how, prompts, OUTPUT_TOKENS)
+        equal(reference, found, which)
+        return found
+
+    return answers
+
+
+def external(answers: list[Answer]) -> int:
+    """Tokens that came from the sidecar."""
+    return sum(answer.external_tokens for answer in answers)
+
+
+@pytest.fixture
+def serves(ask: Ask, counts: Counter[str]) -> Callable[[Line], None]:
+    """Cold answers and answers from the sidecar are right."""
+
+    def check(line: Line) -> None:
+        ask(line, FEW)
         line.settle()
-        answers = line.engine.call(scenarios.run_alone, prompts, OUTPUT_TOKENS)
-        equal(reference, answers, FEW)
-        served = sum(answer.external_tokens for answer in answers)
+        served = external(ask(line, FEW, scenarios.run_alone))
         counts["tokens served by the sidecar"] += served
         assert served > 0, "nothing came from the sidecar"
         line.settle()
         line.assert_nothing_held()
-        return served
 
     return check
 
@@ -81,14 +96,14 @@ def tight(zygote: Zygote, model: Path, scratch: Path) -> Iterator[Tight]:
     made.close()
 
 
-def test_named_in_the_flag(line: Line, serves: Callable[[Line], int], record: Record) -> None:
+def test_named_in_the_flag(line: Line, serves: Callable[[Line], None], record: Record) -> None:
     assert line.engine.call(scenarios.connector_names) == (OURS, OURS)
     serves(line)
     record("by name", "FlexKV's class, by the plugin")
 
 
 def test_by_module_path_without_the_plugin(
-    lines: Lines, serves: Callable[[Line], int], record: Record, release: dict[str, Any]
+    lines: Lines, serves: Callable[[Line], None], record: Record, release: dict[str, Any]
 ) -> None:
     line = lines(flag=MODULE_PATH, environment={"VLLM_PLUGINS": ""})
     facts = release["facts"]
@@ -100,7 +115,7 @@ def test_by_module_path_without_the_plugin(
 
 
 def test_by_vllms_own_wrapper(
-    lines: Lines, serves: Callable[[Line], int], record: Record, release: dict[str, Any]
+    lines: Lines, serves: Callable[[Line], None], record: Record, release: dict[str, Any]
 ) -> None:
     if not release["facts"]["in_tree_wrapper"]:
         record("by vLLM's own wrapper", "there is none")
@@ -113,9 +128,8 @@ def test_by_vllms_own_wrapper(
 
 def test_as_a_child_of_multi_connector(
     lines: Lines,
-    serves: Callable[[Line], int],
-    reference: Reference,
-    equal: Callable[..., None],
+    serves: Callable[[Line], None],
+    ask: Ask,
     record: Record,
     release: dict[str, Any],
 ) -> None:
@@ -131,32 +145,22 @@ def test_as_a_child_of_multi_connector(
         record("child of MultiConnector", "served")
         return
     line = lines(flag=flag, wait=False)
-    prompts = [reference.token_ids[i] for i in FEW]
     for _ in range(2):
-        answers = line.engine.call(scenarios.run_alone, prompts, OUTPUT_TOKENS)
-        equal(reference, answers, FEW)
-        assert sum(answer.external_tokens for answer in answers) == 0
+        assert external(ask(line, FEW, scenarios.run_alone)) == 0
     assert "shows a request's blocks only to the connector" in line.engine.log.read_text()
     record("child of MultiConnector", "off, with a warning")
 
 
 def test_cold_engine_hit_sidecar_hit(
-    line: Line,
-    reference: Reference,
-    equal: Callable[..., None],
-    record: Record,
-    release: dict[str, Any],
+    line: Line, reference: Reference, ask: Ask, record: Record, release: dict[str, Any]
 ) -> None:
-    prompts = [reference.token_ids[i] for i in SOME]
     line.engine.call(scenarios.watch_hooks, sorted(release["hooks"]))
-    equal(reference, line.engine.call(scenarios.run, prompts, OUTPUT_TOKENS), SOME)
-    again = line.engine.call(scenarios.run, prompts, OUTPUT_TOKENS)
-    equal(reference, again, SOME)
-    assert sum(answer.external_tokens for answer in again) == 0
+    ask(line, SOME)
+    again = ask(line, SOME)
+    assert external(again) == 0
     assert sum(answer.cached_tokens for answer in again) > 0
     line.settle()
-    hits = line.engine.call(scenarios.run_alone, prompts, OUTPUT_TOKENS)
-    equal(reference, hits, SOME)
+    hits = ask(line, SOME, scenarios.run_alone)
     there = [loadable_tokens(reference.prompts[i], BLOCK_TOKENS) for i in SOME]
     served = [answer.external_tokens for answer in hits]
     assert_served(there, served)
@@ -216,21 +220,37 @@ def test_abort_with_loads_open(
     record("abort during a load", f"blocks kept by {'vLLM' if by_vllm else 'FlexKV'}, then free")
 
 
-def test_reset_of_the_prefix_cache(
+def test_abort_behind_a_load_the_next_of_that_id_is_right(
     line: Line,
     reference: Reference,
     equal: Callable[..., None],
-    record: Record,
+    counts: Counter[str],
     release: dict[str, Any],
 ) -> None:
-    prompt = [reference.token_ids[SOME[1]]]
-    line.engine.call(scenarios.run, prompt, 1)
+    """Before 0.16 vLLM takes the next load of that id for complete before it has begun."""
+    first, second = SOME[-1], SOME[-2]
+    prompts = [reference.token_ids[i] for i in (first, second)]
+    line.engine.call(scenarios.run, prompts, 1)
+    line.settle()
+    line.engine.call(scenarios.reset)
+    answer, same_id = line.engine.call(
+        scenarios.again_by_name, *prompts, OUTPUT_TOKENS, line.sidecar.pid
+    )
+    equal(reference, [answer], [second])
+    forgets = release["facts"]["aborted_loads_keep_their_blocks"]
+    assert forgets or not same_id or answer.external_tokens == 0
+    counts["requests aborted behind their load"] += 1
+    line.settle()
+
+
+def test_reset_of_the_prefix_cache(line: Line, ask: Ask, record: Record) -> None:
+    which = [SOME[1]]
+    ask(line, which)
     line.settle()
     line.engine.call(scenarios.reset, external=True)
-    answers = line.engine.call(scenarios.run, prompt, OUTPUT_TOKENS)
-    equal(reference, answers, [SOME[1]])
+    served = external(ask(line, which))
     reaches = line.engine.call(scenarios.resets_connector)
-    assert (answers[0].external_tokens == 0) == reaches
+    assert (served == 0) == reaches
     record("reset of vLLM's prefix cache", "FlexKV's too, if asked" if reaches else "vLLM's only")
 
 
@@ -244,15 +264,11 @@ def test_what_this_engine_runs_with(line: Line, record: Record) -> None:
 
 
 def test_preempted_requests_answer_right(
-    tight: Tight,
-    reference: Reference,
-    equal: Callable[..., None],
-    counts: Counter[str],
-    record: Record,
+    tight: Tight, reference: Reference, ask: Ask, counts: Counter[str], record: Record
 ) -> None:
     line = tight.line
     for _ in range(2):
-        equal(reference, line.engine.call(scenarios.run, reference.token_ids, OUTPUT_TOKENS))
+        ask(line, list(range(len(reference.prompts))))
         line.settle()
     preemptions, _ = line.engine.call(scenarios.counters)
     assert preemptions > 0

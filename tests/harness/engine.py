@@ -101,14 +101,17 @@ class Engine:
 
     # ---- what a test does
 
-    def submit(self, prompt: Sequence[int], max_tokens: int, **sampling: Any) -> str:
-        """Hands one greedy request to the engine and returns its id."""
+    def submit(
+        self, prompt: Sequence[int], max_tokens: int, *, name: str = "", **sampling: Any
+    ) -> str:
+        """Hands one greedy request to the engine and returns its id, of the user's name for it."""
         from vllm import SamplingParams
 
         self._count += 1
         wanted = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, **sampling)
         known = set(self.scheduler.requests)
-        self._engine.add_request(f"r{self._count}", {"prompt_token_ids": list(prompt)}, wanted)
+        name = name or f"r{self._count}"
+        self._engine.add_request(name, {"prompt_token_ids": list(prompt)}, wanted)
         # The name that the engine gave it, which versions before 0.18 do not return.
         (request,) = set(self.scheduler.requests) - known
         return str(request)

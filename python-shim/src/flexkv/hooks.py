@@ -50,6 +50,7 @@ class SchedulerHooks:
             # Workers name the loads of aborted requests as sent there, so their word on a load
             # that vLLM was told of need not come.
             self.side.arrivals.switch_off()
+            self.side.barred = self._kept.remembered
 
     def _switch_off(self) -> None:
         """Before the hook that failed returns: what vLLM hands out from here on is not counted."""
@@ -63,6 +64,8 @@ class SchedulerHooks:
 
     def get_num_new_matched_tokens(self, request: Any, computed: int) -> tuple[int | None, bool]:
         neutral: tuple[int | None, bool] = (0, False)
+        if self._kept is not None:
+            self._kept.scheduled(request.request_id)
         if not self._serving or self.side is None:
             return neutral
         return self.guard.run(
@@ -75,6 +78,8 @@ class SchedulerHooks:
         side = self.side
         if side is None:
             return
+        if self._kept is not None:
+            self._kept.scheduled(request.request_id)
         ids: list[int] = self.guard.run("update_state_after_alloc", [], _table_of, blocks)
         if self._serving:
             self.guard.run(
@@ -119,9 +124,9 @@ class SchedulerHooks:
         """Whether vLLM must keep the request's blocks until a worker names it as sent."""
         if self.side is None:
             return False
-        keep = self._kept is not None and self.side.is_loading(request.request_id)
-        if keep and self._kept is not None:
-            self._kept.keep(request.request_id)
+        keep = self._kept is not None and self._kept.finished(
+            request.request_id, loading=self.side.is_loading(request.request_id)
+        )
         if self._serving:
             self.guard.run("request_finished", None, self.side.request_finished, request)
         return keep

@@ -12,6 +12,12 @@ received, would take the load of a later request of that id for complete.  So th
 takes the kept ones out of ``finished_recving`` before vLLM reads it.  No rank names a request as
 sent before it has named it as received: once it is sent, nothing more is heard of it.
 
+An abort may also come when the load has ended and the request has yet to be scheduled.  Its blocks
+may go then, but those versions forget the word "received" only when they schedule the request: they
+remember it for good, and a load of a later request of that id (a user's own, before 0.14) would be
+taken for complete before it has begun.  Only vLLM could forget it, so no request of such an id is
+offered a load.
+
 **Before 0.23** loads are admitted as long as their own blocks are free.  A request whose load is
 open, or has ended and that has not run since, holds blocks, makes no progress and cannot be
 preempted; and scheduling stops at the first waiting request that finds no room.  With enough of
@@ -21,8 +27,11 @@ and the largest request that is known fit into the pool together: whichever come
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+_FILTER_BITS = 1 << 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +42,52 @@ class Quirks:
     admits_without_room: bool = False
 
 
+class IdFilter:
+    """Ids that were added, and by chance some others: a mebibyte, however many there are.
+
+    A Bloom filter with four bits an id: of other ids one in 200,000 is taken for one of 100,000,
+    one in 50 for one of a million.
+    """
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def add(self, request_id: str) -> None:
+        """From now on ``request_id in self``."""
+        if not self._bits:
+            self._bits = bytearray(_FILTER_BITS // 8)
+        for place in _places(request_id):
+            self._bits[place >> 3] |= 1 << (place & 7)
+
+    def __contains__(self, request_id: object) -> bool:
+        bits = self._bits
+        return bool(bits) and all(bits[p >> 3] >> (p & 7) & 1 for p in _places(str(request_id)))
+
+
+def _places(request_id: str) -> Iterator[int]:
+    digest = hashlib.blake2b(request_id.encode(errors="surrogatepass"), digest_size=16).digest()
+    for i in range(0, 16, 4):
+        yield int.from_bytes(digest[i : i + 4], "little") % _FILTER_BITS
+
+
 class KeptRequests:
     """The scheduler's half: requests whose blocks vLLM keeps until they are "sent"."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
         self._new: list[str] = []
+        self._unread: set[str] = set()
+        self.remembered = IdFilter()
+        """Ids that vLLM takes for received for good: nothing may be loaded for them."""
 
-    def keep(self, request_id: str) -> None:
-        """``request_finished`` answered true; the next step's metadata says so to the workers."""
-        self._new.append(request_id)
+    def finished(self, request_id: str, *, loading: bool) -> bool:
+        """Whether ``request_finished`` answers true; the next step tells the workers then."""
+        if loading:
+            self._new.append(request_id)
+        elif request_id in self._unread:
+            self._unread.discard(request_id)
+            self.remembered.add(request_id)
+        return loading
 
     def take(self) -> list[str]:
         """What the step that is being built has to tell."""
@@ -52,7 +97,13 @@ class KeptRequests:
 
     def take_out(self, received: Iterable[str] | None) -> set[str]:
         """What every worker has received, less ours: vLLM would remember them for good."""
-        return set(received or ()).difference(self._told, self._new)
+        rest = set(received or ()).difference(self._told, self._new)
+        self._unread |= rest
+        return rest
+
+    def scheduled(self, request_id: str) -> None:
+        """Now vLLM asks about this request or runs it: the word is read, and forgotten."""
+        self._unread.discard(request_id)
 
     def sent(self, request_ids: Iterable[str] | None) -> list[str]:
         """Those of ours that every worker has named by now."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,8 @@ class SchedulerSide:
         self._parking = (
             Parking(facts.num_blocks, facts.block_tokens) if facts.admits_without_room else None
         )
+        self.barred: Container[str] = ()
+        """Request ids that nothing may be loaded for, see ``older_vllm``."""
         self._session: Session | None = None
         self._next_number = 1
         self._next_job = 1
@@ -437,6 +439,7 @@ class SchedulerSide:
                 resumable
                 or not self._facts.can_load
                 or bool(getattr(request, "skip_reading_prefix_cache", False))
+                or request.request_id in self.barred
             )
             self._states[request.request_id] = state
         return state
