@@ -1,14 +1,16 @@
-"""Put, get, verify over shapes, dtypes, layouts and clients; on any device.
+"""Put, get, verify over shapes, dtypes, layouts, tiers and clients; on any device.
 
-``tests/test_kv_matrix.py`` runs it on CPU memory, ``tests/gpu/kvmanager.py`` on GPU tensors.
+``tests/test_kv_matrix.py`` and ``tests/test_kv_ssd.py`` run it on CPU memory,
+``tests/gpu/kvmanager.py`` on GPU tensors.
 """
 
 from __future__ import annotations
 
 import random
+import time
 
 import torch
-from kv_rig import Fleet, Shape
+from kv_rig import Fleet, Shape, status
 
 from flexkv.common.request import KVResponseStatus
 
@@ -84,3 +86,58 @@ def _get(fleet: Fleet, tokens: list[int], blocks: int, rng: random.Random) -> in
         for block in (*target[:first], other):
             assert not any(rank.read(block)), f"block {block} was not asked for"
     return 2 * blocks - first
+
+
+HOST_BLOCKS, PROMPTS, DEPTH = 64, 8, 16
+"""Twice what a host tier of ``num_cpu_blocks=HOST_BLOCKS`` has room for."""
+
+
+def put_get_verify_from_disk(
+    shape: Shape, address: str, *, device: str = "cpu", model: str = ""
+) -> int:
+    """Two clients: what one put, and only the disk has still, the other gets.
+
+    Every other prompt is fetched ahead.  Returns the blocks compared.
+    """
+    fleets = [
+        Fleet.start(shape, model=model, blocks=48, client=client, device=device)
+        for client in range(2)
+    ]
+    size = shape.block_tokens
+    prompts = [[p * 10_000 + i for i in range(DEPTH * size)] for p in range(PROMPTS)]
+    try:
+        before = status(address)["ssd"]["written_blocks"]
+        for number, tokens in enumerate(prompts):
+            _put_to_disk(fleets[0], address, tokens, before + (number + 1) * DEPTH)
+        assert status(address)["cache"]["host_blocks"] <= HOST_BLOCKS
+        for number, tokens in enumerate(prompts):
+            reader = fleets[number % 3 > 0]
+            manager, target = reader.manager, range(20, 20 + DEPTH)
+            if number % 2:
+                task = manager.prefetch_async(tokens)
+                answer = manager.wait(task)[task]
+                assert answer.status is KVResponseStatus.SUCCESS
+                assert answer.return_mask.all(), "it is in the host tier now"
+            task, mask = manager.get_match(tokens, cpu_only=bool(number % 2))
+            assert mask.all()
+            reader.wipe(target)
+            manager.launch(task, reader.slots(target))
+            assert manager.wait(task)[task].status is KVResponseStatus.SUCCESS
+            reader.check(tokens, target)
+    finally:
+        for fleet in fleets:
+            fleet.close()
+    return PROMPTS * DEPTH
+
+
+def _put_to_disk(fleet: Fleet, address: str, tokens: list[int], written: int) -> None:
+    """Puts a prompt and waits until the disk has it: the next may push it out of the host tier."""
+    fleet.fill(tokens, range(DEPTH))
+    task = fleet.manager.put_async(tokens, fleet.slots(range(DEPTH)))
+    answer = fleet.manager.wait(task)[task]
+    assert answer.status is KVResponseStatus.SUCCESS
+    assert answer.return_mask.all()
+    deadline = time.monotonic() + 20
+    while status(address)["ssd"]["written_blocks"] < written:
+        assert time.monotonic() < deadline, status(address)["ssd"]
+        time.sleep(0.01)
