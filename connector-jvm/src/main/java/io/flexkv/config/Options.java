@@ -41,6 +41,7 @@ public final class Options {
   public static final Option CPU_CACHE_GB = option("cpu_cache_gb");
   public static final Option NUM_CPU_BLOCKS = option("num_cpu_blocks");
   public static final Option PREFAULT_THREADS = option("prefault_threads");
+  public static final Option NUMA_BIND = option("numa_bind");
   public static final Option USE_HUGEPAGE_CPU_BUFFER = option("use_hugepage_cpu_buffer");
   public static final Option HUGEPAGE_SIZE_BYTES = option("hugepage_size_bytes");
 

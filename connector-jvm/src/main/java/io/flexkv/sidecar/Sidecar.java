@@ -22,6 +22,7 @@ import io.flexkv.session.RendezvousServer;
 import io.flexkv.session.SessionControl;
 import io.flexkv.session.SsdUse;
 import io.flexkv.tier.HostPool;
+import io.flexkv.tier.NumaPlacement;
 import io.flexkv.tier.PoolPages;
 import io.flexkv.transfer.MoveLimits;
 import java.io.IOException;
@@ -46,6 +47,7 @@ final class Sidecar {
 
   private final AddressLock lock;
   private final BootIdentity identity;
+  private final NumaPlacement placement;
   private final HostPool pool;
   private final Devices devices;
   private final @Nullable SsdUse ssd;
@@ -73,7 +75,9 @@ final class Sidecar {
     this.identity = identity;
     this.idleExitNanos = idleExit ? settings.nanos(Options.IDLE_EXIT_S) : 0;
     machine.require(settings.hostBytes());
-    pool = HostPool.create("flexkv-host", settings.hostBytes(), pages(settings));
+    placement = placement(settings);
+    PoolPages pages = pages(settings).placed(placement);
+    pool = HostPool.create("flexkv-host", settings.hostBytes(), pages);
     HostSlots slots = new HostSlots(pool, settings.integer(Options.NUM_CPU_BLOCKS));
     long plan = settings.nanos(Options.PLAN_TTL_S);
     CacheConfig limits =
@@ -137,6 +141,12 @@ final class Sidecar {
     return settings.flag(Options.USE_HUGEPAGE_CPU_BUFFER)
         ? PoolPages.reserved(settings.integer(Options.HUGEPAGE_SIZE_BYTES))
         : PoolPages.OF_THE_SYSTEM;
+  }
+
+  private static NumaPlacement placement(Settings settings) {
+    return settings.text(Options.NUMA_BIND).equals("auto")
+        ? NumaNodes.ofGpus(Path.of("/"))
+        : NumaPlacement.anywhere("off");
   }
 
   private Thread thread(String name, Runnable body) {
@@ -208,6 +218,7 @@ final class Sidecar {
     line.put("finished", resizing.finished());
     line.put("to_give_back", pool.surplusBytes());
     line.put("pinned", devices.pinnedBytes());
+    line.put("numa", placement.outcome());
     return line;
   }
 

@@ -16,10 +16,12 @@ import java.nio.file.Path;
  *
  * @param reserved whether they come out of the reserve of huge pages
  * @param bytes of one page
+ * @param placement the NUMA nodes that they come from
  */
-public record PoolPages(boolean reserved, long bytes) {
+public record PoolPages(boolean reserved, long bytes, NumaPlacement placement) {
   /** Private memory, in transparent huge pages where the system offers them. */
-  public static final PoolPages OF_THE_SYSTEM = new PoolPages(false, HostPool.PAGE_BYTES);
+  public static final PoolPages OF_THE_SYSTEM =
+      new PoolPages(false, HostPool.PAGE_BYTES, NumaPlacement.anywhere("off"));
 
   private static final Path RESERVES = Path.of("/sys/kernel/mm/hugepages");
 
@@ -34,7 +36,12 @@ public record PoolPages(boolean reserved, long bytes) {
           "hugepage_size_bytes=%d, wanted a power of two from %d on, such as 2097152"
               .formatted(bytes, HostPool.PAGE_BYTES));
     }
-    return new PoolPages(true, bytes);
+    return new PoolPages(true, bytes, NumaPlacement.anywhere("off"));
+  }
+
+  /** The same from certain NUMA nodes. */
+  public PoolPages placed(NumaPlacement where) {
+    return new PoolPages(reserved, bytes, where);
   }
 
   /**
@@ -53,6 +60,13 @@ public record PoolPages(boolean reserved, long bytes) {
    * @throws IOException if there is not enough of it; with the remedy
    */
   MemorySegment map(String name, long length, long whole, Arena arena) throws IOException {
+    MemorySegment mapped = mapAnywhere(name, length, whole, arena);
+    placement.apply(mapped);
+    return mapped;
+  }
+
+  private MemorySegment mapAnywhere(String name, long length, long whole, Arena arena)
+      throws IOException {
     if (!reserved) {
       return SharedMemory.reserve(whole, length, true, arena);
     }
