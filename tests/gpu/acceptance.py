@@ -1,6 +1,8 @@
 """Equality that proves bytes: what an answer is must not depend on where its prefix came from.
 
     python tests/gpu/acceptance.py --out build/bench/gpu                 (8B shape, one GPU)
+    python tests/gpu/acceptance.py --out build/bench/gpu --shape mla     (latent attention)
+    python tests/gpu/acceptance.py --out build/bench/gpu --kv-dtype fp8 --arithmetic fast
     python tests/gpu/acceptance.py --out build/bench/gpu --shape tiny    (rehearsal on a CPU)
 
 Prompts of 2k to 30k tokens run alone and cold, again with the engine's own prefix cache, again
@@ -34,6 +36,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from harness import checkout
+from harness.model import TINY_LATENT, write_model
 from harness.records import table
 from harness.sidecar import Sidecar
 
@@ -41,7 +45,7 @@ from gpu import connectors
 from gpu.engine import Engine, EngineSettings, Served
 from gpu.killer import Killer
 from gpu.session import Results, add_common, environment, say, why_skipped
-from gpu.shapes import SHAPES, kv_bytes_per_token, write_config
+from gpu.shapes import SHAPES, TINY, kv_bytes_per_token, latent, write_config
 
 #: What is left in the sidecar when no request is: nothing of these.
 _LEFTOVERS = (
@@ -56,6 +60,7 @@ class Plan:
     """What is run; lengths in tokens."""
 
     shape: str
+    dtype: str
     lengths: list[int]
     outputs: int
     tight_tokens: int
@@ -262,19 +267,24 @@ class Acceptance:
 def make_plan(args: argparse.Namespace) -> Plan:
     """Lengths log-uniform between the shortest and the longest, both included."""
     rng = random.Random(args.seed)
-    tiny = args.shape == "tiny"
+    tiny = args.shape in TINY
+    # vLLM's latent attention on a CPU computes in bfloat16 alone.
+    dtype = "float32" if tiny and not latent(args.shape) else "bfloat16"
     low, high = (200, 1800) if tiny else (args.shortest, args.longest)
     count = args.prompts or (8 if tiny else 32)
     lengths = [low, high] + [int(low * (high / low) ** rng.random()) for _ in range(count - 2)]
     kv_bytes = 24 << 20 if tiny else int(args.kv_gib * (1 << 30))
-    per_token = kv_bytes_per_token(args.shape, 4 if tiny else 2)
+    value_bytes = {"float32": 4, "bfloat16": 2}[dtype] if args.kv_dtype == "auto" else 1
+    per_token = kv_bytes_per_token(args.shape, value_bytes)
     tight_count = 12 if tiny else 32
     # Together they take 95 % of the blocks; every answer then grows by more than is left.
     # `kv_bytes` is a rank's share, and each rank holds its share of the heads or of the layers.
     ranks = args.tensor_parallel * args.pipeline_parallel
-    tight_tokens = int(0.95 * kv_bytes * ranks / per_token / tight_count)
+    # All ranks hold the same latents, unless they hold different layers.
+    shares = args.pipeline_parallel if latent(args.shape) else ranks
+    tight_tokens = int(0.95 * kv_bytes * shares / per_token / tight_count)
     return Plan(
-        shape=args.shape, lengths=lengths, outputs=args.outputs or (8 if tiny else 16),
+        shape=args.shape, dtype=dtype, lengths=lengths, outputs=args.outputs or (8 if tiny else 16),
         tight_tokens=tight_tokens, tight_outputs=max(64, tight_tokens // 10),
         tight_count=tight_count, kv_bytes=kv_bytes,
         cpu_cache_gb=args.cpu_cache_gb or (0.4 if tiny else 48),
@@ -286,7 +296,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 def run(args: argparse.Namespace, results: Results) -> int:
     """Everything; returns the exit status."""
     plan = make_plan(args)
-    tiny = plan.shape == "tiny"
+    tiny = plan.shape in TINY
     invariant = args.arithmetic == "invariant" and not tiny
     sidecar = connectors.sidecar(plan.cpu_cache_gb)
     runner = {} if args.runner == "default" else {
@@ -299,19 +309,24 @@ def run(args: argparse.Namespace, results: Results) -> int:
         # The core gets functions by reference: it must find this folder.
         PYTHONPATH=os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]),
     )
+    # On a CPU vLLM packs latent attention's weights as it loads them: they come from a file.
+    drawn = plan.shape == "tiny-mla"
+    model = write_model(checkout.MODELS / "tiny-latent-model", TINY_LATENT) if drawn else (
+        write_config(plan.shape)
+    )  # fmt: skip
     begun = time.monotonic()
     engine = Engine(
         EngineSettings(
-            model=str(write_config(plan.shape)),
+            model=str(model), load_format="auto" if drawn else "dummy", redraw=not drawn,
             kv_transfer=connectors.kv_transfer("flexkv", plan.cpu_cache_gb),
             kv_bytes=plan.kv_bytes, max_model_len=plan.max_model_len,
-            dtype="float32" if tiny else "bfloat16",
+            dtype=plan.dtype, kv_dtype=args.kv_dtype,
             batched_tokens=512 if tiny else 8192, tensor_parallel=args.tensor_parallel,
-            pipeline_parallel=args.pipeline_parallel, eager=args.eager, seed=plan.seed, redraw=True,
+            pipeline_parallel=args.pipeline_parallel, eager=args.eager, seed=plan.seed,
         )
     )  # fmt: skip
     say(f"engine up after {time.monotonic() - begun:.1f} s")
-    test = Acceptance(plan, engine, sidecar, results, exact=tiny or invariant)
+    test = Acceptance(plan, engine, sidecar, results, exact=invariant or plan.dtype == "float32")
     engine.alone(test.words(600), 4, logprobs=True)  # what is left to compile and capture
     steps = (
         ("alone", test.alone),
@@ -339,7 +354,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_common(parser, "build/bench/gpu")
+    add_common(parser, "build/bench/gpu", shapes=tuple(SHAPES))
+    parser.add_argument("--kv-dtype", choices=("auto", "fp8"), default="auto",
+                        help="what vLLM keeps keys and values as")  # fmt: skip
     parser.add_argument("--name", default="acceptance", help="of the record file")
     parser.add_argument("--arithmetic", choices=("invariant", "fast"), default="invariant")
     parser.add_argument("--runner", choices=("default", "v1", "v2"), default="default",

@@ -22,12 +22,14 @@ class EngineSettings:
     kv_bytes: int
     max_model_len: int
     dtype: str = "bfloat16"
+    kv_dtype: str = "auto"
     batched_tokens: int = 8192
     sequences: int = 64
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     eager: bool = False
     seed: int = 1
+    load_format: str = "dummy"
     redraw: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -74,8 +76,9 @@ class Engine:
                 extra["compilation_config"] = {"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64]}
         begun = time.monotonic()
         self.llm: Any = LLM(
-            model=settings.model, load_format="dummy", skip_tokenizer_init=True,
-            seed=settings.seed, dtype=settings.dtype, max_model_len=settings.max_model_len,
+            model=settings.model, load_format=settings.load_format, skip_tokenizer_init=True,
+            seed=settings.seed, dtype=settings.dtype, kv_cache_dtype=settings.kv_dtype,
+            max_model_len=settings.max_model_len,
             kv_cache_memory_bytes=settings.kv_bytes, enforce_eager=settings.eager or not on_gpu,
             disable_log_stats=False, max_num_seqs=settings.sequences,
             max_num_batched_tokens=settings.batched_tokens, enable_prefix_caching=True,

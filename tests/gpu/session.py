@@ -7,12 +7,14 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.records import Record, Records
 
 from gpu.engine import has_gpu
+from gpu.shapes import TINY
 
 _BEGUN = time.monotonic()
 
@@ -28,17 +30,19 @@ def elapsed_s() -> float:
     return time.monotonic() - _BEGUN
 
 
-def add_common(parser: argparse.ArgumentParser, default_out: str) -> None:
+def add_common(
+    parser: argparse.ArgumentParser, default_out: str, shapes: Sequence[str] = ("8b", "tiny")
+) -> None:
     """Options that every program here has."""
     parser.add_argument("--out", default=default_out, help="folder for records, raw rows and logs")
-    parser.add_argument("--shape", choices=("8b", "tiny"), default="8b")
+    parser.add_argument("--shape", choices=shapes, default="8b")
     parser.add_argument("--seed", type=int, default=20261126)
     parser.add_argument("--budget-s", type=float, default=3600, help="begins no step after this")
 
 
 def why_skipped(args: argparse.Namespace) -> str:
     """Why this program does nothing on this machine, '' if it runs."""
-    if args.shape == "tiny" or has_gpu():
+    if args.shape in TINY or has_gpu():
         return ""
     return "no CUDA device is visible to torch; --shape tiny rehearses on a CPU"
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
+from harness.model import ATTENTION_LOGIT_STD, redraw_weights
 from harness.records import typed_command
 from harness.sidecar import Sidecar
 
@@ -18,7 +20,7 @@ from gpu import acceptance, connectors, report, stages, tasks
 from gpu.engine import Engine, Served
 from gpu.figures import bootstrap_interval, quantile
 from gpu.session import Results
-from gpu.shapes import SHAPES, kv_bytes_per_token
+from gpu.shapes import SHAPES, kv_bytes_per_token, latent, write_config
 
 
 class TestFigures:
@@ -43,6 +45,57 @@ class TestFigures:
 class TestShapes:
     def test_8b_kv_is128_kib_a_token(self) -> None:
         assert kv_bytes_per_token("8b") == 128 * 1024
+
+    def test_mla_kv_is_one_vector_a_token_and_layer(self) -> None:
+        assert kv_bytes_per_token("mla") == 27 * (512 + 64) * 2
+
+    def test_config_of_latent_attention_has_no_experts(self) -> None:
+        config = json.loads((write_config("mla") / "config.json").read_text())
+        assert config["model_type"] == "deepseek_v2"
+        assert config["first_k_dense_replace"] == config["num_hidden_layers"]
+
+
+class LatentLayer(torch.nn.Module):
+    """The parameters of one layer of vLLM's latent attention, and what it makes of them."""
+
+    config = argparse.Namespace(
+        num_attention_heads=4, num_key_value_heads=4, qk_nope_head_dim=8, v_head_dim=6
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, shape in (("q_proj", (4 * 8, 300)), ("kv_a_proj_with_mqa", (20, 300)),
+                            ("kv_b_proj", (4 * 14, 200)), ("kv_a_layernorm", (20,))):  # fmt: skip
+            self.register_parameter(name, torch.nn.Parameter(torch.zeros(shape)))
+        self.W_UK_T = torch.zeros(4, 8, 200, dtype=torch.bfloat16)
+
+    def process_weights_after_loading(self, dtype: torch.dtype) -> None:
+        parts = self.kv_b_proj.data.view(4, 14, 200)
+        self.W_UK_T.copy_(parts[:, :8].to(dtype))
+
+
+class TestRedrawnWeights:
+    def test_latent_attention_keys_values_and_what_is_made_of_them(self) -> None:
+        model = LatentLayer()
+        redraw_weights(model)
+        parts = model.kv_b_proj.data.view(4, 14, 200)
+        assert parts[:, :8].std() == pytest.approx(200**-0.5, rel=0.1)
+        assert parts[:, 8:].std() == pytest.approx(2 * 200**-0.5, rel=0.1)
+        assert model.q_proj.data.std() == pytest.approx(ATTENTION_LOGIT_STD * 300**-0.5, rel=0.1)
+        assert bool((model.kv_a_layernorm == 1).all())
+        assert torch.equal(model.W_UK_T, parts[:, :8].bfloat16())
+
+    def test_every_rank_draws_the_latents_projection_alike_and_its_own_heads(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        ranks = []
+        for rank in (0, 1):
+            monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+            ranks.append(LatentLayer())
+            redraw_weights(ranks[-1])
+        assert torch.equal(ranks[0].kv_a_proj_with_mqa, ranks[1].kv_a_proj_with_mqa)
+        assert not torch.equal(ranks[0].kv_b_proj, ranks[1].kv_b_proj)
 
 
 class TestConnectors:
@@ -71,7 +124,7 @@ class TestConnectors:
 def arguments(**changed: Any) -> argparse.Namespace:
     values: dict[str, Any] = dict(
         seed=5, shape="8b", shortest=2048, longest=30000, prompts=0, outputs=0, kv_gib=10.0,
-        cpu_cache_gb=0.0, kills=2, tensor_parallel=1, pipeline_parallel=1,
+        cpu_cache_gb=0.0, kills=2, tensor_parallel=1, pipeline_parallel=1, kv_dtype="auto",
     )  # fmt: skip
     return argparse.Namespace(**{**values, **changed})
 
@@ -84,11 +137,18 @@ class TestAcceptancePlan:
         # Log-uniform: about half of them below the geometric mean.
         assert 8 <= sum(n < (2048 * 30000) ** 0.5 for n in lengths) <= 24
 
+    @pytest.mark.parametrize("kv_dtype", ["auto", "fp8"])
     @pytest.mark.parametrize("ranks", [1, 2])
     @pytest.mark.parametrize("shape", sorted(SHAPES))
-    def test_tight_prompts_fit_but_their_answers_do_not(self, shape: str, ranks: int) -> None:
-        plan = acceptance.make_plan(arguments(shape=shape, tensor_parallel=ranks))
-        room = ranks * plan.kv_bytes / kv_bytes_per_token(shape, 4 if shape == "tiny" else 2)
+    def test_tight_prompts_fit_but_their_answers_do_not(
+        self, shape: str, ranks: int, kv_dtype: str
+    ) -> None:
+        plan = acceptance.make_plan(
+            arguments(shape=shape, tensor_parallel=ranks, kv_dtype=kv_dtype)
+        )
+        value_bytes = 1 if kv_dtype == "fp8" else 4 if shape == "tiny" else 2
+        shares = 1 if latent(shape) else ranks  # every rank holds all latents
+        room = shares * plan.kv_bytes / kv_bytes_per_token(shape, value_bytes)
         assert plan.tight_count * plan.tight_tokens < room
         assert plan.tight_count * (plan.tight_tokens + plan.tight_outputs) > 1.02 * room
 

@@ -21,7 +21,7 @@ class NumaPlacementTest {
     String start = Long.toHexString(segment.address()) + " ";
     return Files.readAllLines(MAPS).stream()
         .filter(line -> line.startsWith(start))
-        .map(line -> line.split(" ")[1])
+        .map(line -> line.split(" ", 3)[1])
         .findFirst()
         .orElse("no mapping begins there");
   }
