@@ -8,6 +8,7 @@ import java.lang.System.Logger.Level;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.locks.Lock;
 import java.util.concurrent.locks.LockSupport;
 import java.util.function.BooleanSupplier;
 import java.util.stream.Stream;
@@ -20,7 +21,8 @@ import java.util.stream.Stream;
  * its way, 20 ms at most.
  *
  * <p>A piece gets its pages first, outside that lock, if it has none yet: inside, 32 MiB of new
- * pages would hold up the copies for 20 ms.
+ * pages would hold up the copies for 20 ms. For the same reason nobody else is given pages while
+ * the driver pins: it would wait in the kernel for each of them, with every copy behind it.
  *
  * <p>While other threads give the pool its pages it goes no further than the first part.
  *
@@ -101,10 +103,11 @@ final class CudaPinner implements AutoCloseable {
   }
 
   private void unpinBeyond() throws CudaCallException {
-    for (int segment = pool.segments() - 1; segment >= 0; segment--) {
+    for (int i = pool.segments() - 1; i >= 0; i--) {
+      int segment = i;
       while (!stopped && pool.pinnedBeyond(segment)) {
         letCopiesPass();
-        unpinLast(segment);
+        betweenCopies(() -> unpinLast(segment));
       }
     }
     synchronized (this) {
@@ -197,24 +200,44 @@ final class CudaPinner implements AutoCloseable {
       }
       long end = pool.nextEnd(segment);
       SharedMemory.populate(pool.start(segment) + at, end - at);
+      long start = pool.start(segment) + at;
+      long length = end - at;
       letCopiesPass();
-      gpu.driver().hostRegister(pool.start(segment) + at, end - at);
+      betweenCopies(() -> gpu.driver().hostRegister(start, length));
       pool.pinnedUpTo(segment, end);
       at = end;
     }
   }
 
-  /** Rests for a while if there were copies since the last piece, and until none is on its way. */
+  /** Rests for a while if there were copies since the last piece. */
   private void letCopiesPass() {
-    CopyTraffic traffic = gpu.traffic();
-    if (traffic.count() != slicesSeen) {
+    if (gpu.traffic().count() != slicesSeen) {
       LockSupport.parkNanos(this, PAUSE_NANOS);
     }
-    long until = System.nanoTime() + PATIENCE_NANOS;
-    while (traffic.running() && System.nanoTime() - until < 0) {
-      LockSupport.parkNanos(this, LOOK_NANOS);
+  }
+
+  private interface DriverCall {
+    void run() throws CudaCallException;
+  }
+
+  /**
+   * Makes the call as soon as no copy is on its way, after 20 ms in any case, while no thread gives
+   * memory its pages.
+   */
+  private void betweenCopies(DriverCall call) throws CudaCallException {
+    Lock noPopulation = SharedMemory.noPopulation();
+    noPopulation.lock();
+    try {
+      CopyTraffic traffic = gpu.traffic();
+      long until = System.nanoTime() + PATIENCE_NANOS;
+      while (traffic.running() && System.nanoTime() - until < 0) {
+        LockSupport.parkNanos(this, LOOK_NANOS);
+      }
+      call.run();
+      slicesSeen = traffic.count();
+    } finally {
+      noPopulation.unlock();
     }
-    slicesSeen = traffic.count();
   }
 
   /** Ends after the piece in hand. What is pinned stays so until the process ends. */

@@ -9,6 +9,8 @@ import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;
 import java.lang.foreign.MemorySegment;
 import java.lang.invoke.MethodHandle;
+import java.util.concurrent.locks.Lock;
+import java.util.concurrent.locks.ReentrantReadWriteLock;
 
 /**
  * memfds and mappings: {@code memfd_create}, {@code ftruncate}, seals, {@code mmap}, {@code
@@ -71,6 +73,9 @@ public final class SharedMemory {
       Libc.function("mprotect", FunctionDescriptor.of(JAVA_INT, JAVA_LONG, JAVA_LONG, JAVA_INT));
   private static final MethodHandle MADVISE =
       Libc.function("madvise", FunctionDescriptor.of(JAVA_INT, JAVA_LONG, JAVA_LONG, JAVA_INT));
+
+  /** Shared while a thread gives memory its pages; a process has one, like the kernel's own. */
+  private static final ReentrantReadWriteLock MAPPINGS = new ReentrantReadWriteLock();
 
   private SharedMemory() {}
 
@@ -329,8 +334,8 @@ public final class SharedMemory {
    * changing its contents: safe beside threads that use it.
    *
    * <p>One huge page a call: the kernel holds the lock of this process's mappings all through a
-   * call, and whoever wants to map anything meanwhile (the CUDA driver, when it pins, with copies
-   * waiting behind it) waits for the longest of all threads' calls.
+   * call, and whoever wants to map anything meanwhile waits for the longest of all threads' calls.
+   * Before each it waits for whoever holds {@link #noPopulation}.
    *
    * @throws ErrnoException {@code EINVAL} from an older kernel, {@code ENOMEM} or {@code EFAULT}
    *     where memory has run out
@@ -344,7 +349,25 @@ public final class SharedMemory {
     }
   }
 
+  /**
+   * While a thread holds this, none is inside {@link #populate}. For calls that map or pin memory
+   * with a lock of their own in hand (the CUDA driver's, that every copy wants): they should not
+   * wait in the kernel for pages that others are given.
+   */
+  public static Lock noPopulation() {
+    return MAPPINGS.writeLock();
+  }
+
   private static void populateStep(long address, long length) throws ErrnoException {
+    MAPPINGS.readLock().lock();
+    try {
+      populateUndisturbed(address, length);
+    } finally {
+      MAPPINGS.readLock().unlock();
+    }
+  }
+
+  private static void populateUndisturbed(long address, long length) throws ErrnoException {
     while (true) {
       int answer;
       try {

@@ -4,12 +4,16 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.concurrent.locks.Lock;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
 
 final class SharedMemoryTest {
   @Test
@@ -104,6 +108,38 @@ final class SharedMemoryTest {
       assertThat(mapped.get(ValueLayout.JAVA_LONG, 512 << 10)).isEqualTo(42);
     } finally {
       Linux.close(fd);
+    }
+  }
+
+  @Test
+  @Timeout(20)
+  void populate_whileAnotherForbidsIt_waitsForThat() throws Exception {
+    try (Arena arena = Arena.ofShared()) {
+      MemorySegment mapped = SharedMemory.reserve(1 << 20, 1 << 20, false, arena);
+      AtomicBoolean populated = new AtomicBoolean();
+      Lock noPopulation = SharedMemory.noPopulation();
+      Thread other = Thread.ofPlatform().unstarted(() -> populate(mapped, populated));
+      noPopulation.lock();
+      try {
+        other.start();
+        while (other.getState() != Thread.State.WAITING) {
+          assertThat(populated).as("pages are given though that is forbidden").isFalse();
+          Thread.onSpinWait();
+        }
+      } finally {
+        noPopulation.unlock();
+      }
+      other.join();
+      assertThat(populated).isTrue();
+    }
+  }
+
+  private static void populate(MemorySegment mapped, AtomicBoolean populated) {
+    try {
+      SharedMemory.populate(mapped.address(), mapped.byteSize());
+      populated.set(true);
+    } catch (ErrnoException e) {
+      throw new UncheckedIOException(e);
     }
   }
 
