@@ -18,12 +18,8 @@ Writes ``hooks.json``: records of {name, value, unit, limit, ratio, bar, met, co
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import pickle
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,18 +27,17 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from lookup import machine, percentile
+from bench_rig import Record, percentile, run
 from plain_instance import PlainInstance, random_hashes
-from real_sidecar import missing, settings
 
-from flexkv import launcher
 from flexkv import protocol as p
 from flexkv.fences import Fence
 from flexkv.hooks import SchedulerHooks, WorkerHooks
 from flexkv.metadata import StepMetadata
 from flexkv.scheduler import SchedulerFacts, SchedulerSide
-from flexkv.session import Session, open_session
+from flexkv.session import Session
 from flexkv.worker import WorkerSide
 
 BLOCK = 16
@@ -307,7 +302,7 @@ class Cases:
         return cost
 
 
-def measure(bench: Bench, rounds: int, where: str) -> list[dict[str, Any]]:
+def measure(bench: Bench, rounds: int, where: str) -> list[Record]:
     cases = Cases(bench)
     costs: dict[str, list[tuple[float, float]]] = {}
 
@@ -329,7 +324,7 @@ def measure(bench: Bench, rounds: int, where: str) -> list[dict[str, Any]]:
             costs.clear()  # the first turn warms up
     assert not bench.scheduler.guard.errors
     assert not bench.worker.guard.errors
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     for name, values in costs.items():
         threads = {
             "scheduler": [scheduler for scheduler, _ in values],
@@ -357,40 +352,15 @@ def measure(bench: Bench, rounds: int, where: str) -> list[dict[str, Any]]:
     return records
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    lines = [f"{'':40}{'measured':>12}{'asked for':>12}  met"]
-    for r in records:
-        bar = "-" if r["bar"] is None else f"{r['bar']:g}"
-        met = "-" if r["bar"] is None else ("yes" if r["met"] else "NO")
-        lines.append(f"{r['name']:40}{r['value']:>9.1f} {r['unit']:2}{bar:>12}  {met}")
-    return "\n".join(lines)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Our hooks in an engine's step.")
     parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    arguments = parser.parse_args()
-    why = missing()
-    if why:
-        sys.stderr.write(f"hooks bench: {why}\n")
-        return 1
-    where = machine()  # before anything of ours runs
-    with tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder:
-        path = str(Path(folder, "s"))
-        found = settings(path, Path(folder, "run"))
-        tool = p.Hello(role=p.ROLE_TOOL, pid=0)
-        keep = launcher.start_or_join(found, lambda: open_session(path, tool, None), lambda: False)
-        assert keep is not None
-        try:
-            blocks = PROMPT_TOKENS // BLOCK + 4 * RUNNING + 8
-            records = measure(Bench(path, blocks), arguments.rounds, where)
-        finally:
-            os.kill(keep.server_pid, signal.SIGKILL)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    Path(arguments.out, "hooks.json").write_text(json.dumps(records, indent=1) + "\n")
-    sys.stdout.write(f"{where}\n{table(records)}\n")
-    return 0
+    blocks = PROMPT_TOKENS // BLOCK + 4 * RUNNING + 8
+    return run(
+        "hooks",
+        lambda path, given, where: measure(Bench(path, blocks), given.rounds, where),
+        parser,
+    )
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import torch
+from bench_rig import machine, percentile, table
 from kv_rig import Fleet, Shape, sidecar_environment, status
-from lookup import machine, percentile, table
 from real_sidecar import missing
 
 from flexkv import protocol as p

@@ -14,25 +14,18 @@ Writes ``lookup.json``: records of {name, value, unit, limit, ratio, bar, met, c
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
+from bench_rig import Record, percentile, run
 from plain_instance import PlainInstance, random_hashes
-from real_sidecar import missing, settings
 
-from flexkv import launcher
 from flexkv import protocol as p
 from flexkv.lookups import LookupLimits
-from flexkv.session import open_session
 
 KEYS = (8, 64, 512, 2048)
 WIDTH = 32
@@ -48,45 +41,16 @@ BARS = {
 """What was asked for: µs, and percent of lookups that must be asked again."""
 
 
-def machine() -> str:
-    model = "unknown CPU"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    return (
-        f"{model}, {free_cores():.1f} of {os.cpu_count()} cores free, "
-        f"Python {platform.python_version()}"
-    )
-
-
-def free_cores(seconds: float = 1.0) -> float:
-    """Cores that nobody used while we slept: with less than two the figures say little."""
-
-    def idle_ticks() -> int:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
-        return int(fields[4]) + int(fields[5])
-
-    before = idle_ticks()
-    time.sleep(seconds)
-    return (idle_ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
-
-
-def percentile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
 class Bench:
     """One instance, one chain of the largest length, resident."""
 
-    def __init__(self, socket_path: str, spin_us: float) -> None:
+    def __init__(self, socket_path: str, spin_us: float, seed: int = 5) -> None:
         self.spin_us = spin_us
         self.limits = LookupLimits(lookup_spin_us=spin_us)
         self.asked_again = 0
         self.engine = PlainInstance(socket_path, blocks=max(KEYS) + 8, block_bytes=4096)
         self.scheduler = self.engine.scheduler
-        self.chain = random_hashes(5, max(KEYS), WIDTH)
+        self.chain = random_hashes(seed, max(KEYS), WIDTH)
         saved = self.engine.save(1, self.chain, list(range(4, 4 + max(KEYS))))
         assert saved.committed == max(KEYS), saved
         self.request = 1000
@@ -123,11 +87,11 @@ class Bench:
         return took_us
 
 
-def measure(bench: Bench, rounds: int, where: str) -> list[dict[str, Any]]:
+def measure(bench: Bench, rounds: int, where: str) -> list[Record]:
     for i in range(WARM_UP):
         bench.ask(KEYS[i % len(KEYS)])
         bench.echo(8)
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     command = f"python {' '.join(sys.argv)}"
 
     def record(name: str, keys: int, value: float, unit: str, limit: float | None) -> None:
@@ -162,41 +126,15 @@ def measure(bench: Bench, rounds: int, where: str) -> list[dict[str, Any]]:
     return records
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    lines = [f"{'':30}{'measured':>10}{'bare echo':>12}{'asked for':>12}  met"]
-    for r in records:
-        limit = "-" if r["limit"] is None else f"{r['limit']:.1f}"
-        bar = "-" if r["bar"] is None else f"{r['bar']:g}"
-        met = "-" if r["met"] is None else ("yes" if r["met"] else "NO")
-        lines.append(f"{r['name']:30}{r['value']:>8.1f} {r['unit']:2}{limit:>11}{bar:>12}  {met}")
-    return "\n".join(lines)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Answered lookups from Python.")
     parser.add_argument("--rounds", type=int, default=2000)
     parser.add_argument("--spin-us", type=float, default=50.0)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    arguments = parser.parse_args()
-    why = missing()
-    if why:
-        sys.stderr.write(f"lookup bench: {why}\n")
-        return 1
-    where = machine()  # before anything of ours runs
-    with tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder:
-        path = str(Path(folder, "s"))
-        found = settings(path, Path(folder, "run"))
-        tool = p.Hello(role=p.ROLE_TOOL, pid=0)
-        keep = launcher.start_or_join(found, lambda: open_session(path, tool, None), lambda: False)
-        assert keep is not None
-        try:
-            records = measure(Bench(path, arguments.spin_us), arguments.rounds, where)
-        finally:
-            os.kill(keep.server_pid, signal.SIGKILL)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    Path(arguments.out, "lookup.json").write_text(json.dumps(records, indent=1) + "\n")
-    sys.stdout.write(f"{where}\n{table(records)}\n")
-    return 0
+    return run(
+        "lookup",
+        lambda path, given, where: measure(Bench(path, given.spin_us), given.rounds, where),
+        parser,
+    )
 
 
 if __name__ == "__main__":

@@ -14,26 +14,18 @@ fewer it says so in the records, and the figures are those of a shared core.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
-import signal
 import sys
-import tempfile
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from lookup import WARM_UP, Bench, machine, percentile
-from real_sidecar import missing, settings
-
-from flexkv import launcher
-from flexkv import protocol as p
-from flexkv.session import open_session
+from bench_rig import Record, percentile, run
+from lookup import WARM_UP, Bench
 
 KEYS = 512
 ROUNDS = 400
@@ -44,7 +36,7 @@ BAR = 1.03
 
 def neighbour(path: str, asks: Event, fast: Event, ready: Connection) -> None:
     """The second instance: asks while it is told to."""
-    bench = Bench(path, 50.0)
+    bench = Bench(path, 50.0, seed=6)
     for _ in range(WARM_UP // 2):
         bench.ask(KEYS)
     ready.send(True)
@@ -81,7 +73,7 @@ def measure(path: str, turns: int) -> dict[str, list[list[float]]]:
     return found
 
 
-def records(found: dict[str, list[list[float]]], where: str) -> list[dict[str, Any]]:
+def records(found: dict[str, list[list[float]]], where: str) -> list[Record]:
     """One record a figure: the median turn's, beside that of the instance alone.
 
     The ratio is the median of the turns' own, each against the same turn alone.
@@ -113,30 +105,12 @@ def records(found: dict[str, list[list[float]]], where: str) -> list[dict[str, A
 def main() -> int:
     parser = argparse.ArgumentParser(description="Lookups of two instances at once.")
     parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    arguments = parser.parse_args()
-    why = missing()
-    if why:
-        sys.stderr.write(f"bench of two instances: {why}\n")
-        return 1
-    where = machine()  # before anything of ours runs
-    with tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder:
-        path = str(Path(folder, "s"))
-        found = settings(path, Path(folder, "run"))
-        tool = p.Hello(role=p.ROLE_TOOL, pid=0)
-        keep = launcher.start_or_join(found, lambda: open_session(path, tool, None), lambda: False)
-        assert keep is not None
-        try:
-            rows = records(measure(path, arguments.turns), where)
-        finally:
-            os.kill(keep.server_pid, signal.SIGKILL)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    Path(arguments.out, "two_instances.json").write_text(json.dumps(rows, indent=1) + "\n")
-    sys.stdout.write(where + "\n")
-    for row in rows:
-        ratio = "" if row["ratio"] is None else f"  {row['ratio']:.3f} x alone"
-        sys.stdout.write(f"{row['name']:48} {row['value']:8.2f} us{ratio}\n")
-    return 0
+    return run(
+        "two_instances",
+        lambda path, given, where: records(measure(path, given.turns), where),
+        parser,
+        "alone",
+    )
 
 
 if __name__ == "__main__":
