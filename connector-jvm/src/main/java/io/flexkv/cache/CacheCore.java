@@ -76,7 +76,8 @@ public final class CacheCore {
   private final SsdTier ssdTier;
   private final SsdWrites writes;
   private final Promotions promotions;
-  private final Vacating vacating;
+  private final Vacating hostVacating;
+  private final Vacating ssdVacating;
   private final SsdReports ssdReports;
   private final LongMap<Instance> instances = new LongMap<>();
   private final Instance.ChainUse chainUse = new Instance.ChainUse();
@@ -154,7 +155,13 @@ public final class CacheCore {
     ssdTier = new SsdTier(ssdConfig, ssdPool, ssdEvictor, index, namespaces, pool);
     writes = new SsdWrites(ssdTier, index, namespaces, tree, pool, effects, counters);
     promotions = new Promotions(ssdTier, index, tree, evictor, leases, effects, counters, nanoTime);
-    vacating = new Vacating(index, tree, pool, writes);
+    hostVacating = new HostVacating(index, tree, pool, writes);
+    ssdVacating = new SsdVacating(index, tree, ssdPool);
+    tree.copies()
+        .onNeed(entry -> {
+          hostVacating.comesToBeNeeded(entry);
+          ssdVacating.comesToBeNeeded(entry);
+        });
     loads = new LoadJobs(tree, pool, promotions, jobs, effects, counters);
     saves = new SaveAttempts(tree, pool, evictor, jobs, ended, attempts, effects, counters);
     Losses losses = new Losses(tree, leases, jobs, loads, saves, counters);
@@ -586,12 +593,12 @@ public final class CacheCore {
 
   /**
    * Goes on with what takes more than a call: lookups of long chains on the SSD, and freeing what a
-   * smaller host tier wants back. Call it again and again while it says that it did something.
+   * smaller tier wants back. Call it again and again while it says that it did something.
    *
    * @return how much it did
    */
   public int turn() {
-    return promotions.turn() + vacating.step();
+    return promotions.turn() + hostVacating.step() + ssdVacating.step();
   }
 
   /** Ends what has waited for too long. Call it about once a second. */
@@ -614,7 +621,8 @@ public final class CacheCore {
     evictor.workOff();
     promotions.readAhead(now);
     writes.pump();
-    vacating.again();
+    hostVacating.again();
+    ssdVacating.again();
   }
 
   /**
@@ -623,7 +631,15 @@ public final class CacheCore {
    */
   public void hostResized() {
     ssdTier.hostResized(pool.capacityBytes());
-    vacating.resized();
+    hostVacating.resized();
+  }
+
+  /**
+   * The SSD tier has another size. If it is smaller, {@link #turn} frees what the allocator wants
+   * back.
+   */
+  public void ssdResized() {
+    ssdVacating.resized();
   }
 
   /**

@@ -1,21 +1,18 @@
 package io.flexkv.cache;
 
 import static io.flexkv.cache.BlockIndex.NONE;
-import static io.flexkv.cache.EntryLayout.HOST_NONE;
-import static io.flexkv.cache.EntryLayout.SLOT;
 
 import java.util.BitSet;
 
 /**
- * Frees the host slots that a pool that has become smaller wants back ({@link
- * SlotAllocator#leaves}).
+ * Frees the slots that a tier which has become smaller wants back ({@link SlotAllocator#leaves}).
  *
- * <p>Host copies go leaves first: what lies below a copy that has to go goes before it, wherever
- * that lies. What somebody needs (a lease, a load, a transfer, a save) stays, and all above it. So
- * a round first notes what is held in this way, and then, from each copy that may be evicted, goes
- * up as far as a copy has to go that is not held. Else the branches of a prefix that is always in
- * use would be wiped every round, and the prefix would never go. What is held is met again: rounds
- * begin with ticks, until the pool has what it wants, which may take until the traffic that holds a
+ * <p>Copies go leaves first: what lies below a copy that has to go goes before it, wherever that
+ * lies. What somebody needs (a lease, a load, a transfer, a save) stays, and all above it. So a
+ * round first notes what is held in this way, and then, from each copy that may be evicted, goes up
+ * as far as a copy has to go that is not held. Else the branches of a prefix that is always in use
+ * would be wiped every round, and the prefix would never go. What is held is met again: rounds
+ * begin with ticks, until the tier has what it wants, which may take until the traffic that holds a
  * prefix pauses.
  *
  * <p>A round looks at every block twice, a portion a call, because lookups wait meanwhile. What
@@ -24,42 +21,41 @@ import java.util.BitSet;
  *
  * <p>Cache thread only.
  */
-final class Vacating {
+abstract sealed class Vacating permits HostVacating, SsdVacating {
   /** Entries that a call looks at: some 50 µs. A chain is walked to its end, however long. */
   private static final int PORTION = 1024;
 
-  /** Write-back: as many rounds leave a block that is not on the SSD time to get there. */
-  private static final int PATIENT_ROUNDS = 20;
+  final BlockIndex index;
+  final BlockTree tree;
+  final Copies copies;
+  final SlotPool pool;
 
-  private final BlockIndex index;
-  private final BlockTree tree;
-  private final SlotPool pool;
-  private final SsdWrites writes;
-
-  /** Handles of host copies that stay in this round: one is needed, or one below it is. */
+  /** Handles of blocks that stay in this round: one is needed, or one below it is. */
   private BitSet held = new BitSet();
 
   private boolean noting;
   private int next = Integer.MAX_VALUE;
   private int rounds;
 
-  Vacating(BlockIndex index, BlockTree tree, SlotPool pool, SsdWrites writes) {
+  /**
+   * @param pool the tier's slots
+   */
+  Vacating(BlockIndex index, BlockTree tree, SlotPool pool) {
     this.index = index;
     this.tree = tree;
+    this.copies = tree.copies();
     this.pool = pool;
-    this.writes = writes;
-    tree.copies().onNeed(this::needed);
   }
 
-  /** The pool has another size. */
-  void resized() {
+  /** The tier has another size. */
+  final void resized() {
     rounds = 0;
     next = Integer.MAX_VALUE;
     again();
   }
 
   /** Begins another round where one is needed and none is under way. */
-  void again() {
+  final void again() {
     if (!pool.shrinks()) {
       next = Integer.MAX_VALUE;
     } else if (next >= index.handles()) {
@@ -71,7 +67,7 @@ final class Vacating {
   }
 
   /** The next portion of a round; returns how much it looked at, 0 between rounds. */
-  int step() {
+  final int step() {
     int looked = 0;
     while (looked < PORTION && next < index.handles()) {
       looked += 1 + (noting ? note(next) : look(next));
@@ -84,8 +80,13 @@ final class Vacating {
     return looked;
   }
 
+  /** Rounds since the last change of the size. */
+  final int rounds() {
+    return rounds;
+  }
+
   /** Somebody begins to need a block: it is held in this round, if one is under way. */
-  private void needed(int entry) {
+  final void comesToBeNeeded(int entry) {
     if (next < index.handles()) {
       hold(entry);
     }
@@ -99,7 +100,7 @@ final class Vacating {
   /** Notes an entry and those above it as held; returns how far it looked. */
   private int hold(int entry) {
     int looked = 0;
-    for (int at = entry; mayHaveToGo(at); at = tree.parent(at)) {
+    for (int at = first(entry); at != NONE; at = above(at)) {
       held.set(at);
       looked++;
     }
@@ -108,38 +109,51 @@ final class Vacating {
 
   /** Evicts what must go and may, from this entry upwards; returns how far it looked. */
   private int look(int entry) {
-    if (!index.isEntry(entry) || !Copies.hostEvictable(index, entry)) {
+    if (!index.isEntry(entry) || !evictable(entry)) {
       return 0;
     }
     int highest = NONE;
     int looked = 0;
-    for (int at = entry; mayHaveToGo(at); at = tree.parent(at)) {
-      if (pool.leaves(index.getLong(at, SLOT))) {
+    for (int at = first(entry); at != NONE; at = above(at)) {
+      if (leaves(at)) {
         highest = at;
       }
       looked++;
     }
-    if (highest != NONE) {
-      evict(entry, highest);
+    int at = highest == NONE ? NONE : entry;
+    while (at != NONE && evictable(at) && !waits(at)) {
+      int above = at == highest ? NONE : tree.parent(at);
+      evict(at);
+      at = above;
     }
     return looked;
   }
 
-  /** Whether it is a host copy that is not held, as all above one that is are. */
-  private boolean mayHaveToGo(int entry) {
-    return entry != NONE && tree.copies().inHost(entry) != HOST_NONE && !held.get(entry);
+  /** Where a way up begins: at the entry, unless it is held, and so all above it, or stays. */
+  private int first(int entry) {
+    return !held.get(entry) && inTier(entry) ? entry : NONE;
   }
 
-  private void evict(int lowest, int highest) {
-    int at = lowest;
-    while (at != NONE && Copies.hostEvictable(index, at) && !waits(at)) {
-      int above = at == highest ? NONE : tree.parent(at);
-      tree.evict(Tier.HOST, at);
-      at = above;
-    }
+  /** The next on the way up: what may have to go for the tier's sake and is not held. */
+  private int above(int entry) {
+    int parent = tree.parent(entry);
+    return parent != NONE && !held.get(parent) && parentInTier(parent) ? parent : NONE;
   }
 
-  private boolean waits(int entry) {
-    return rounds <= PATIENT_ROUNDS && writes.savesBeforeItGoes(entry);
-  }
+  /** Whether it has a copy in the tier, or lives by one above it. */
+  abstract boolean inTier(int entry);
+
+  /** As {@link #inTier}, of the parent of one that is. */
+  abstract boolean parentInTier(int parent);
+
+  /** Whether its copy lies in what the tier wants back. */
+  abstract boolean leaves(int entry);
+
+  /** Whether it may be evicted now: nothing that goes with it lies below it. */
+  abstract boolean evictable(int entry);
+
+  /** Whether to evict it in a later round only. */
+  abstract boolean waits(int entry);
+
+  abstract void evict(int entry);
 }

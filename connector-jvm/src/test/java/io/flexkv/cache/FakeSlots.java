@@ -107,6 +107,7 @@ final class FakeSlots implements SlotAllocator {
     if (used + slotBytes > capacity) {
       return false;
     }
+    smallest = Math.min(smallest, slotBytes);
     take(handle.longValue(), slotBytes);
     return true;
   }

@@ -78,6 +78,21 @@ final class SimDisk implements SlotAllocator {
     slots.free(slot);
   }
 
+  /** Has another capacity from now on; what it holds beyond that is to go. */
+  void resize(long bytes) {
+    slots.resize(bytes);
+  }
+
+  @Override
+  public boolean shrinks() {
+    return slots.shrinks();
+  }
+
+  @Override
+  public boolean leaves(long slot) {
+    return slots.leaves(slot);
+  }
+
   @Override
   public long capacityBytes() {
     return slots.capacityBytes();
@@ -261,7 +276,9 @@ final class SimDisk implements SlotAllocator {
     List<Map.Entry<Long, BlockIdentity>> found = new ArrayList<>();
     for (boolean held : new boolean[] {true, false}) {
       content.forEach((slot, stored) -> {
-        if (before.isTaken(slot) == held && slots.take(slot, stored.block.slotBytes())) {
+        if (before.isTaken(slot) == held
+            && (held || !before.leaves(slot))
+            && slots.take(slot, stored.block.slotBytes())) {
           found.add(Map.entry(slot, stored.block));
         }
       });

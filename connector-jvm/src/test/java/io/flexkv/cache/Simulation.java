@@ -33,6 +33,7 @@ final class Simulation implements CacheEffects {
   private SimMover mover = new SimMover();
   private SimSlots slots;
   private final SimDisk disk;
+  private final long ssdCapacity;
   private final long seed;
   private final long capacity;
   private final long extentBytes;
@@ -54,7 +55,7 @@ final class Simulation implements CacheEffects {
     boolean extents = random.nextBoolean();
     extentBytes = extents ? 48 : 0;
     capacity = extents ? 48L * (3 + random.nextInt(4)) : 60L + random.nextInt(200);
-    long ssdCapacity = 40L + random.nextInt(400);
+    ssdCapacity = 40L + random.nextInt(400);
     disk = new SimDisk(ssdCapacity, counts);
     List<WritePolicy> policies = List.of(WritePolicy.values());
     WritePolicy policy = policies.get(random.nextInt(policies.size()));
@@ -248,11 +249,16 @@ final class Simulation implements CacheEffects {
     }
   }
 
-  /** The host tier becomes larger or smaller; what is in the way is to go when it may. */
+  /** Tiers become larger or smaller; what is in the way is to go when it may. */
   private void resize() {
     slots.resize(48L * (1 + random.nextInt(6)));
     core.hostResized();
     counts.merge(slots.shrinks() ? "slots to be given back" : "resized", 1, Integer::sum);
+    if (survivors.isEmpty() && random.nextBoolean()) {
+      disk.resize(ssdCapacity / 4 * (1 + random.nextInt(5)));
+      core.ssdResized();
+      counts.merge(disk.shrinks() ? "SSD slots to be given back" : "SSD resized", 1, Integer::sum);
+    }
   }
 
   void later(Runnable action) {
@@ -488,13 +494,14 @@ final class Simulation implements CacheEffects {
       now += 100 * SECOND;
       core.tick();
     }
-    for (int round = 0; round < 30 && slots.shrinks(); round++) {
+    for (int round = 0; round < 30 && (slots.shrinks() || disk.shrinks()); round++) {
       core.tick();
       core.turn();
       disk.advance(random, slots);
       disk.report(random, core.ssd());
     }
     check("slots to be given back", slots.shrinks() ? 1 : 0);
+    check("SSD slots to be given back", disk.shrinks() ? 1 : 0);
     CacheStats stats = core.stats();
     check("jobs", stats.loadJobs() + stats.saveJobs());
     check("leases", stats.leases());

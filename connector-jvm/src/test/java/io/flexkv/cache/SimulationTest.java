@@ -54,6 +54,8 @@ class SimulationTest {
             "evicted from SSD",
             "resized",
             "slots to be given back",
+            "SSD resized",
+            "SSD slots to be given back",
             "left on SSD and right",
             "killed",
             "recovered at once",

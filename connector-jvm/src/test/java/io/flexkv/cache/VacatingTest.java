@@ -4,7 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import org.junit.jupiter.api.Test;
 
-/** A host tier that becomes smaller: what lies in the part that goes is freed as soon as it may. */
+/** A tier that becomes smaller: what lies in the part that goes is freed as soon as it may. */
 class VacatingTest {
   private static final SsdConfig SSD = SsdConfig.forHost(1000).withWait(CoreFixture.SECOND);
 
@@ -229,6 +229,91 @@ class VacatingTest {
       tick(fixture);
     }
     assertThat(fixture.slots.taken()).isEqualTo(2);
+  }
+
+  private static void shrinkSsd(CoreFixture fixture, int blocks) {
+    fixture.ssdSlots.resize(blocks * 10L);
+    fixture.core.ssdResized();
+    vacate(fixture);
+  }
+
+  @Test
+  void vacateSsd_blocksInTheHostTierToo_staysServable() {
+    CoreFixture fixture = new CoreFixture(10, 10, SSD);
+    fixture.cached(1, 6);
+    fixture.writeAll();
+    shrinkSsd(fixture, 2);
+    assertThat(fixture.ssdSlots.taken()).isEqualTo(2);
+    assertThat(fixture.servable(1, 6)).isEqualTo(6);
+    assertThat(fixture.core.stats().ssd().blocks()).isEqualTo(2);
+  }
+
+  @Test
+  void vacateSsd_blocksOnTheSsdAlone_endWithTheirCopies() {
+    CoreFixture fixture = new CoreFixture(10, 10, SSD);
+    fixture.cached(1, 6);
+    fixture.writeAll();
+    shrink(fixture, 1);
+    assertThat(fixture.core.stats().readyBlocks()).isEqualTo(6);
+    shrinkSsd(fixture, 4);
+    assertThat(fixture.core.stats().readyBlocks()).isEqualTo(4);
+    assertThat(fixture.ssdSlots.shrinks()).isFalse();
+  }
+
+  /** Block 5 was saved when blocks 3 and 4 were on the SSD alone, and is not written. */
+  @Test
+  void vacateSsd_blockSavedUnderOneThatGoes_goesWithIt() {
+    CoreFixture fixture = new CoreFixture(10, 5, SSD);
+    fixture.cached(1, 5);
+    fixture.writeAll();
+    shrink(fixture, 3);
+    fixture.ssdSlots.full = true;
+    fixture.extend(7, 1, 6);
+    save(fixture, 7, 5, 1);
+    assertThat(fixture.core.stats().readyBlocks()).isEqualTo(6);
+    shrinkSsd(fixture, 4);
+    tick(fixture);
+    assertThat(fixture.ssdSlots.shrinks()).isFalse();
+    assertThat(fixture.core.stats().readyBlocks()).isEqualTo(4);
+  }
+
+  @Test
+  void vacateSsd_blockThatIsWritten_goesWhenItIsThere() {
+    CoreFixture fixture = new CoreFixture(10, 10, SSD);
+    fixture.cached(1, 6);
+    shrinkSsd(fixture, 2);
+    assertThat(fixture.ssdSlots.taken()).isEqualTo(6);
+    fixture.writeAll();
+    tick(fixture);
+    assertThat(fixture.ssdSlots.taken()).isEqualTo(2);
+    assertThat(fixture.servable(1, 6)).isEqualTo(6);
+  }
+
+  @Test
+  void vacateSsd_blockUnderLease_staysUntilTheLeaseEnds() {
+    CoreFixture fixture = new CoreFixture(10, 10, SSD);
+    fixture.cached(1, 6);
+    fixture.writeAll();
+    long request = lease(fixture, 1, 6);
+    shrinkSsd(fixture, 2);
+    assertThat(fixture.ssdSlots.taken()).isEqualTo(6);
+    fixture.core.endRequest(CoreFixture.ENGINE, request);
+    tick(fixture);
+    assertThat(fixture.ssdSlots.taken()).isEqualTo(2);
+  }
+
+  @Test
+  void vacateSsd_largerAgain_nothingMoreGoes() {
+    CoreFixture fixture = new CoreFixture(10, 10, SSD);
+    fixture.cached(1, 6);
+    fixture.writeAll();
+    long request = lease(fixture, 1, 6);
+    shrinkSsd(fixture, 2);
+    fixture.ssdSlots.resize(100);
+    fixture.core.ssdResized();
+    fixture.core.endRequest(CoreFixture.ENGINE, request);
+    tick(fixture);
+    assertThat(fixture.ssdSlots.taken()).isEqualTo(6);
   }
 
   @Test
