@@ -32,6 +32,7 @@ from harness.engine import Engine, EngineSettings
 R = TypeVar("R")
 
 _START_TIMEOUT_S = 180.0
+_LOOK_S = 1.0
 
 #: Everything that the first engine would import, so that forks have it already.
 _PRELOADED = (
@@ -83,12 +84,12 @@ class Zygote(processes.Closing):
         address = self._folder / f"{name}-{self._count}.sock"
         log = checkout.LOGS / f"{name}-{self._count}.log"
         with Listener(str(address), family="AF_UNIX") as listener:
-            listener._listener._socket.settimeout(_START_TIMEOUT_S)  # type: ignore[attr-defined]
+            listener._listener._socket.settimeout(_LOOK_S)  # type: ignore[attr-defined]
             assert self._process.stdin is not None
             try:
                 self._process.stdin.write(f"{address}\t{log}\n".encode())
                 self._process.stdin.flush()
-                connection = listener.accept()
+                connection = self._accept(listener)
             except (OSError, TimeoutError) as error:
                 raise EngineError(
                     f"no fork ({error}); {self.log} ends with\n{processes.tail(self.log)}"
@@ -96,6 +97,16 @@ class Zygote(processes.Closing):
         engine = EngineProcess(connection, log)
         engine.start(settings)
         return engine
+
+    def _accept(self, listener: Listener) -> Connection:
+        """The fork's connection; `TimeoutError` also where nobody is left who could fork."""
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            try:
+                return listener.accept()
+            except TimeoutError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise
 
 
 class EngineProcess(processes.Closing):
