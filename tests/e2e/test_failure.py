@@ -7,19 +7,17 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from harness.sidecar import Sidecar
-from harness.zygote import Zygote
 
 from e2e import scenarios
 from e2e.conftest import OUTPUT_TOKENS, Line, Lines, Reference, wait_new_sidecar
 
 
 @pytest.fixture(scope="module")
-def _mortal(zygote: Zygote, model: Path, scratch: Path) -> Iterator[Line]:
-    made = Lines(zygote, model, scratch / "mortal")
+def _mortal(lines_in: Callable[[str], Lines]) -> Iterator[Line]:
+    made = lines_in("mortal")
     yield made()
     made.close()
 

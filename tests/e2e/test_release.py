@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from harness import checkout
 from harness.engine import BLOCK_TOKENS, Answer
 from harness.kvevents import EventLog
 from harness.prompts import loadable_tokens, random_tokens
-from harness.zygote import Zygote
 from versions import read_contract
 
 from e2e import scenarios
@@ -88,9 +86,9 @@ class Tight:
 
 
 @pytest.fixture(scope="module")
-def tight(zygote: Zygote, model: Path, scratch: Path) -> Iterator[Tight]:
+def tight(lines_in: Callable[[str], Lines]) -> Iterator[Tight]:
     """One for several tests."""
-    made = Lines(zygote, model, scratch / "tight")
+    made = lines_in("tight")
     log = EventLog()
     yield Tight(made(blocks=70, batched_tokens=256, kv_events=log.config), log)
     made.close()
