@@ -52,6 +52,8 @@ def prepare(version: str) -> Path:
     done = json.loads(stamp.read_text()) if stamp.is_file() else {}
     if done.get("base") != base:
         _make(venv, python, pins)
+        if _numbers(version) < [0, 14]:
+            _name_the_build(venv, version)
         done = {"base": base}
         stamp.write_text(json.dumps(done))
     if done.get("wheel") != digest([wheel]):
@@ -176,6 +178,14 @@ def _make(venv: Path, python: Path, pins: dict[str, list[Path]]) -> None:
     )
     probe = "import torch; print(torch.__version__, torch.ones(2).sum().item())"
     run(f"loading torch in {venv.name}", [inside, "-c", probe])
+
+
+def _name_the_build(venv: Path, version: str) -> None:
+    """What vLLM on a CPU knows itself by; community builds bring it from 0.14 to 0.16."""
+    site = ask(venv / "bin" / "python", "import sysconfig; print(sysconfig.get_path('purelib'))")
+    folder = Path(str(site)) / f"vllm-{version}+cpu.dist-info"
+    folder.mkdir(exist_ok=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
 
 
 def _torch_line(requirements: Path) -> str:
