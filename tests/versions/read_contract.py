@@ -22,11 +22,13 @@ from typing import Any
 
 CONTRACT = Path(__file__).with_name("contract.json")
 RELEASES = (
-    "0.9.2", "0.10.1.1", "0.10.2", "0.11.2", "0.12.0", "0.13.0", "0.14.1", "0.15.1", "0.16.0",
-    "0.17.1", "0.18.1", "0.19.1", "0.20.2", "0.21.0", "0.22.1", "0.23.0", "0.24.0", "0.25.1",
-    "0.26.0", "0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0",
+    "0.9.2", "0.10.1.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0", "0.13.0", "0.14.1",
+    "0.15.1", "0.16.0", "0.17.1", "0.18.1", "0.19.1", "0.20.2", "0.21.0", "0.22.1", "0.23.0",
+    "0.24.0", "0.25.1", "0.26.0", "0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0",
+    "0.33.0",
 )  # fmt: skip
-"""The last patch of each minor release, and those that FlexKV's patches were made for."""
+"""The last patch of each minor release, those that FlexKV's patches were made for, and 0.11.1 with
+the one before it: between them lies what FlexKV cannot do without."""
 
 _KV = "vllm/distributed/kv_transfer"
 _BASE = f"{_KV}/kv_connector/v1/base.py"
