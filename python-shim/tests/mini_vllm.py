@@ -280,7 +280,8 @@ class MiniEngine:
         """``older``: before 0.16, an abort frees the blocks of an open load unless the connector
         keeps them, and leaves the word "received" of one that has ended; no free waits for a step
         that is in flight, and before 0.23 nothing is kept for whom a load was admitted: who finds
-        no room ends the step, whoever comes behind."""
+        no room ends the step, whoever comes behind. Before 0.14, a request that holds blocks shows
+        those only that it is given now."""
         self.hooks = hooks
         self.block_tokens = block_tokens
         self.budget = budget
@@ -482,17 +483,19 @@ class MiniEngine:
                     self.pool.touch(block)
                 request.blocks = hit + (self.pool.new(need) or [])
                 request.num_computed_tokens = local
-                scheduled = fill
+                shown, scheduled = request.blocks, fill
             else:
                 scheduled = min(request.num_tokens - request.num_computed_tokens, budget)
-                if self._allocate(request, scheduled) is None:
+                fresh = self._allocate(request, scheduled)
+                shown = request.blocks if not self.older else fresh or []
+                if fresh is None:
                     # vLLM reserves for what loads; here the others get their turn.
                     if self.running or self.older:
                         return
                     continue
             if not asynchronous:
                 self._cache(request, request.num_computed_tokens + scheduled)
-            self.hooks.update_state_after_alloc(request, Blocks(request.blocks), external)
+            self.hooks.update_state_after_alloc(request, Blocks(shown), external)
             if asynchronous:
                 request.status = LOADING
                 request.num_computed_tokens += external

@@ -57,6 +57,7 @@ class Rig:
                 ranks=ranks,
                 lockstep=lockstep,
                 admits_without_room=engine.get("older", False),
+                shows_new_blocks_only=engine.get("older", False),
             ),
             self.link,
             LookupLimits(asks_max=50, silent_s=0.3),

@@ -6,7 +6,7 @@ import pytest
 from mini_vllm import FINISHED, LOADING
 from rig import BLOCK, Rig, prompt
 
-from flexkv.older_vllm import IdFilter, Parking
+from flexkv.older_vllm import IdFilter, Parking, whole_table
 
 
 def loading(**more: object) -> Rig:
@@ -131,6 +131,35 @@ def test_filter_knows_what_was_added_and_hardly_anything_else() -> None:
         known.add(f"r{i}")
     assert all(f"r{i}" in known for i in range(20_000))
     assert sum(f"other{i}" in known for i in range(20_000)) <= 2
+
+
+@pytest.mark.parametrize("more", [1, 2, 7])
+def test_blocks_behind_a_load_are_saved_as_what_they_are(more: int) -> None:
+    """To a request whose load has ended only the blocks that it gets now are shown."""
+    rig = Rig(older=True, blocks=40)
+    known, whole = prompt(2 * BLOCK), prompt(2 * BLOCK) + prompt(more * BLOCK + 1, 1)
+    rig.serve("a", [*known, 7])
+    rig.drop_engine_cache()
+    assert rig.serve("b", whole, max_new=2 * BLOCK) == 2 * BLOCK
+    rig.check_cache()
+    rig.drop_engine_cache()
+    assert rig.serve("c", whole) == (2 + more) * BLOCK
+    rig.drop_engine_cache()
+    assert rig.serve("d", whole + rig.engine.done["b"][: BLOCK + 1]) == (3 + more) * BLOCK
+    rig.check_clean()
+
+
+@pytest.mark.parametrize(
+    ("held", "shown", "table"),
+    [
+        ([], [5, 6], [5, 6]),
+        ([5, 6], [], [5, 6]),
+        ([5, 6], [7], [5, 6, 7]),
+        ([5, 6], [5, 6, 7], [5, 6, 7]),
+    ],
+)
+def test_whole_table_of_what_is_shown(held: list[int], shown: list[int], table: list[int]) -> None:
+    assert whole_table(held, shown) == table
 
 
 def test_finished_in_order_nothing_is_kept() -> None:

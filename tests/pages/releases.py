@@ -35,6 +35,7 @@ _FACTS = {
     "a lookup may be put off": "lookup_may_be_put_off",
     "failed loads are recomputed": "failed_loads_are_recomputed",
     "aborted loads keep their blocks": "aborted_loads_keep_their_blocks",
+    "allocation shows the whole block table": "alloc_shows_the_whole_table",
     "admitted loads keep room": "admitted_loads_keep_room",
     "mark for the hybrid allocator": "supports_hma_class",
     "MultiConnector shows all blocks": "multi_connector_shows_all_blocks",

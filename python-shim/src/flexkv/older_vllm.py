@@ -18,6 +18,9 @@ remember it for good, and a load of a later request of that id (a user's own, be
 taken for complete before it has begun.  Only vLLM could forget it, so no request of such an id is
 offered a load.
 
+**Before 0.14** ``update_state_after_alloc`` shows only what was allocated now.  For a request that
+holds no blocks that is its whole table, but when a load has ended it is what comes behind it.
+
 **Before 0.23** loads are admitted as long as their own blocks are free.  A request whose load is
 open, or has ended and that has not run since, holds blocks, makes no progress and cannot be
 preempted; and scheduling stops at the first waiting request that finds no room.  With enough of
@@ -28,7 +31,7 @@ and the largest request that is known fit into the pool together: whichever come
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 _FILTER_BITS = 1 << 23
@@ -40,6 +43,17 @@ class Quirks:
 
     frees_open_loads: bool = False
     admits_without_room: bool = False
+    shows_new_blocks_only: bool = False
+
+
+def whole_table(held: Sequence[int], shown: list[int]) -> list[int]:
+    """A request's block table: what is shown of it, behind what it holds unless that is shown too.
+
+    A block that is held cannot be given to anybody, so one look at the first tells which it is.
+    """
+    if not held or (shown and shown[0] == held[0]):
+        return shown
+    return [*held, *shown]
 
 
 class IdFilter:

@@ -28,7 +28,7 @@ from flexkv.blocks import NULL_BLOCK, BlockTable
 from flexkv.events import EventFeed
 from flexkv.lookups import LookupLimits, Lookups
 from flexkv.metadata import AFTER_FORWARD, BEFORE_FORWARD, VOID_EPOCH, StepJob, StepMetadata
-from flexkv.older_vllm import Parking
+from flexkv.older_vllm import Parking, whole_table
 from flexkv.protocol import (
     KIND_LOAD,
     STATUS_OK,
@@ -60,7 +60,8 @@ class SchedulerFacts:
     """What the engine is: tokens of a scheduler block, GPU blocks, ranks, what it lets us do.
 
     ``lockstep``: its steps are those of other engines too.
-    ``admits_without_room``: this vLLM is before 0.23, see ``older_vllm``.
+    ``admits_without_room``, ``shows_new_blocks_only``: this vLLM is before 0.23, before 0.14, see
+    ``older_vllm``.
     """
 
     block_tokens: int
@@ -70,6 +71,7 @@ class SchedulerFacts:
     ranks: int = 1
     lockstep: bool = False
     admits_without_room: bool = False
+    shows_new_blocks_only: bool = False
 
 
 _Scheduled = tuple[RequestState, int]
@@ -167,10 +169,12 @@ class SchedulerSide:
     ) -> None:
         """Blocks were allocated: count the new blocks, then plan the load that it granted.
 
-        ``block_ids`` is the whole table.  Called a second time, with 0 tokens, once an
-        asynchronous load has ended.
+        ``block_ids`` is the whole table (before vLLM 0.14 what is new in it).  Called a second
+        time, with 0 tokens, once an asynchronous load has ended.
         """
         state = self._state(request)
+        if self._facts.shows_new_blocks_only:
+            block_ids = whole_table(state.blocks, block_ids)
         self._table.assigned(block_ids[max(state.known, state.local) :])
         state.blocks = array("I", block_ids)
         state.known = len(block_ids)

@@ -56,7 +56,7 @@ def scheduler_hooks(
             kv_cache_config,
             facade=facade,
             lacking=lacking,
-            admits_without_room=quirks.admits_without_room,
+            quirks=quirks,
         )
 
     return SchedulerHooks(build, frees_open_loads=quirks.frees_open_loads)
@@ -101,7 +101,7 @@ def _build_scheduler(
     *,
     facade: bool,
     lacking: str,
-    admits_without_room: bool,
+    quirks: Quirks,
 ) -> SchedulerSide | None:
     settings = load_settings(vllm_config)
     if not settings.enabled:
@@ -137,7 +137,8 @@ def _build_scheduler(
             can_save=facts.can_save,
             ranks=facts.world_size,
             lockstep=facts.lockstep,
-            admits_without_room=admits_without_room,
+            admits_without_room=quirks.admits_without_room,
+            shows_new_blocks_only=quirks.shows_new_blocks_only,
         ),
         link,
         LookupLimits(lookup_spin_us=settings.lookup_spin_us, step_spin_us=settings.step_spin_us),
