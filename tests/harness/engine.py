@@ -69,6 +69,11 @@ class Engine:
             os.environ.setdefault("LD_PRELOAD", "libtcmalloc libiomp")
 
         arguments: dict[str, Any] = {}
+        if __version__.startswith("0.20."):
+            # That release alone starts a process for the only worker of a CPU, unless told a class.
+            from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+            arguments["distributed_executor_backend"] = UniProcExecutor
         if settings.kv_transfer is not None:
             arguments["kv_transfer_config"] = dict(settings.kv_transfer)
         if settings.kv_events is not None:
@@ -114,6 +119,7 @@ class Engine:
         self._engine.add_request(name, {"prompt_token_ids": list(prompt)}, wanted)
         # The name that the engine gave it, which versions before 0.18 do not return.
         (request,) = set(self.scheduler.requests) - known
+        self._external.pop(request, None)
         return str(request)
 
     def step(self) -> None:
