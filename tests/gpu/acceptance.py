@@ -285,7 +285,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     tight_tokens = int(0.95 * kv_bytes * shares / per_token / tight_count)
     return Plan(
         shape=args.shape, dtype=dtype, lengths=lengths, outputs=args.outputs or (8 if tiny else 16),
-        tight_tokens=tight_tokens, tight_outputs=max(64, tight_tokens // 10),
+        tight_tokens=tight_tokens, tight_outputs=max(160 if tiny else 64, tight_tokens // 10),
         tight_count=tight_count, kv_bytes=kv_bytes,
         cpu_cache_gb=args.cpu_cache_gb or (0.4 if tiny else 48),
         max_model_len=4096 if tiny else 32000, aborts=3 if tiny else 16, kills=args.kills,
