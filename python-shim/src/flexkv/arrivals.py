@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from flexkv.protocol import KIND_LOAD, STATUS_OK, JobDone
 from flexkv.requests import OpenLoad
 
-POLL_S = 50e-6
+POLL_S = 20e-6
 """Between two looks while the scheduler has nothing else to do; sleeping lets others run."""
 
 LONGER_S = 4e-3

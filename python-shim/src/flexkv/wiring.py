@@ -29,6 +29,7 @@ from flexkv.older_vllm import Quirks
 from flexkv.protocol import Hello
 from flexkv.registration import Registration
 from flexkv.scheduler import SchedulerFacts, SchedulerSide
+from flexkv.sleeps import exact_sleeps
 from flexkv.startup import prepare_scheduler, prepare_worker
 from flexkv.worker import WorkerLimits, WorkerSide
 
@@ -147,6 +148,8 @@ def _build_scheduler(
         load_wait_ms=settings.load_wait_ms,
     )
     link.start()
+    if settings.load_wait_ms > 0:
+        exact_sleeps()  # this is the scheduler's thread
     return side
 
 
