@@ -44,6 +44,9 @@ public final class CacheAgent implements Runnable {
   /** The {@code Go} of a load comes so soon after its plan, as a rule: half a millisecond. */
   private static final long GO_NANOS = 1_000_000;
 
+  /** A load ends so soon after its last slice was submitted: no more than that is on its way. */
+  private static final long END_NANOS = 2_000_000;
+
   private final SpinPolicy spinPolicy;
   private final EventFd wake;
   private final PollSet poll = new PollSet(1);
@@ -64,6 +67,7 @@ public final class CacheAgent implements Runnable {
   private final Runnable changesFirst = this::takeChanges;
   private volatile boolean running = true;
   private long lastTickNanos;
+  private long expectNanos;
 
   /**
    * Without an SSD tier.
@@ -111,7 +115,7 @@ public final class CacheAgent implements Runnable {
     ssd.bind(core);
     this.records = new RecordHandler(core, jobs, ssd, events, outbox);
     this.readiness = new Readiness(core, jobs, ssd, events, outbox);
-    this.completions = new CompletionQueue(MAX_COMPLETIONS, inbox::signal);
+    this.completions = new CompletionQueue(MAX_COMPLETIONS, inbox::signal, inbox::signal);
     this.lastTickNanos = System.nanoTime();
   }
 
@@ -194,7 +198,7 @@ public final class CacheAgent implements Runnable {
     try {
       ssd.recover(inbox);
       while (running) {
-        if (doWork() > 0) {
+        if (doWork() > 0 || expectsMore()) {
           spin();
         } else {
           long asleep = System.nanoTime();
@@ -349,10 +353,22 @@ public final class CacheAgent implements Runnable {
   }
 
   private long spinNanos(long now) {
-    if (records.takePlannedLoad()) {
-      spinPolicy.expect(now + GO_NANOS);
+    if (expectsMore()) {
+      spinPolicy.expect(now + expectNanos);
+      expectNanos = 0;
     }
     return spinPolicy.afterWork(now);
+  }
+
+  /** Whether something comes within a millisecond or two that somebody waits for. */
+  private boolean expectsMore() {
+    if (records.takePlannedLoad()) {
+      expectNanos = Math.max(expectNanos, GO_NANOS);
+    }
+    if (completions.takeAnnounced()) {
+      expectNanos = Math.max(expectNanos, END_NANOS);
+    }
+    return expectNanos > 0;
   }
 
   /**

@@ -19,6 +19,8 @@ interface Agent {
 
   /** How long the thread may rest. */
   enum Idle {
+    /** Something begins or ends within a millisecond or so, and somebody waits for it: do not. */
+    NOT_AT_ALL,
     /** Copies are on their way, or somebody waits for the start of one: look every 20 µs. */
     SOON,
     /** Something is under way that only asking again reveals: rest up to 200 µs. */

@@ -7,14 +7,16 @@ import java.util.concurrent.locks.LockSupport;
 /**
  * Runs one agent on a platform thread of its own until the agent is finished. Idle cycles first
  * spin a little, then rest: 20 µs while copies run, up to 200 µs while something else is under way,
- * or until {@link #wake} when nothing is. The kernel's usual 50 µs of slack would more than double
- * the shortest rest, so this thread does without.
+ * or until {@link #wake} when nothing is; and not while a load is about to begin or to end. The
+ * kernel's usual 50 µs of slack would more than double the shortest rest, so this thread does
+ * without.
  */
 final class AgentRunner {
   private static final System.Logger LOG = System.getLogger(AgentRunner.class.getName());
   private static final int SPINS = 50;
   private static final long REST_NANOS_MIN = 20_000;
   private static final long REST_NANOS_MAX = 200_000;
+  private static final boolean CORES_TO_SPARE = Runtime.getRuntime().availableProcessors() >= 4;
 
   private final Agent agent;
   private final Thread thread;
@@ -42,6 +44,7 @@ final class AgentRunner {
           Thread.onSpinWait();
         } else {
           switch (agent.idle()) {
+            case NOT_AT_ALL -> notAtAll();
             case SOON -> LockSupport.parkNanos(this, REST_NANOS_MIN);
             case POLL -> {
               LockSupport.parkNanos(this, rest);
@@ -60,6 +63,15 @@ final class AgentRunner {
       throw e;
     } finally {
       agent.onClose();
+    }
+  }
+
+  /** A rest of the shortest kind costs 50 µs and more; a core that others wait for is not ours. */
+  private void notAtAll() {
+    if (CORES_TO_SPARE) {
+      Thread.onSpinWait();
+    } else {
+      LockSupport.parkNanos(this, REST_NANOS_MIN);
     }
   }
 

@@ -33,6 +33,9 @@ final class CopyAgent implements Agent {
    */
   static final long SAVE_PAUSE_NANOS = 1_000_000;
 
+  /** So soon after its last slice was submitted a load ends, as a rule; later it has to wait. */
+  private static final long END_NANOS = 2_000_000;
+
   private static final int MAX_NEW_JOBS_A_CYCLE = 64;
 
   /** One submitted slice: whose, how many of its blocks are whole with it, how many bytes. */
@@ -319,6 +322,9 @@ final class CopyAgent implements Agent {
       bytesInFlight += slice.bytes();
       inFlight.add(new InFlight(state, state.block, slice.bytes()));
       submitted++;
+      if (direction == Direction.LOAD && state.allSubmitted()) {
+        completions.announce();
+      }
     }
     return submitted;
   }
@@ -466,15 +472,30 @@ final class CopyAgent implements Agent {
 
   @Override
   public Idle idle() {
-    if (!inFlight.isEmpty() || (direction == Direction.LOAD && !waiting.isEmpty())) {
-      return Idle.SOON;
+    if (lastLoadEnds() || expectedUntilNanos - clock.getAsLong() > 0) {
+      return Idle.NOT_AT_ALL;
     }
-    if (expectedUntilNanos - clock.getAsLong() > 0) {
+    if (!inFlight.isEmpty() || (direction == Direction.LOAD && !waiting.isEmpty())) {
       return Idle.SOON;
     }
     return waiting.isEmpty() && ready.isEmpty() && abandonedFences.isEmpty()
         ? Idle.WAIT
         : Idle.POLL;
+  }
+
+  /** Whether all that is left of the loads here is on its way: less than a millisecond, mostly. */
+  private boolean lastLoadEnds() {
+    if (direction != Direction.LOAD
+        || inFlight.isEmpty()
+        || clock.getAsLong() - lastSubmitNanos > END_NANOS) {
+      return false;
+    }
+    for (JobState state : ready) {
+      if (!state.allSubmitted()) {
+        return false;
+      }
+    }
+    return true;
   }
 
   @Override

@@ -3,6 +3,7 @@ package io.flexkv.transfer;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.flexkv.cache.GrowingBlocks;
+import io.flexkv.device.DeviceException;
 import io.flexkv.device.Direction;
 import io.flexkv.device.SliceLimits;
 import java.util.Arrays;
@@ -124,29 +125,74 @@ final class MoverTest {
   }
 
   @Test
-  void idle_whileALoadIsExpected_restsAreShort() throws Exception {
+  void idle_whileALoadIsExpected_noRest() throws Exception {
     try (MoverFixture f = new MoverFixture()) {
       AtomicLong now = new AtomicLong(5);
-      CopyAgent agent =
-          new CopyAgent(
-              "test",
-              Direction.LOAD,
-              new Geometry(f.device),
-              f.device.openStream(Direction.LOAD),
-              f.fences,
-              f.completions,
-              new AtomicInteger(),
-              now::get,
-              0,
-              f.limits,
-              4);
+      CopyAgent agent = agent(f, f.completions, now);
       assertThat(agent.idle()).isEqualTo(Agent.Idle.WAIT);
       agent.expect(1000);
-      assertThat(agent.idle()).isEqualTo(Agent.Idle.SOON);
+      assertThat(agent.idle()).isEqualTo(Agent.Idle.NOT_AT_ALL);
       now.set(1005);
       assertThat(agent.idle()).isEqualTo(Agent.Idle.WAIT);
       agent.onClose();
     }
+  }
+
+  @Test
+  void lastSliceOfALoadOnItsWay_isAnnouncedAndNotRestedOn_forAWhile() throws Exception {
+    try (MoverFixture f =
+        new MoverFixture(
+            256,
+            device -> {
+              device.held = true;
+              device.limits = new SliceLimits(64, 2048, 1);
+            })) {
+      AtomicLong now = new AtomicLong(5);
+      AtomicInteger announced = new AtomicInteger();
+      CompletionQueue ends = new CompletionQueue(4, () -> {}, announced::incrementAndGet);
+      CopyAgent agent = agent(f, ends, now);
+      assertThat(agent.offer(f.job(1, Direction.LOAD, 0, 1, 2))).isTrue();
+      agent.doWork();
+      assertThat(agent.idle()).as("two blocks of three").isEqualTo(Agent.Idle.SOON);
+      assertThat(ends.takeAnnounced()).isFalse();
+      f.device.mayEnd.release();
+      MoverFixture.await(
+          "the last slice",
+          () -> {
+            agent.doWork();
+            return f.device.submitted.get() == 2;
+          });
+      assertThat(announced).hasValue(1);
+      assertThat(ends.takeAnnounced()).isTrue();
+      assertThat(ends.takeAnnounced()).as("told once").isFalse();
+      assertThat(agent.idle()).isEqualTo(Agent.Idle.NOT_AT_ALL);
+      now.addAndGet(2_000_001);
+      assertThat(agent.idle()).as("it hangs").isEqualTo(Agent.Idle.SOON);
+      f.device.mayEnd.release();
+      MoverFixture.await(
+          "its end",
+          () -> {
+            agent.doWork();
+            return ends.poll() != null;
+          });
+      agent.onClose();
+    }
+  }
+
+  private static CopyAgent agent(MoverFixture f, CompletionQueue ends, AtomicLong now)
+      throws DeviceException {
+    return new CopyAgent(
+        "test",
+        Direction.LOAD,
+        new Geometry(f.device),
+        f.device.openStream(Direction.LOAD),
+        f.fences,
+        ends,
+        new AtomicInteger(),
+        now::get,
+        0,
+        f.limits,
+        4);
   }
 
   @Test
