@@ -41,6 +41,7 @@ from flexkv.registration import Registration
 
 BLOCK_TOKENS = 16
 _WAIT_S = 60
+_SHOWN = 20
 #: Bytes of one rank's memory: enough for many slices, little enough for many cases.
 _RANK_BYTES = 192 << 20
 LAYOUTS = ("split", "blocks", "packed", "latent", "one buffer", "cross-layer", "many allocations")
@@ -282,15 +283,62 @@ def wrong_bytes(ranks: Ranks, case: Case, rng: random.Random, generators: list[A
         saved = [memory.images() for memory in ranks.memories]
         for memory, generator in zip(ranks.memories, generators, strict=True):
             memory.fill(generator)
-        wanted = [memory.images() for memory in ranks.memories]
+        filled = [memory.images() for memory in ranks.memories]
         loaded = ranks.load(request, target)
+        wanted = [[image.clone() for image in images] for images in filled]
         for before, images in zip(saved, wanted, strict=True):
             for one, image in zip(before, images, strict=True):
                 image[target[:loaded]] = one[source[:loaded]]
-        for memory, images in zip(ranks.memories, wanted, strict=True):
-            wrong += sum(int((seen != image).sum())
-                         for seen, image in zip(memory.images(), images, strict=True))  # fmt: skip
+        found = compare(ranks, wanted)
+        if found:
+            blocks = dict(zip(target, source[:loaded], strict=False))
+            describe(ranks, request, blocks, saved, filled, wanted)
+            ranks.load(request, target)
+            print(f"  loaded once more: {compare(ranks, wanted)} bytes are wrong", flush=True)
+        wrong += found
     return wrong
+
+
+def compare(ranks: Ranks, wanted: list[list[torch.Tensor]]) -> int:
+    """How many bytes of all ranks are not as they should be."""
+    return sum(
+        int((seen != image).sum())
+        for memory, images in zip(ranks.memories, wanted, strict=True)
+        for seen, image in zip(memory.images(), images, strict=True)
+    )
+
+
+def describe(
+    ranks: Ranks, request: int, blocks: dict[int, int], saved: list[list[torch.Tensor]],
+    filled: list[list[torch.Tensor]], wanted: list[list[torch.Tensor]],
+) -> None:  # fmt: skip
+    """Prints the first rows that are wrong, and what is there instead.
+
+    ``blocks`` are the blocks that were loaded into, and those that they were saved from.
+    """
+    places = list(blocks)
+    shown = 0
+    for rank, memory in enumerate(ranks.memories):
+        for layer, seen in enumerate(memory.images()):
+            rows = (seen != wanted[rank][layer]).flatten(1)
+            for block in rows.any(1).nonzero().flatten().tolist():
+                at = rows[block].nonzero().flatten()
+                bytes_seen = seen[block].flatten()
+                was = filled[rank][layer][block].flatten()
+                same = [b for b, of in blocks.items()
+                        if torch.equal(bytes_seen, saved[rank][layer][of].flatten())]  # fmt: skip
+                there = (
+                    "what was there before" if torch.equal(bytes_seen[at], was[at])
+                    else "zeros" if not bool(bytes_seen[at].any())
+                    else f"the bytes of block {same[0]}" if same else "other bytes"
+                )  # fmt: skip
+                place = places.index(block) if block in blocks else -1
+                print(f"  request {request}, rank {rank}, layer {layer}, block {block} (number "
+                      f"{place} of {len(places)}): {len(at)} bytes from {int(at[0])} to "
+                      f"{int(at[-1])} are {there}", flush=True)  # fmt: skip
+                shown += 1
+                if shown >= _SHOWN:
+                    return
 
 
 def main() -> int:
