@@ -9,6 +9,7 @@ import static io.flexkv.cache.EntryLayout.SSD_WRITTEN;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.function.LongPredicate;
+import org.jspecify.annotations.Nullable;
 
 /**
  * What the SSD tier tells the cache core: how transfers went, what it lost, and what it found after
@@ -26,6 +27,9 @@ public final class SsdReports {
   private final Losses losses;
   private final Counters counters;
   private final KeyProbe probe = new KeyProbe();
+
+  /** The namespace of the last block that was found on the SSD. */
+  private @Nullable Namespace latest;
 
   SsdReports(
       SsdTier tier,
@@ -159,8 +163,18 @@ public final class SsdReports {
     return tree.copies().onSsd(entry) == SSD_HELD && index.getLong(entry, SSD_SLOT) == ssdSlot;
   }
 
+  /** What became of a block that was offered to {@link #adopt}. */
+  public enum Adoption {
+    /** It is the core's now. */
+    TAKEN,
+    /** Its namespace was reset, it is there already, or a limit is met: the slot stays its own. */
+    REFUSED,
+    /** Its parent is not there, and may come: the slot stays the caller's. */
+    NO_PARENT
+  }
+
   /** As the other one, where the tier has room for another block. */
-  public boolean adopt(BlockIdentity block, long ssdSlot) {
+  public Adoption adopt(BlockIdentity block, long ssdSlot) {
     return adopt(block, ssdSlot, false);
   }
 
@@ -170,15 +184,11 @@ public final class SsdReports {
    *
    * @param full whether one that was adopted earlier must give way: blocks that had been evicted
    *     come back as well, and those that were written last shall not be lost for them
-   * @return whether it is the core's now; if not (its parent is not there, its namespace was reset,
-   *     it is there already, or a limit is met) the slot stays the caller's
    */
-  public boolean adopt(BlockIdentity block, long ssdSlot, boolean full) {
-    Namespace namespace =
-        namespaces.ofSurvivors(
-            block.digestHi(), block.digestLo(), block.slotBytes(), block.generation());
+  public Adoption adopt(BlockIdentity block, long ssdSlot, boolean full) {
+    Namespace namespace = namespaceOf(block);
     if (namespace == null || !namespace.hasGroup(block.group())) {
-      return false;
+      return Adoption.REFUSED;
     }
     Copies copies = tree.copies();
     KeySalt salt = namespace.salt(block.group());
@@ -186,7 +196,7 @@ public final class SsdReports {
     if (block.hasParent()) {
       parent = tree.find(probe.set(salt, block.parentHi(), block.parentLo()));
       if (parent == NONE || copies.onSsd(parent) != SSD_HELD) {
-        return false;
+        return Adoption.NO_PARENT;
       }
     }
     int entry = tree.find(probe.set(salt, block.hashHi(), block.hashLo()));
@@ -196,7 +206,7 @@ public final class SsdReports {
                 && tree.parent(entry) == parent
                 && copies.onSsd(entry) <= SSD_QUEUED);
     if (!fits || (full && !evictOne(namespace, parent))) {
-      return false;
+      return Adoption.REFUSED;
     }
     if (entry == NONE) {
       tree.addHeld(namespace, block.group(), probe, block.hashLo(), parent, ssdSlot);
@@ -204,7 +214,23 @@ public final class SsdReports {
       copies.adopt(entry, ssdSlot);
     }
     counters.adoptedBlocks++;
-    return true;
+    return Adoption.TAKEN;
+  }
+
+  /** Blocks of one namespace come one after another. */
+  private @Nullable Namespace namespaceOf(BlockIdentity block) {
+    Namespace last = latest;
+    if (last == null
+        || last.digestHi() != block.digestHi()
+        || last.digestLo() != block.digestLo()
+        || last.slotBytes() != block.slotBytes()
+        || last.generation() != block.generation()) {
+      last =
+          namespaces.ofSurvivors(
+              block.digestHi(), block.digestLo(), block.slotBytes(), block.generation());
+      latest = last;
+    }
+    return last;
   }
 
   /** Evicts the block of this namespace that is next to go, but not this one. */

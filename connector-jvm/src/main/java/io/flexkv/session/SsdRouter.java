@@ -5,13 +5,13 @@ import io.flexkv.cache.CacheCore;
 import io.flexkv.cache.SlotAllocator;
 import io.flexkv.cache.SsdTransfer;
 import io.flexkv.events.EventHub;
-import io.flexkv.protocol.RequestException;
 import io.flexkv.tier.ssd.RecoverySink;
 import io.flexkv.tier.ssd.SlotHeader;
 import io.flexkv.tier.ssd.SlotIdentity;
 import io.flexkv.tier.ssd.SsdEvent;
 import io.flexkv.tier.ssd.SsdJob;
 import io.flexkv.tier.ssd.SsdStore;
+import io.flexkv.tier.ssd.SurvivorBatch;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.BitSet;
@@ -19,6 +19,8 @@ import java.util.HashMap;
 import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
@@ -32,14 +34,12 @@ import org.slf4j.LoggerFactory;
  * <p>Cache thread only, except where a method says otherwise.
  */
 final class SsdRouter implements SlotAllocator {
-  /** How long one call of the cache thread may take the recovery; then it tries again. */
-  private static final long CALL_MILLIS = 5_000;
-
-  /** Survivors that the cache thread takes at a time: some 50 us. */
-  private static final int SURVIVORS_A_CALL = 128;
+  /** Survivors that are taken in one turn: some 20 us. */
+  private static final int SURVIVORS_A_TURN = 64;
 
   private static final int EVENTS_A_TURN = 256;
   private static final long READ_NANOS = 5_000_000_000L;
+  private static final byte[] NO_EVENT = new byte[0];
   private static final Logger LOG = LoggerFactory.getLogger(SsdRouter.class);
 
   private record Digest(long hi, long lo) {}
@@ -65,6 +65,12 @@ final class SsdRouter implements SlotAllocator {
 
   /** Directories out of which nothing is adopted any more: the core was told that all is gone. */
   private final BitSet lostDirectories = new BitSet();
+
+  /** From the store's thread, which has a few of them only. */
+  private final Queue<SurvivorBatch> survivors = new ConcurrentLinkedQueue<>();
+
+  /** The next one of the first of these. */
+  private int nextSurvivor;
 
   private long blocks;
   private @Nullable CacheCore core;
@@ -229,7 +235,7 @@ final class SsdRouter implements SlotAllocator {
 
   // ------------------------------------------------------------------ what became of it
 
-  /** Takes the store's news; returns how many. */
+  /** Takes the store's news, and some of the blocks that survived; returns how many. */
   int poll() {
     if (store == null) {
       return 0;
@@ -238,7 +244,7 @@ final class SsdRouter implements SlotAllocator {
     for (SsdEvent event; count < EVENTS_A_TURN && (event = store.poll()) != null; count++) {
       take(event);
     }
-    return count;
+    return count + adopt();
   }
 
   private void take(SsdEvent event) {
@@ -300,37 +306,25 @@ final class SsdRouter implements SlotAllocator {
 
   // ------------------------------------------------------------------ recovery
 
-  /** Lets the store offer what survived, on a thread of its own; the cache thread takes it. */
+  /** Lets the store offer what survived; {@link #poll} takes it. */
   void recover(AgentInbox inbox) {
     if (store != null) {
-      store.recover(new Survivors(inbox));
+      store.recover(new Sink(inbox));
     }
   }
 
-  /** Runs on the store's thread; what it wants of the core is done by the cache thread. */
-  private final class Survivors implements RecoverySink {
+  /** Its methods run on the store's thread. */
+  private final class Sink implements RecoverySink {
     private final AgentInbox inbox;
 
-    Survivors(AgentInbox inbox) {
+    Sink(AgentInbox inbox) {
       this.inbox = inbox;
     }
 
     @Override
-    public BitSet offer(List<Survivor> batch) throws InterruptedException {
-      BitSet taken = new BitSet(batch.size());
-      for (int from = 0; from < batch.size(); from += SURVIVORS_A_CALL) {
-        int first = from;
-        int until = Math.min(batch.size(), from + SURVIVORS_A_CALL);
-        try {
-          taken.or(inbox.call(() -> adopt(batch, first, until), CALL_MILLIS));
-        } catch (RequestException e) {
-          if (Thread.currentThread().isInterrupted()) {
-            throw new InterruptedException(e.getMessage());
-          }
-          LOG.warn("{} blocks on the SSD are left: {}", until - first, e.getMessage());
-        }
-      }
-      return taken;
+    public void offer(SurvivorBatch batch) {
+      survivors.add(batch);
+      inbox.signal();
     }
 
     @Override
@@ -344,34 +338,52 @@ final class SsdRouter implements SlotAllocator {
     }
   }
 
-  private BitSet adopt(List<RecoverySink.Survivor> batch, int first, int until) {
-    BitSet taken = new BitSet(batch.size());
-    for (int i = first; i < until; i++) {
-      RecoverySink.Survivor survivor = batch.get(i);
-      SlotHeader header = survivor.header();
-      SlotIdentity is = header.identity();
-      BlockIdentity block =
-          new BlockIdentity(
-              is.digestHi(),
-              is.digestLo(),
-              is.generation(),
-              is.group(),
-              is.keyHi(),
-              is.keyLo(),
-              header.hasParent(),
-              header.parentHi(),
-              header.parentLo(),
-              is.payloadBytes());
-      events.offered(header.blockTokens(), header.eventData());
-      boolean gone = lostDirectories.get(there().directoryOf(survivor.slot()));
-      boolean full = blocks >= maxBlocks;
-      if (!gone && core().ssd().adopt(block, survivor.slot(), full)) {
-        blocks++;
-        taken.set(i);
-      }
+  /** Takes a few survivors; returns how many. */
+  private int adopt() {
+    SurvivorBatch batch = survivors.peek();
+    if (batch == null) {
+      return 0;
     }
-    events.offered(1, new byte[0]);
-    return taken;
+    int first = nextSurvivor;
+    int until = Math.min(batch.size(), first + SURVIVORS_A_TURN);
+    for (int i = first; i < until; i++) {
+      batch.answer(i, adopt(batch, i));
+    }
+    events.offered(1, NO_EVENT);
+    nextSurvivor = until;
+    if (until == batch.size()) {
+      nextSurvivor = 0;
+      survivors.remove();
+      batch.answered();
+    }
+    return until - first;
+  }
+
+  private SurvivorBatch.Answer adopt(SurvivorBatch batch, int i) {
+    if (lostDirectories.get(there().directoryOf(batch.slot(i)))) {
+      return SurvivorBatch.Answer.REFUSED;
+    }
+    BlockIdentity block =
+        new BlockIdentity(
+            batch.digestHi(i),
+            batch.digestLo(i),
+            batch.generation(i),
+            batch.group(i),
+            batch.keyHi(i),
+            batch.keyLo(i),
+            batch.hasParent(i),
+            batch.parentHi(i),
+            batch.parentLo(i),
+            batch.payloadBytes(i));
+    events.offered(batch.blockTokens(i), batch.eventData(i));
+    return switch (core().ssd().adopt(block, batch.slot(i), blocks >= maxBlocks)) {
+      case TAKEN -> {
+        blocks++;
+        yield SurvivorBatch.Answer.TAKEN;
+      }
+      case REFUSED -> SurvivorBatch.Answer.REFUSED;
+      case NO_PARENT -> SurvivorBatch.Answer.NO_PARENT;
+    };
   }
 
   private SsdStore there() {

@@ -9,6 +9,7 @@ import io.flexkv.tier.ssd.SsdEvent;
 import io.flexkv.tier.ssd.SsdJob;
 import io.flexkv.tier.ssd.SsdOptions;
 import io.flexkv.tier.ssd.SsdStore;
+import io.flexkv.tier.ssd.SurvivorBatch;
 import io.flexkv.transfer.BenchRecords;
 import java.io.IOException;
 import java.lang.foreign.Arena;
@@ -19,7 +20,6 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.BitSet;
 import java.util.Collections;
 import java.util.List;
 import java.util.Random;
@@ -281,10 +281,11 @@ public final class SsdBench {
     engine.recover(
         new RecoverySink() {
           @Override
-          public BitSet offer(List<Survivor> batch) {
-            BitSet all = new BitSet();
-            all.set(0, batch.size());
-            return all;
+          public void offer(SurvivorBatch batch) {
+            for (int i = 0; i < batch.size(); i++) {
+              batch.answer(i, SurvivorBatch.Answer.TAKEN);
+            }
+            batch.answered();
           }
 
           @Override

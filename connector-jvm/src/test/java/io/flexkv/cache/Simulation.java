@@ -232,7 +232,7 @@ final class Simulation implements CacheEffects {
   private void offer(int most) {
     for (int i = 0; i < most && !survivors.isEmpty(); i++) {
       Map.Entry<Long, BlockIdentity> survivor = survivors.remove();
-      if (core.ssd().adopt(survivor.getValue(), survivor.getKey())) {
+      if (core.ssd().adopt(survivor.getValue(), survivor.getKey()) == SsdReports.Adoption.TAKEN) {
         counts.merge("adopted", 1, Integer::sum);
       } else {
         disk.free(survivor.getKey());

@@ -9,6 +9,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import io.flexkv.cache.RecordedEffects.Done;
 import io.flexkv.cache.RecordedEffects.Evicted;
 import io.flexkv.cache.RecordedEffects.Stored;
+import io.flexkv.cache.SsdReports.Adoption;
 import java.util.List;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
@@ -350,11 +351,15 @@ class SsdTierTest {
             () -> f.now,
             9);
     long[] slots = {ssd.allocate(10), ssd.allocate(10), ssd.allocate(10), ssd.allocate(10)};
-    assertThat(core.ssd().adopt(blocks.get(1), slots[1])).as("no parent yet").isFalse();
-    assertThat(core.ssd().adopt(blocks.get(0), slots[0])).isTrue();
-    assertThat(core.ssd().adopt(blocks.get(0), slots[3])).as("it is there").isFalse();
-    assertThat(core.ssd().adopt(blocks.get(1), slots[1])).isTrue();
-    assertThat(core.ssd().adopt(blocks.get(2), slots[2])).isTrue();
+    assertThat(core.ssd().adopt(blocks.get(1), slots[1]))
+        .as("no parent yet")
+        .isEqualTo(Adoption.NO_PARENT);
+    assertThat(core.ssd().adopt(blocks.get(0), slots[0])).isEqualTo(Adoption.TAKEN);
+    assertThat(core.ssd().adopt(blocks.get(0), slots[3]))
+        .as("it is there")
+        .isEqualTo(Adoption.REFUSED);
+    assertThat(core.ssd().adopt(blocks.get(1), slots[1])).isEqualTo(Adoption.TAKEN);
+    assertThat(core.ssd().adopt(blocks.get(2), slots[2])).isEqualTo(Adoption.TAKEN);
     core.openInstance(ENGINE, core.openNamespace(7, 7, 1, new long[] {10}));
     core.extendChain(ENGINE, 1, 0, CoreFixture.hashes(1, 0, 4), CoreFixture.HASH_BYTES, 4);
     assertThat(core.lookup(ENGINE, 1, 0, 0, 9).ssdBlocks()).isEqualTo(3);
@@ -363,7 +368,9 @@ class SsdTierTest {
     core.extendChain(2, 1, 0, CoreFixture.hashes(1, 0, 4), CoreFixture.HASH_BYTES, 4);
     assertThat(core.lookup(2, 1, 0, 0, 9).ssdBlocks()).as("another model").isZero();
     core.resetNamespace(core.openNamespace(7, 7, 1, new long[] {10}));
-    assertThat(core.ssd().adopt(blocks.get(0), slots[3])).as("from before the reset").isFalse();
+    assertThat(core.ssd().adopt(blocks.get(0), slots[3]))
+        .as("from before the reset")
+        .isEqualTo(Adoption.REFUSED);
   }
 
   @Test
@@ -380,13 +387,13 @@ class SsdTierTest {
       f.ssdSlots.allocate(10),
       f.ssdSlots.allocate(10)
     };
-    assertThat(f.core.ssd().adopt(blocks.get(0), slots[0])).isTrue();
+    assertThat(f.core.ssd().adopt(blocks.get(0), slots[0])).isEqualTo(Adoption.TAKEN);
     assertThat(f.core.ssd().adopt(blocks.get(1), slots[1], true))
         .as("only its own parent could give way")
-        .isFalse();
-    assertThat(f.core.ssd().adopt(blocks.get(1), slots[1])).isTrue();
-    assertThat(f.core.ssd().adopt(blocks.get(2), slots[2], true)).isTrue();
-    assertThat(f.core.ssd().adopt(blocks.get(3), slots[3], true)).isTrue();
+        .isEqualTo(Adoption.REFUSED);
+    assertThat(f.core.ssd().adopt(blocks.get(1), slots[1])).isEqualTo(Adoption.TAKEN);
+    assertThat(f.core.ssd().adopt(blocks.get(2), slots[2], true)).isEqualTo(Adoption.TAKEN);
+    assertThat(f.core.ssd().adopt(blocks.get(3), slots[3], true)).isEqualTo(Adoption.TAKEN);
     f.extend(1, 1, 2);
     f.extend(2, 2, 2);
     assertThat(look(1, 0, 2).ssdBlocks()).as("written first").isZero();

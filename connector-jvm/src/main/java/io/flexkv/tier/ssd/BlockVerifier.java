@@ -50,7 +50,7 @@ final class BlockVerifier {
           : null;
     }
     HeaderRecord record = find(span, index, extent, (number - 1) % pages);
-    if (record == null || record.identity().digest() != digest) {
+    if (record == null || record.identityDigest() != digest) {
       // Moved or overtaken meanwhile; or its page is damaged, which the next start will find.
       return null;
     }
@@ -96,8 +96,8 @@ final class BlockVerifier {
       return null;
     }
     MemorySegment records = HeaderPageDescriptor.records(page);
-    HeaderRecord record;
-    for (long at = 0; (record = HeaderRecord.at(records, at)) != null; at += record.length()) {
+    HeaderRecord record = new HeaderRecord();
+    for (long at = 0; record.wrap(records, at); at += record.length()) {
       if (record.spanSequence() == span.sequence && record.index() == index) {
         return record;
       }

@@ -15,12 +15,23 @@ final class BlockingAccess extends BlockOp {
   /** Carries it out, however long the disk takes; returns 0 or an error number. */
   static int run(
       BlockIo io, Urgency urgency, boolean write, int file, long offset, long address, int length) {
+    return begin(io, urgency, write, file, offset, address, length).await();
+  }
+
+  /** Hands it over; {@link #await} must be called before its memory may go. */
+  static BlockingAccess begin(
+      BlockIo io, Urgency urgency, boolean write, int file, long offset, long address, int length) {
     BlockingAccess access = new BlockingAccess(urgency, write, file, offset, address, length);
     io.submit(access);
+    return access;
+  }
+
+  /** Waits for its end, however long the disk takes; returns 0 or an error number. */
+  int await() {
     boolean interrupted = false;
     while (true) {
       try {
-        access.end.await();
+        end.await();
         break;
       } catch (InterruptedException e) {
         interrupted = true; // the disk still has the memory
@@ -29,7 +40,7 @@ final class BlockingAccess extends BlockOp {
     if (interrupted) {
       Thread.currentThread().interrupt();
     }
-    return access.errno;
+    return errno;
   }
 
   @Override

@@ -2,7 +2,6 @@ package io.flexkv.tier.ssd;
 
 import io.flexkv.ffm.Errno;
 import java.lang.System.Logger.Level;
-import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.BitSet;
@@ -11,7 +10,6 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
-import java.util.stream.LongStream;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -24,7 +22,6 @@ import org.jspecify.annotations.Nullable;
  */
 final class DirectoryScan {
   private static final System.Logger LOG = System.getLogger(DirectoryScan.class.getName());
-  static final int CHUNK_PAGES = 256;
 
   /** Pages that cleaning an extent may leave partly empty, besides those it fills. */
   private static final int PADDED_PAGES = 8;
@@ -37,10 +34,15 @@ final class DirectoryScan {
   private static final class Found {
     final SlotSpan span;
     final long[] sequences;
+    long lastWritten;
 
     Found(SlotSpan span) {
       this.span = span;
       this.sequences = new long[span.slots];
+    }
+
+    SlotSpan span() {
+      return span;
     }
   }
 
@@ -53,8 +55,27 @@ final class DirectoryScan {
     int livePages;
     int nextPage;
 
+    /** Pages are written in order: behind a stretch without any there is none. */
+    boolean ended;
+
     FoundExtent(int extent) {
       this.extent = extent;
+    }
+  }
+
+  /** Which generation of a namespace counts; records of one come one after another. */
+  private final class OldestGenerations {
+    private long hi;
+    private long lo;
+    private int generation = -1;
+
+    int of(HeaderRecord record) {
+      if (generation < 0 || record.digestHi() != hi || record.digestLo() != lo) {
+        hi = record.digestHi();
+        lo = record.digestLo();
+        generation = meta.generations.getOrDefault(new DirectoryMeta.Digest(hi, lo), 0);
+      }
+      return generation;
     }
   }
 
@@ -64,6 +85,14 @@ final class DirectoryScan {
   private final Map<Long, Found> bySequence = new HashMap<>();
   private final List<FoundExtent> extents = new ArrayList<>();
   private final List<SlotSpan> spans = new ArrayList<>();
+  private final OldestGenerations oldestGenerations = new OldestGenerations();
+  private final HeaderRecord record = new HeaderRecord();
+
+  /** The span of the record before, which is that of the next one as a rule. */
+  private @Nullable Found latest;
+
+  private long lastSequence;
+  private long lastUse;
   private long dropped;
   private long bytesRead;
   private long survivors;
@@ -94,42 +123,57 @@ final class DirectoryScan {
   // ---- reading
 
   private void read() {
-    try (Arena arena = Arena.ofShared()) {
-      MemorySegment chunk =
-          arena.allocate((long) CHUNK_PAGES * SsdStore.PAGE_BYTES, SsdStore.PAGE_BYTES);
-      meta.logExtents.stream()
-          .forEach(extent -> {
-            FoundExtent found = new FoundExtent(extent);
-            extents.add(found);
-            readExtent(found, chunk);
-          });
+    meta.logExtents.stream().forEach(extent -> extents.add(new FoundExtent(extent)));
+    int pages = directory.log().pagesPerExtent();
+    int asked = 0;
+    int page = 0;
+    int taken = 0;
+    try (LogReader reader = new LogReader(directory)) {
+      while (taken < extents.size()) {
+        while (asked < extents.size() && reader.hasRoom()) {
+          FoundExtent next = extents.get(asked);
+          int count = next.ended ? 0 : Math.min(LogReader.CHUNK_PAGES, pages - page);
+          if (count > 0) {
+            reader.ask(next.extent, page, count);
+          }
+          page += count;
+          if (count == 0 || page == pages) {
+            asked++;
+            page = 0;
+          }
+        }
+        if (reader.isEmpty()) {
+          break;
+        }
+        LogReader.Chunk chunk = reader.next();
+        while (extents.get(taken).extent != chunk.extent()) {
+          taken++;
+        }
+        takeChunk(extents.get(taken), chunk);
+      }
     }
+    directory.log().startAfter(lastSequence, lastUse);
   }
 
-  private void readExtent(FoundExtent found, MemorySegment chunk) {
-    int pages = directory.log().pagesPerExtent();
-    for (int first = 0; first < pages; first += CHUNK_PAGES) {
-      int count = Math.min(CHUNK_PAGES, pages - first);
-      int errno = readPages(directory, found.extent, first, count, chunk);
-      bytesRead += (long) count * SsdStore.PAGE_BYTES;
-      if (errno != 0) {
-        LOG.log(
-            Level.WARNING,
-            "SSD directory {0}: headers in extent {1} cannot be read ({2})",
-            directory.path(),
-            found.extent,
-            Errno.describe(errno));
-        continue;
-      }
-      int before = found.nextPage;
-      for (int i = 0; i < count; i++) {
-        MemorySegment page = chunk.asSlice((long) i * SsdStore.PAGE_BYTES, SsdStore.PAGE_BYTES);
-        takePage(found, first + i, page);
-      }
-      if (found.nextPage == before) {
-        return; // pages are written in order: behind a stretch without any there is none
-      }
+  private void takeChunk(FoundExtent found, LogReader.Chunk chunk) {
+    bytesRead += (long) chunk.count() * SsdStore.PAGE_BYTES;
+    if (found.ended) {
+      return; // asked for before that was known
     }
+    if (chunk.errno() != 0) {
+      LOG.log(
+          Level.WARNING,
+          "SSD directory {0}: headers in extent {1} cannot be read ({2})",
+          directory.path(),
+          found.extent,
+          Errno.describe(chunk.errno()));
+      return;
+    }
+    int before = found.nextPage;
+    for (int i = 0; i < chunk.count(); i++) {
+      takePage(found, chunk.first() + i, chunk.page(i));
+    }
+    found.ended = found.nextPage == before;
   }
 
   /** Reads pages of an extent; returns 0 or an error number. */
@@ -156,56 +200,71 @@ final class DirectoryScan {
       return; // left over from an earlier use of the extent
     }
     found.use = use;
-    directory.log().startAfter(0, use);
+    lastUse = Math.max(lastUse, use);
     if (HeaderPageDescriptor.count(page) == 0) {
       return; // struck out when the extent had been cleaned
     }
     found.nextPage = index + 1;
     MemorySegment records = HeaderPageDescriptor.records(page);
     int number = directory.log().pageNumber(found.extent, index);
-    HeaderRecord record;
-    for (long at = 0; (record = HeaderRecord.at(records, at)) != null; at += record.length()) {
+    for (long at = 0; record.wrap(records, at); at += record.length()) {
       found.headers++;
-      directory.log().startAfter(Math.max(record.sequence(), record.spanSequence()), 0);
-      takeRecord(record, number);
+      lastSequence = Math.max(lastSequence, Math.max(record.sequence(), record.spanSequence()));
+      takeRecord(number);
     }
   }
 
-  private void takeRecord(HeaderRecord record, int page) {
-    Found found = bySequence.get(record.spanSequence());
+  private void takeRecord(int page) {
+    Found found = spanOfRecord();
     if (found == null) {
-      if (!fits(record)) {
-        dropped++;
-        return;
-      }
-      SlotSpan span =
-          new SlotSpan(
-              record.spanFirst(),
-              record.spanExtents(),
-              meta.extentBytes,
-              record.stride(),
-              record.spanSequence(),
-              0);
-      found = new Found(span);
-      bySequence.put(record.spanSequence(), found);
+      dropped++;
+      return;
     }
     SlotSpan span = found.span;
     int index = record.index();
+    long sequence = record.sequence();
     if (span.firstExtent != record.spanFirst()
         || span.stride != record.stride()
         || index >= span.slots
-        || record.sequence() < found.sequences[index]) {
+        || sequence < found.sequences[index]) {
       return;
     }
-    found.sequences[index] = record.sequence();
-    boolean isVoid = isVoid(record);
-    span.identityDigests[index] = isVoid ? 0 : record.identity().digest();
+    found.sequences[index] = sequence;
+    found.lastWritten = Math.max(found.lastWritten, sequence);
+    boolean isVoid = isVoid();
+    span.identityDigests[index] = isVoid ? 0 : record.identityDigest();
     span.sums[index] = record.sum();
     span.headerPages[index] = isVoid ? 0 : page;
     dropped += isVoid ? 1 : 0;
   }
 
-  private boolean fits(HeaderRecord record) {
+  /** The span that the record names; null if it cannot be one of this directory. */
+  private @Nullable Found spanOfRecord() {
+    long sequence = record.spanSequence();
+    if (latest != null && latest.span.sequence == sequence) {
+      return latest;
+    }
+    Found found = bySequence.get(sequence);
+    if (found == null) {
+      if (!fits()) {
+        return null;
+      }
+      found =
+          new Found(
+              new SlotSpan(
+                  record.spanFirst(),
+                  record.spanExtents(),
+                  meta.extentBytes,
+                  record.stride(),
+                  sequence,
+                  0));
+      bySequence.put(sequence, found);
+    }
+    latest = found;
+    return found;
+  }
+
+  private boolean fits() {
     int first = record.spanFirst();
     long end = (long) first + record.spanExtents();
     int perFile = files.extentsPerFile();
@@ -215,10 +274,8 @@ final class DirectoryScan {
         && record.stride() <= record.spanExtents() * meta.extentBytes;
   }
 
-  private boolean isVoid(HeaderRecord record) {
-    DirectoryMeta.Digest namespace = new DirectoryMeta.Digest(record.digestHi(), record.digestLo());
-    return record.sequence() < meta.floor
-        || record.generation() < meta.generations.getOrDefault(namespace, 0);
+  private boolean isVoid() {
+    return record.sequence() < meta.floor || record.generation() < oldestGenerations.of(record);
   }
 
   // ---- placing
@@ -227,20 +284,21 @@ final class DirectoryScan {
     BitSet taken = (BitSet) meta.logExtents.clone();
     List<Found> latestFirst = new ArrayList<>(bySequence.values());
     latestFirst.sort(Comparator.comparingLong((Found found) -> found.span.sequence).reversed());
+    bySequence.clear();
+    latest = null;
+    List<Found> placed = new ArrayList<>();
     for (Found found : latestFirst) {
       SlotSpan span = found.span;
       int clash = taken.nextSetBit(span.firstExtent);
       if (clash >= 0 && clash < span.firstExtent + span.extents) {
         dropped += count(span);
-        continue;
-      }
-      if (count(span) > 0) {
+      } else if (count(span) > 0) {
         taken.set(span.firstExtent, span.firstExtent + span.extents);
-        spans.add(span);
+        placed.add(found);
       }
     }
-    spans.sort(Comparator.comparingLong(this::lastWritten).reversed());
-    bySequence.clear();
+    placed.sort(Comparator.comparingLong((Found found) -> found.lastWritten).reversed());
+    placed.stream().map(Found::span).forEach(spans::add);
     countLive();
     reserveForLog(taken);
     meta.logExtents.stream().forEach(directory.space()::claim);
@@ -248,11 +306,6 @@ final class DirectoryScan {
       restore(span);
     }
     directory.space().unproven(meta.clean ? 0 : survivors);
-  }
-
-  private long lastWritten(SlotSpan span) {
-    long[] sequences = Objects.requireNonNull(bySequence.get(span.sequence)).sequences;
-    return LongStream.of(sequences).max().orElse(0);
   }
 
   private static long count(SlotSpan span) {
@@ -265,13 +318,13 @@ final class DirectoryScan {
 
   private void countLive() {
     int pages = directory.log().pagesPerExtent();
-    Map<Integer, FoundExtent> byExtent = new HashMap<>();
-    extents.forEach(found -> byExtent.put(found.extent, found));
+    @Nullable FoundExtent[] byExtent = new @Nullable FoundExtent[meta.extents];
+    extents.forEach(found -> byExtent[found.extent] = found);
     BitSet livePages = new BitSet();
     for (SlotSpan span : spans) {
       for (int page : span.headerPages) {
         if (page != 0) {
-          FoundExtent found = Objects.requireNonNull(byExtent.get((page - 1) / pages));
+          FoundExtent found = Objects.requireNonNull(byExtent[(page - 1) / pages]);
           found.live++;
           found.livePages += livePages.get(page) ? 0 : 1;
           livePages.set(page);
@@ -380,16 +433,16 @@ final class DirectoryScan {
   }
 
   /** The slot that a header counts for, null if it does not count. */
-  @Nullable SlotSpan spanOf(HeaderRecord record, int page) {
-    SlotSpan span = directory.space().spanAt(record.spanFirst());
+  @Nullable SlotSpan spanOf(HeaderRecord header, int page) {
+    SlotSpan span = directory.space().spanAt(header.spanFirst());
     boolean counts =
         span != null
-            && span.sequence == record.spanSequence()
-            && record.index() < span.slots
-            && span.headerPages[record.index()] == page
+            && span.sequence == header.spanSequence()
+            && header.index() < span.slots
+            && span.headerPages[header.index()] == page
             // A page may hold an earlier header of the same slot too, which cleaning had moved.
-            && span.identityDigest(record.index()) == record.identity().digest()
-            && (span.unproven[record.index()] & NOT_OFFERED) != 0;
+            && span.identityDigest(header.index()) == header.identityDigest()
+            && (span.unproven[header.index()] & NOT_OFFERED) != 0;
     return counts ? span : null;
   }
 }

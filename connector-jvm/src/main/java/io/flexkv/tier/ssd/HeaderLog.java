@@ -250,7 +250,7 @@ final class HeaderLog {
         && record.index() < span.slots
         && span.headerPages[record.index()] == page
         // The page may also hold the header of a block that was in the slot before.
-        && span.identityDigest(record.index()) == record.identity().digest();
+        && span.identityDigest(record.index()) == record.identityDigest();
   }
 
   /** Writes what waits, if it is time. */

@@ -27,11 +27,16 @@ import java.lang.foreign.ValueLayout;
  * 128     event data, then zeros to the next multiple of 8
  * </pre>
  *
- * A view without a copy: {@link #bytes} begins at the record.
+ * A view without a copy, moved from record to record by {@link #wrap}. One thread.
  */
-record HeaderRecord(MemorySegment bytes) {
+final class HeaderRecord {
   static final int FIXED_BYTES = 128;
   private static final int FLAG_PARENT = 1;
+  private static final byte[] NO_EVENT = new byte[0];
+
+  private MemorySegment in = MemorySegment.NULL;
+  private long at;
+  private int length;
 
   /** What a record takes in a page. */
   static int length(SlotHeader header) {
@@ -69,24 +74,27 @@ record HeaderRecord(MemorySegment bytes) {
   }
 
   /**
-   * The record at {@code at} of a page's records; null if what is there cannot be one.
+   * Moves to the record at {@code offset} of a page's records; false if what is there cannot be
+   * one.
    *
    * <p>A page that passed its checksum holds none such; this is for pages that somebody made.
    */
-  static @org.jspecify.annotations.Nullable HeaderRecord at(MemorySegment records, long at) {
-    if (records.byteSize() - at < FIXED_BYTES) {
-      return null;
+  boolean wrap(MemorySegment records, long offset) {
+    if (records.byteSize() - offset < FIXED_BYTES) {
+      return false;
     }
-    int length = Short.toUnsignedInt(records.get(SHORT, at));
-    int event = Short.toUnsignedInt(records.get(SHORT, at + 2));
-    if (length % 8 != 0
-        || length < FIXED_BYTES
-        || length > records.byteSize() - at
-        || FIXED_BYTES + event > length) {
-      return null;
+    int bytes = Short.toUnsignedInt(records.get(SHORT, offset));
+    int event = Short.toUnsignedInt(records.get(SHORT, offset + 2));
+    if (bytes % 8 != 0
+        || bytes < FIXED_BYTES
+        || bytes > records.byteSize() - offset
+        || FIXED_BYTES + event > bytes) {
+      return false;
     }
-    HeaderRecord record = new HeaderRecord(records.asSlice(at, length));
-    return record.plausible() ? record : null;
+    in = records;
+    at = offset;
+    length = bytes;
+    return plausible();
   }
 
   private boolean plausible() {
@@ -95,90 +103,139 @@ record HeaderRecord(MemorySegment bytes) {
         && payload <= stride()
         && stride() <= SsdStore.MAX_SLOT_BYTES
         && generation() >= 0
-        && bytes.get(INT, 76) >= 0
-        && bytes.get(INT, 44) > 0
+        && group() >= 0
+        && blockTokens() > 0
         && index() >= 0
         && spanExtents() > 0
         && eventBytes() <= SlotHeader.MAX_EVENT_BYTES
-        && (hasParent() || (bytes.get(LONG, 112) | bytes.get(LONG, 120)) == 0);
+        && (hasParent() || (parentHi() | parentLo()) == 0);
   }
 
   int length() {
-    return Math.toIntExact(bytes.byteSize());
+    return length;
+  }
+
+  /** The record's bytes, for as long as those of the page are there. */
+  MemorySegment bytes() {
+    return in.asSlice(at, length);
   }
 
   private int eventBytes() {
-    return Short.toUnsignedInt(bytes.get(SHORT, 2));
+    return Short.toUnsignedInt(in.get(SHORT, at + 2));
   }
 
   boolean hasParent() {
-    return (bytes.get(INT, 4) & FLAG_PARENT) != 0;
+    return (in.get(INT, at + 4) & FLAG_PARENT) != 0;
   }
 
   long sequence() {
-    return bytes.get(LONG, 8);
+    return in.get(LONG, at + 8);
   }
 
   long spanSequence() {
-    return bytes.get(LONG, 16);
+    return in.get(LONG, at + 16);
   }
 
   int spanFirst() {
-    return bytes.get(INT, 24);
+    return in.get(INT, at + 24);
   }
 
   int spanExtents() {
-    return bytes.get(INT, 28);
+    return in.get(INT, at + 28);
   }
 
   long stride() {
-    return Integer.toUnsignedLong(bytes.get(INT, 32)) * SsdStore.PAGE_BYTES;
+    return Integer.toUnsignedLong(in.get(INT, at + 32)) * SsdStore.PAGE_BYTES;
   }
 
   int index() {
-    return bytes.get(INT, 36);
+    return in.get(INT, at + 36);
   }
 
   int sum() {
-    return bytes.get(INT, 40);
+    return in.get(INT, at + 40);
   }
 
   long digestHi() {
-    return bytes.get(LONG, 56);
+    return in.get(LONG, at + 56);
   }
 
   long digestLo() {
-    return bytes.get(LONG, 64);
+    return in.get(LONG, at + 64);
   }
 
   int generation() {
-    return bytes.get(INT, 72);
+    return in.get(INT, at + 72);
   }
 
   long payloadBytes() {
-    return bytes.get(LONG, 104);
+    return in.get(LONG, at + 104);
   }
 
-  SlotIdentity identity() {
-    return new SlotIdentity(
+  int group() {
+    return in.get(INT, at + 76);
+  }
+
+  long keyHi() {
+    return in.get(LONG, at + 80);
+  }
+
+  long keyLo() {
+    return in.get(LONG, at + 88);
+  }
+
+  long layoutDigest() {
+    return in.get(LONG, at + 96);
+  }
+
+  long parentHi() {
+    return in.get(LONG, at + 112);
+  }
+
+  long parentLo() {
+    return in.get(LONG, at + 120);
+  }
+
+  int blockTokens() {
+    return in.get(INT, at + 44);
+  }
+
+  long bootEpoch() {
+    return in.get(LONG, at + 48);
+  }
+
+  /** {@link SlotIdentity#digest} of whose bytes they are. */
+  long identityDigest() {
+    return SlotIdentity.digest(
         digestHi(),
         digestLo(),
         generation(),
-        bytes.get(INT, 76),
-        bytes.get(LONG, 80),
-        bytes.get(LONG, 88),
-        bytes.get(LONG, 96),
+        group(),
+        keyHi(),
+        keyLo(),
+        layoutDigest(),
         payloadBytes());
   }
 
+  byte[] eventData() {
+    int event = eventBytes();
+    return event == 0
+        ? NO_EVENT
+        : in.asSlice(at + FIXED_BYTES, event).toArray(ValueLayout.JAVA_BYTE);
+  }
+
   SlotHeader header() {
+    SlotIdentity identity =
+        new SlotIdentity(
+            digestHi(),
+            digestLo(),
+            generation(),
+            group(),
+            keyHi(),
+            keyLo(),
+            layoutDigest(),
+            payloadBytes());
     return new SlotHeader(
-        identity(),
-        hasParent(),
-        bytes.get(LONG, 112),
-        bytes.get(LONG, 120),
-        bytes.get(INT, 44),
-        bytes.get(LONG, 48),
-        bytes.asSlice(FIXED_BYTES, eventBytes()).toArray(ValueLayout.JAVA_BYTE));
+        identity, hasParent(), parentHi(), parentLo(), blockTokens(), bootEpoch(), eventData());
   }
 }

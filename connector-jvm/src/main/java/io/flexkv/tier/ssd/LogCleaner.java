@@ -105,8 +105,8 @@ final class LogCleaner {
     int number = log.pageNumber(victim.extent(), index);
     MemorySegment records = HeaderPageDescriptor.records(page);
     int moved = 0;
-    HeaderRecord record;
-    for (long at = 0; (record = HeaderRecord.at(records, at)) != null; at += record.length()) {
+    HeaderRecord record = new HeaderRecord();
+    for (long at = 0; record.wrap(records, at); at += record.length()) {
       boolean live =
           log.move(
               record,

@@ -2,278 +2,267 @@ package io.flexkv.tier.ssd;
 
 import io.flexkv.tier.ssd.RecoverySink.Survivor;
 import java.lang.System.Logger.Level;
-import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
-import java.util.BitSet;
 import java.util.Deque;
-import java.util.HashMap;
 import java.util.List;
-import java.util.Map;
+import java.util.Objects;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.LinkedBlockingQueue;
 import java.util.function.LongConsumer;
-import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Hands the survivors of all directories to the sink, parents before children. One thread.
+ * Hands the survivors of all directories to the sink. One thread; the sink answers on another, a
+ * few batches later, so that reading, sorting and taking go on side by side.
  *
  * <p>The logs are read once more, all directories side by side, oldest headers first: a parent was
- * written before its children, so nearly every block can go on at once. One whose parent has
- * survived but has not been met yet waits for it in memory; one whose parent has not survived is
- * given up, and so is the second copy of a block.
+ * written before its children, so nearly every block can be taken when it comes. One whose parent
+ * is not there yet waits for it ({@link WaitingSurvivors}). Where too many wait (cleaning the log
+ * moves a parent behind its children), the pages of the rest are read again, for as long as that
+ * brings some. What is left then has no parent, and is given up. So nothing is kept of a block that
+ * has been taken: which are there, the sink knows.
  */
 final class Recovery {
   private static final System.Logger LOG = System.getLogger(Recovery.class.getName());
 
-  /** Blocks that wait for their parents; more are given up. */
-  private static final int MAX_WAITING = 1 << 20;
+  /** Batches that are with the sink: one is taken while another is filled. */
+  private static final int BATCHES = 4;
+
+  /** How often the logs are read; each time brings the children of what was moved once more. */
+  private static final int MAX_PASSES = 64;
+
+  /** Whether a block may still be offered: its generation may have been raised since. */
+  @FunctionalInterface
+  interface Wanted {
+    boolean test(long digestHi, long digestLo, int generation);
+  }
 
   private final List<SsdDirectory> directories;
   private final RecoverySink sink;
-  private final Predicate<SlotIdentity> wanted;
+  private final Wanted wanted;
   private final LongConsumer giveUp;
-  private final List<Survivor> batch = new ArrayList<>();
-  private final Map<Long, List<Survivor>> waiting = new HashMap<>();
+  private final List<@Nullable RecoveryCursor> cursors = new ArrayList<>();
+  private final BlockingQueue<SurvivorBatch> answered = new LinkedBlockingQueue<>();
+  private final Deque<SurvivorBatch> idle = new ArrayDeque<>();
   private final Deque<Survivor> ready = new ArrayDeque<>();
-  private @Nullable DigestSet present;
-  private int waitingCount;
-  private long offered;
+  private final WaitingSurvivors waiting;
+  private final HeaderRecord record = new HeaderRecord();
+  private SurvivorBatch batch;
+  private boolean spilled;
   private long taken;
+  private long refused;
   private long dropped;
   private long bytesRead;
 
   /**
-   * @param wanted whether a block may still be offered (its generation may have been raised since)
    * @param giveUp takes slots that nobody wants
+   * @param waitingBytes heap for blocks that wait for their parents
    */
   Recovery(
       List<SsdDirectory> directories,
       RecoverySink sink,
-      Predicate<SlotIdentity> wanted,
-      LongConsumer giveUp) {
+      Wanted wanted,
+      LongConsumer giveUp,
+      long waitingBytes) {
     this.directories = directories;
     this.sink = sink;
     this.wanted = wanted;
     this.giveUp = giveUp;
-  }
-
-  /** Where reading a directory's log has come to. */
-  private static final class Cursor {
-    final SsdDirectory directory;
-    final DirectoryScan scan;
-    final int[] extents;
-    final long pages;
-    int extent;
-    int page;
-    long done;
-
-    Cursor(SsdDirectory directory, DirectoryScan scan) {
-      this.directory = directory;
-      this.scan = scan;
-      this.extents = scan.extentsInOrder();
-      long sum = 0;
-      for (int e : extents) {
-        sum += scan.pagesOf(e);
-      }
-      this.pages = sum;
+    this.waiting = new WaitingSurvivors(waitingBytes, this::spill);
+    for (int i = 0; i < BATCHES; i++) {
+      idle.add(new SurvivorBatch(answered::add));
     }
-
-    double share() {
-      return pages == 0 ? 1 : (double) done / pages;
-    }
+    batch = idle.remove();
   }
 
   void run() {
     long begin = System.nanoTime();
-    List<Cursor> cursors = new ArrayList<>();
-    long survivors = 0;
-    for (SsdDirectory directory : directories) {
-      DirectoryScan scan = directory.scan();
-      if (scan != null) {
-        cursors.add(new Cursor(directory, scan));
-        survivors += scan.survivors();
-        dropped += scan.dropped();
-        bytesRead += scan.bytesRead();
+    try {
+      for (SsdDirectory directory : directories) {
+        DirectoryScan scan = directory.scan();
+        cursors.add(scan == null ? null : new RecoveryCursor(directory, scan));
+        dropped += scan == null ? 0 : scan.dropped();
+        bytesRead += scan == null ? 0 : scan.bytesRead();
       }
-    }
-    try (Arena arena = Arena.ofShared()) {
-      present = new DigestSet(survivors, arena);
-      fillPresent(cursors);
-      readAll(cursors, arena);
-      offer();
-      giveUpRest(cursors);
+      readAll();
+      giveUpRest();
     } catch (InterruptedException e) {
-      LOG.log(Level.INFO, "the recovery of SSD blocks was interrupted after {0} blocks", offered);
+      LOG.log(Level.INFO, "the recovery of SSD blocks was interrupted after {0} blocks", taken);
     } finally {
+      for (RecoveryCursor cursor : cursors) {
+        if (cursor != null) {
+          bytesRead += cursor.bytesRead();
+          cursor.close();
+        }
+      }
       directories.forEach(SsdDirectory::mayClean);
       sink.finished(
-          new RecoverySink.Report(offered, taken, dropped, bytesRead, System.nanoTime() - begin));
+          new RecoverySink.Report(
+              taken + refused, taken, dropped, bytesRead, System.nanoTime() - begin));
     }
   }
 
-  private DigestSet present() {
-    return java.util.Objects.requireNonNull(present);
-  }
+  // ---- reading
 
-  private void fillPresent(List<Cursor> cursors) {
-    for (Cursor cursor : cursors) {
-      for (SlotSpan span : cursor.scan.spans()) {
-        for (int i = 0; i < span.slots; i++) {
-          if (span.unproven[i] != 0) {
-            present().add(span.identityDigests[i]);
-          }
-        }
-      }
-    }
-  }
-
-  private void readAll(List<Cursor> cursors, Arena arena) throws InterruptedException {
-    MemorySegment chunk =
-        arena.allocate((long) DirectoryScan.CHUNK_PAGES * SsdStore.PAGE_BYTES, SsdStore.PAGE_BYTES);
-    while (true) {
-      Cursor least = null;
-      for (Cursor cursor : cursors) {
-        if (cursor.extent < cursor.extents.length
-            && (least == null || cursor.share() < least.share())) {
-          least = cursor;
-        }
-      }
-      if (least == null) {
+  private void readAll() throws InterruptedException {
+    for (int pass = 1; pass <= MAX_PASSES; pass++) {
+      long before = taken;
+      readOnce();
+      if (!spilled || taken == before) {
         return;
       }
-      readChunk(least, chunk);
-    }
-  }
-
-  private void readChunk(Cursor cursor, MemorySegment chunk) throws InterruptedException {
-    int extent = cursor.extents[cursor.extent];
-    int pages = cursor.scan.pagesOf(extent);
-    int count = Math.min(DirectoryScan.CHUNK_PAGES, pages - cursor.page);
-    int errno = DirectoryScan.readPages(cursor.directory, extent, cursor.page, count, chunk);
-    bytesRead += (long) count * SsdStore.PAGE_BYTES;
-    for (int i = 0; i < count && errno == 0; i++) {
-      MemorySegment page = chunk.asSlice((long) i * SsdStore.PAGE_BYTES, SsdStore.PAGE_BYTES);
-      takePage(cursor, extent, cursor.page + i, page);
-    }
-    cursor.done += count;
-    cursor.page += count;
-    if (cursor.page >= pages) {
-      cursor.extent++;
-      cursor.page = 0;
-    }
-  }
-
-  private void takePage(Cursor cursor, int extent, int index, MemorySegment page)
-      throws InterruptedException {
-    long id = cursor.directory.files().meta().directoryId;
-    if (!HeaderPageDescriptor.valid(page, id, extent, index)) {
-      return;
-    }
-    MemorySegment records = HeaderPageDescriptor.records(page);
-    int number = cursor.directory.log().pageNumber(extent, index);
-    HeaderRecord record;
-    for (long at = 0; (record = HeaderRecord.at(records, at)) != null; at += record.length()) {
-      SlotSpan span = cursor.scan.spanOf(record, number);
-      if (span != null) {
-        span.unproven[record.index()] &= ~DirectoryScan.NOT_OFFERED;
-        take(cursor.directory, span, record);
+      waiting.spillAll();
+      spilled = false;
+      for (RecoveryCursor cursor : cursors) {
+        if (cursor != null) {
+          cursor.restart();
+        }
       }
     }
   }
 
-  private void take(SsdDirectory directory, SlotSpan span, HeaderRecord record)
-      throws InterruptedException {
-    int index = record.index();
-    long slot = SlotNumber.of(directory.index(), span.offset(index), span.generation(index));
-    Survivor survivor = new Survivor(slot, record.header());
-    SlotIdentity identity = survivor.header().identity();
-    if (!wanted.test(identity) || present().isMarked(identity.digest())) {
-      giveUp(survivor);
-      return;
+  private void readOnce() throws InterruptedException {
+    List<RecoveryCursor> open = new ArrayList<>();
+    for (RecoveryCursor cursor : cursors) {
+      if (cursor != null) {
+        open.add(cursor);
+      }
     }
-    long parent = parentOf(survivor);
-    if (parent != 0 && !present().contains(parent)) {
-      giveUp(survivor);
-    } else if (parent != 0 && !present().isMarked(parent)) {
-      await(parent, survivor);
-    } else {
-      pass(survivor);
+    while (!open.isEmpty()) {
+      if (Thread.interrupted()) {
+        throw new InterruptedException("the store is closed");
+      }
+      RecoveryCursor least = open.getFirst();
+      for (RecoveryCursor cursor : open) {
+        least = cursor.share() < least.share() ? cursor : least;
+      }
+      int page = least.next();
+      if (page == 0) {
+        open.remove(least);
+      } else {
+        takePage(least, page);
+      }
     }
+    settle();
   }
 
-  /** Digest of the parent's identity, 0 if there is none. */
-  private static long parentOf(Survivor survivor) {
-    SlotHeader header = survivor.header();
-    return header.hasParent()
-        ? header.identity().withKey(header.parentHi(), header.parentLo()).digest()
-        : 0;
-  }
-
-  private void await(long parent, Survivor survivor) {
-    if (waitingCount == MAX_WAITING) {
-      giveUp(survivor);
-      return;
-    }
-    waitingCount++;
-    waiting.computeIfAbsent(parent, digest -> new ArrayList<>(1)).add(survivor);
-  }
-
-  /** Offers a block, and then those that waited for it. */
-  private void pass(Survivor first) throws InterruptedException {
-    ready.add(first);
-    Survivor survivor;
-    while ((survivor = ready.poll()) != null) {
-      long digest = survivor.header().identity().digest();
-      if (present().isMarked(digest)) {
-        giveUp(survivor); // the same block twice
+  private void takePage(RecoveryCursor cursor, int page) throws InterruptedException {
+    DirectoryScan scan = cursor.scan();
+    int directory = cursor.directory().index();
+    var records = cursor.records();
+    for (long at = 0; record.wrap(records, at); at += record.length()) {
+      SlotSpan span = scan.spanOf(record, page);
+      if (span == null) {
         continue;
       }
-      present().mark(digest);
-      batch.add(survivor);
-      if (batch.size() == RecoverySink.MAX_BATCH) {
-        offer();
-      }
-      List<Survivor> children = waiting.remove(digest);
-      if (children != null) {
-        waitingCount -= children.size();
-        ready.addAll(children);
+      int index = record.index();
+      span.unproven[index] &= ~DirectoryScan.NOT_OFFERED;
+      long slot = SlotNumber.of(directory, span.offset(index), span.generation(index));
+      if (wanted.test(record.digestHi(), record.digestLo(), record.generation())) {
+        batch.add(slot, record);
+        sendIfFull();
+      } else {
+        giveUp(slot);
       }
     }
   }
 
-  private void giveUp(Survivor survivor) {
+  // ---- batches
+
+  private void sendIfFull() throws InterruptedException {
+    if (batch.isFull()) {
+      send();
+      offerReady();
+    }
+  }
+
+  /** Those whose parents have come. */
+  private void offerReady() throws InterruptedException {
+    for (Survivor survivor; (survivor = ready.poll()) != null; ) {
+      if (batch.isFull()) {
+        send();
+      }
+      batch.add(survivor.slot(), survivor.header());
+    }
+  }
+
+  private void send() throws InterruptedException {
+    sink.offer(batch);
+    for (SurvivorBatch back; (back = answered.poll()) != null; ) {
+      takeAnswers(back);
+    }
+    if (idle.isEmpty()) {
+      takeAnswers(answered.take());
+    }
+    batch = idle.remove();
+  }
+
+  /** Until all that was read has its answer, and what that let go too. */
+  private void settle() throws InterruptedException {
+    while (true) {
+      offerReady();
+      if (batch.size() > 0) {
+        send();
+      } else if (idle.size() < BATCHES - 1) {
+        takeAnswers(answered.take());
+      } else if (ready.isEmpty()) {
+        return;
+      }
+    }
+  }
+
+  private void takeAnswers(SurvivorBatch back) {
+    for (int i = 0; i < back.size(); i++) {
+      switch (back.answer(i)) {
+        case TAKEN -> {
+          taken++;
+          if (!waiting.isEmpty()) {
+            waiting.release(back.identityDigest(i), ready);
+          }
+        }
+        case REFUSED -> {
+          refused++;
+          giveUp.accept(back.slot(i));
+        }
+        case NO_PARENT ->
+            waiting.add(back.parentDigest(i), new Survivor(back.slot(i), back.header(i)));
+      }
+    }
+    back.clear();
+    idle.add(back);
+  }
+
+  /** Too many wait: this one is read once more. */
+  private void spill(Survivor survivor) {
+    long slot = survivor.slot();
+    RecoveryCursor cursor = Objects.requireNonNull(cursors.get(SlotNumber.directory(slot)));
+    SlotSpan span =
+        Objects.requireNonNull(cursor.directory().space().spanAtByte(SlotNumber.offset(slot)));
+    int index = span.indexOf(SlotNumber.offset(slot));
+    span.unproven[index] |= DirectoryScan.NOT_OFFERED;
+    cursor.again(span.headerPages[index]);
+    spilled = true;
+  }
+
+  private void giveUp(long slot) {
     dropped++;
-    giveUp.accept(survivor.slot());
-  }
-
-  private void offer() throws InterruptedException {
-    if (batch.isEmpty()) {
-      return;
-    }
-    BitSet accepted = sink.offer(List.copyOf(batch));
-    for (int i = 0; i < batch.size(); i++) {
-      if (!accepted.get(i)) {
-        giveUp.accept(batch.get(i).slot());
-      }
-    }
-    offered += batch.size();
-    taken += accepted.cardinality();
-    batch.clear();
+    giveUp.accept(slot);
   }
 
   /** Those whose parents never came, and those whose headers could not be read again. */
-  private void giveUpRest(List<Cursor> cursors) {
-    waiting.values().forEach(list -> list.forEach(this::giveUp));
-    waiting.clear();
-    for (Cursor cursor : cursors) {
-      int directory = cursor.directory.index();
-      for (SlotSpan span : cursor.scan.spans()) {
+  private void giveUpRest() {
+    waiting.spillAll();
+    for (RecoveryCursor cursor : cursors) {
+      if (cursor == null) {
+        continue;
+      }
+      int directory = cursor.directory().index();
+      for (SlotSpan span : cursor.scan().spans()) {
         for (int i = 0; i < span.slots; i++) {
           if ((span.unproven[i] & DirectoryScan.NOT_OFFERED) != 0) {
-            span.unproven[i] = 0;
-            dropped++;
-            giveUp.accept(SlotNumber.of(directory, span.offset(i), span.generation(i)));
+            span.unproven[i] &= ~DirectoryScan.NOT_OFFERED;
+            giveUp(SlotNumber.of(directory, span.offset(i), span.generation(i)));
           }
         }
       }

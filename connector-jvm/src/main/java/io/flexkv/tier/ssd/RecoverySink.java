@@ -1,28 +1,23 @@
 package io.flexkv.tier.ssd;
 
-import java.util.BitSet;
-import java.util.List;
-
 /** Who takes the blocks that survived a restart. Called by one thread of the store. */
 public interface RecoverySink {
-  /** Most blocks in one {@link #offer}. */
-  int MAX_BATCH = 1024;
-
   /** A block on disk. Its bytes are verified when they are read, not before. */
   record Survivor(long slot, SlotHeader header) {}
 
   /**
-   * Takes a batch. A parent comes before its children, in this batch or an earlier one; a parent
-   * that did not survive does not come at all.
+   * Takes a batch, and answers for each block in it, in their order, from any thread and soon; then
+   * says {@link SurvivorBatch#answered}. Batches are answered in the order in which they came; the
+   * store has a few of them, so it waits for the first when all are here.
    *
-   * <p>May block until there is room: nothing else of the store waits for it.
+   * <p>Nearly always a parent came before its children. A child that is here before is answered by
+   * {@link SurvivorBatch.Answer#NO_PARENT} and comes again behind its parent, if that does. The
+   * same block may come twice.
    *
-   * @param batch at most {@link #MAX_BATCH}
-   * @return indices of the blocks that are taken; the slots of the others are freed
-   * @throws InterruptedException ends the recovery: the blocks not offered yet stay on disk, out of
+   * @throws InterruptedException ends the recovery: the blocks not taken yet stay on disk, out of
    *     reach, until the next start
    */
-  BitSet offer(List<Survivor> batch) throws InterruptedException;
+  void offer(SurvivorBatch batch) throws InterruptedException;
 
   /** The last call, also where the recovery failed. */
   void finished(Report report);
@@ -30,9 +25,9 @@ public interface RecoverySink {
   /**
    * What a recovery did.
    *
-   * @param offered blocks that were offered
+   * @param offered blocks that were taken or refused
    * @param taken blocks that the sink took
-   * @param dropped blocks that were left behind: older generation, unreadable header, cut
+   * @param dropped blocks that were left behind: older generation, unreadable header, no parent
    * @param headerBytes read
    * @param nanos from the start to the end
    */

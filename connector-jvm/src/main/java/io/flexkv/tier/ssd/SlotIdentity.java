@@ -34,14 +34,21 @@ public record SlotIdentity(
     }
   }
 
-  /** The same block's parent: all else is equal within a chain. */
-  SlotIdentity withKey(long hi, long lo) {
-    return new SlotIdentity(
-        digestHi, digestLo, generation, group, hi, lo, layoutDigest, payloadBytes);
-  }
-
   /** 64 bits of all fields, never 0. Part of every checksum on disk: changing it loses caches. */
   long digest() {
+    return digest(digestHi, digestLo, generation, group, keyHi, keyLo, layoutDigest, payloadBytes);
+  }
+
+  /** As {@link #digest()}, of an identity that is not made. */
+  static long digest(
+      long digestHi,
+      long digestLo,
+      int generation,
+      int group,
+      long keyHi,
+      long keyLo,
+      long layoutDigest,
+      long payloadBytes) {
     long h = mix(digestHi + 0x9E3779B97F4A7C15L);
     h = mix(h ^ digestLo);
     h = mix(h ^ ((long) generation << 32 | group));

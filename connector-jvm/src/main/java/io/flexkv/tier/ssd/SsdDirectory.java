@@ -200,13 +200,14 @@ final class SsdDirectory {
     careThread.start();
   }
 
-  /** What a start found; null in an empty directory. */
+  /** What a start found; null in an empty directory, and once it has been handed out. */
   @Nullable DirectoryScan scan() {
     return scan;
   }
 
   /** The survivors have been handed out: headers may be moved from now on. */
   void mayClean() {
+    scan = null;
     mayClean = true;
   }
 

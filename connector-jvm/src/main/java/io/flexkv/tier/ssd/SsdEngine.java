@@ -348,11 +348,11 @@ public final class SsdEngine implements SsdStore {
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt(); // the sink is told that it is over
     }
-    new Recovery(all, sink, this::isCurrent, givenUp::add).run();
+    new Recovery(all, sink, this::isCurrent, givenUp::add, tuning.waitingBytes()).run();
   }
 
-  private boolean isCurrent(SlotIdentity identity) {
-    return identity.generation() >= generation(identity.digestHi(), identity.digestLo());
+  private boolean isCurrent(long digestHi, long digestLo, int generation) {
+    return generation >= generation(digestHi, digestLo);
   }
 
   // ---- health

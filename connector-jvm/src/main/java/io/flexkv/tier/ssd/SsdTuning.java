@@ -10,6 +10,7 @@ package io.flexkv.tier.ssd;
  * @param maxQueuedBlocks blocks of them a directory
  * @param barrierNanos how often what was written is made to survive a power failure
  * @param resetNanos how long a reset waits for a directory that does not answer
+ * @param waitingBytes heap for blocks that a start finds before their parents
  * @param faults where the disks fail
  */
 record SsdTuning(
@@ -20,11 +21,13 @@ record SsdTuning(
     int maxQueuedBlocks,
     long barrierNanos,
     long resetNanos,
+    long waitingBytes,
     IoFaults faults) {
   private static final long SECOND = 1_000_000_000L;
 
   static SsdTuning defaults() {
-    return new SsdTuning(0, 2 * SECOND, 8, 4096, 1 << 16, 5 * SECOND, 10 * SECOND, IoFaults.NONE);
+    return new SsdTuning(
+        0, 2 * SECOND, 8, 4096, 1 << 16, 5 * SECOND, 10 * SECOND, 16L << 20, IoFaults.NONE);
   }
 
   SsdTuning withFaults(IoFaults where) {
@@ -36,6 +39,7 @@ record SsdTuning(
         maxQueuedBlocks,
         barrierNanos,
         resetNanos,
+        waitingBytes,
         where);
   }
 
@@ -48,6 +52,7 @@ record SsdTuning(
         maxQueuedBlocks,
         barrierNanos,
         resetNanos,
+        waitingBytes,
         faults);
   }
 
@@ -60,6 +65,20 @@ record SsdTuning(
         maxQueuedBlocks,
         barrierNanos,
         resetNanos,
+        waitingBytes,
+        faults);
+  }
+
+  SsdTuning withWaitingBytes(long bytes) {
+    return new SsdTuning(
+        extentBytes,
+        stallNanos,
+        maxReadErrors,
+        maxOpenJobs,
+        maxQueuedBlocks,
+        barrierNanos,
+        resetNanos,
+        bytes,
         faults);
   }
 }

@@ -5,7 +5,6 @@ import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
-import java.util.BitSet;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -249,27 +248,53 @@ public final class MemorySsdStore implements SsdStore {
       held.put(survivor.slot(), bytes);
       used += bytes;
     }
-    long taken = 0;
-    for (int at = 0; at < survivors.size(); at += RecoverySink.MAX_BATCH) {
-      taken += offer(sink, survivors.subList(at, Math.min(at + 1024, survivors.size())));
-    }
-    sink.finished(new RecoverySink.Report(survivors.size(), taken, 0, 0, 0));
-  }
-
-  private int offer(RecoverySink sink, List<RecoverySink.Survivor> batch) {
-    BitSet taken;
-    try {
-      taken = sink.offer(batch);
-    } catch (InterruptedException e) {
-      Thread.currentThread().interrupt();
-      return 0;
-    }
-    for (int i = 0; i < batch.size(); i++) {
-      if (!taken.get(i)) {
-        free(batch.get(i).slot());
+    Offering offering = new Offering(sink, survivors.size());
+    for (int at = 0; at < survivors.size(); at += SurvivorBatch.CAPACITY) {
+      SurvivorBatch batch = new SurvivorBatch(offering::answered);
+      survivors
+          .subList(at, Math.min(at + SurvivorBatch.CAPACITY, survivors.size()))
+          .forEach(survivor -> batch.add(survivor.slot(), survivor.header()));
+      try {
+        sink.offer(batch);
+      } catch (InterruptedException e) {
+        Thread.currentThread().interrupt();
+        return;
       }
     }
-    return taken.cardinality();
+    offering.endIfOver();
+  }
+
+  /** Survivors that have not been answered for. */
+  private final class Offering {
+    private final RecoverySink sink;
+    private final int offered;
+    private int open;
+    private long taken;
+
+    Offering(RecoverySink sink, int offered) {
+      this.sink = sink;
+      this.offered = offered;
+      this.open = offered;
+    }
+
+    void answered(SurvivorBatch batch) {
+      for (int i = 0; i < batch.size(); i++) {
+        if (batch.answer(i) == SurvivorBatch.Answer.TAKEN) {
+          taken++;
+        } else {
+          free(batch.slot(i));
+        }
+      }
+      open -= batch.size();
+      endIfOver();
+    }
+
+    void endIfOver() {
+      if (open == 0) {
+        open = -1;
+        sink.finished(new RecoverySink.Report(offered, taken, 0, 0, 0));
+      }
+    }
   }
 
   @Override

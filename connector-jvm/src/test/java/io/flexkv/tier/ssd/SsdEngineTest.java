@@ -9,7 +9,6 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.util.ArrayList;
-import java.util.BitSet;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
@@ -233,6 +232,7 @@ class SsdEngineTest {
             d.maxQueuedBlocks(),
             d.barrierNanos(),
             d.resetNanos(),
+            d.waitingBytes(),
             d.faults());
     CompletableFuture<Boolean> accepted = new CompletableFuture<>();
     AtomicReference<SsdEngine> opened = new AtomicReference<>();
@@ -251,8 +251,8 @@ class SsdEngineTest {
       engine.recover(
           new RecoverySink() {
             @Override
-            public BitSet offer(List<Survivor> batch) {
-              return new BitSet();
+            public void offer(SurvivorBatch batch) {
+              throw new AssertionError("an empty directory");
             }
 
             @Override

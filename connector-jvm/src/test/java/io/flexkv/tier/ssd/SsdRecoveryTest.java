@@ -92,6 +92,43 @@ class SsdRecoveryTest {
   }
 
   @Test
+  void parentsFarBehindTheirChildren_moreThanMayWait_comeFirstAllTheSame() throws IOException {
+    List<SlotHeader> headers = chain(1, 40, 700);
+    try (SsdRig rig = open(two())) {
+      for (int i = headers.size() - 1; i >= 0; i--) {
+        rig.write(headers.get(i));
+      }
+      rig.write(SsdRig.header(500, 499, 0, 30_000));
+    }
+    // Three of them fill it, so the logs are read again and again.
+    SsdTuning tuning = SsdRig.tuning().withWaitingBytes(3_500);
+    try (SsdRig rig = SsdRig.open(two(), tuning)) {
+      assertThat(List.copyOf(rig.recovered.values())).isEqualTo(headers);
+      assertThat(rig.report.dropped()).as("without a parent").isOne();
+      assertThat(rig.engine.usedBytes()).isEqualTo(40 * 32768);
+      readAll(rig);
+    }
+  }
+
+  @Test
+  void logOfManyBlocks_aFewRootsBehindThem_allComeBack() throws IOException {
+    Path directory = folder.resolve("many");
+    int blocks = 60_000;
+    long capacity = SyntheticDirectory.make(directory, blocks, SsdStore.PAGE_BYTES, 40, true);
+    // Only the pages of those two chains are read again, far apart.
+    SsdTuning tuning = SsdTuning.defaults().withWaitingBytes(10_000);
+    try (SsdRig rig = SsdRig.open(SsdRig.options(8, capacity, directory), tuning)) {
+      assertThat(rig.recovered).hasSize(blocks);
+      assertThat(rig.report.taken()).isEqualTo(blocks);
+      assertThat(rig.report.dropped()).isZero();
+      assertThat(rig.engine.usedBytes()).isEqualTo((long) blocks * SsdStore.PAGE_BYTES);
+      long log = blocks / 24L * SsdStore.PAGE_BYTES;
+      long scanned = 6L * (4 << 20); // whole extents, the empty ones too
+      assertThat(rig.report.headerBytes() - scanned).isBetween(log, log * 3 / 2);
+    }
+  }
+
+  @Test
   void children_whoseParentIsGone_doNotCome_andAreFreed() throws IOException {
     List<SlotHeader> headers = chain(1, 10, 0);
     try (SsdRig rig = open(options())) {
@@ -112,8 +149,9 @@ class SsdRecoveryTest {
     try (SsdRig rig =
         SsdRig.open(options(), SsdRig.tuning(), s -> s.header().identity().keyLo() <= 5)) {
       assertThat(rig.engine.usedBytes()).isEqualTo(5 * 32768);
-      assertThat(rig.report.offered()).isEqualTo(20);
+      assertThat(rig.report.offered()).isEqualTo(6);
       assertThat(rig.report.taken()).isEqualTo(5);
+      assertThat(rig.report.dropped()).as("below the one that was declined").isEqualTo(14);
     }
   }
 

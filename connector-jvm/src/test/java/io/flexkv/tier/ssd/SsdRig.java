@@ -6,10 +6,11 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.BitSet;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.SplittableRandom;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Semaphore;
@@ -29,6 +30,7 @@ final class SsdRig implements AutoCloseable {
   private final Semaphore wakeUps = new Semaphore(0);
   final List<SsdEvent> events = new ArrayList<>();
   final Map<Long, SlotHeader> recovered = new LinkedHashMap<>();
+  private final Set<Long> keys = new HashSet<>();
   final SsdEngine engine;
   RecoverySink.Report report;
   private long nextJob = 1;
@@ -70,16 +72,12 @@ final class SsdRig implements AutoCloseable {
     engine.recover(
         new RecoverySink() {
           @Override
-          public BitSet offer(List<Survivor> batch) {
-            check(batch.size() <= MAX_BATCH, "a batch of " + batch.size());
-            BitSet taken = new BitSet();
+          public void offer(SurvivorBatch batch) {
+            check(batch.size() <= SurvivorBatch.CAPACITY, "a batch of " + batch.size());
             for (int i = 0; i < batch.size(); i++) {
-              if (accepts.test(batch.get(i))) {
-                taken.set(i);
-                recovered.put(batch.get(i).slot(), batch.get(i).header());
-              }
+              batch.answer(i, answer(new Survivor(batch.slot(i), batch.header(i)), accepts));
             }
-            return taken;
+            batch.answered();
           }
 
           @Override
@@ -93,6 +91,21 @@ final class SsdRig implements AutoCloseable {
     } catch (InterruptedException e) {
       throw new IllegalStateException(e);
     }
+  }
+
+  /** As the cache core does. */
+  private SurvivorBatch.Answer answer(
+      RecoverySink.Survivor survivor, Predicate<RecoverySink.Survivor> accepts) {
+    SlotHeader header = survivor.header();
+    SlotIdentity identity = header.identity();
+    if (header.hasParent() && !keys.contains(header.parentLo())) {
+      return SurvivorBatch.Answer.NO_PARENT;
+    }
+    if (!accepts.test(survivor) || !keys.add(identity.keyLo())) {
+      return SurvivorBatch.Answer.REFUSED;
+    }
+    recovered.put(survivor.slot(), header);
+    return SurvivorBatch.Answer.TAKEN;
   }
 
   // ---- blocks
