@@ -136,7 +136,7 @@ public final class CacheCore {
     this.config = config;
     this.nanoTime = nanoTime;
     this.effects = effects;
-    index = new HeapBlockIndex(seed);
+    index = new OffHeapBlockIndex(seed);
     AttemptTable attempts = new AttemptTable();
     pool = new SlotPool(slots);
     SlotPool ssdPool = new SlotPool(ssdSlots);

@@ -11,7 +11,7 @@ import static io.flexkv.cache.EntryLayout.STATE;
 
 /** An index and a policy that is told what BlockTree tells it, without plans, slots and leases. */
 final class PolicyRig {
-  final BlockIndex index = new HeapBlockIndex(3);
+  final BlockIndex index = new OffHeapBlockIndex(3);
   final EvictionPolicy policy;
   long now = 1_000;
   private long nextKey = 1;
