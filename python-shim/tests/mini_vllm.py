@@ -281,7 +281,7 @@ class MiniEngine:
         keeps them, and leaves the word "received" of one that has ended; no free waits for a step
         that is in flight, and before 0.23 nothing is kept for whom a load was admitted: who finds
         no room ends the step, whoever comes behind. Before 0.14, a request that holds blocks shows
-        those only that it is given now."""
+        those only that it is given now, and one that was preempted runs as new behind a load."""
         self.hooks = hooks
         self.block_tokens = block_tokens
         self.budget = budget
@@ -470,6 +470,8 @@ class MiniEngine:
                     continue
                 external = answer
                 assert asynchronous == (external > 0)
+                if self.older and asynchronous and request.life:
+                    raise EngineDiedError(f"{request.request_id} would run as new: its output lost")
                 assert local + external < request.num_tokens
                 fill = 0 if asynchronous else min(request.num_tokens - local, budget)
                 if asynchronous and not self.older and not self._load_fits(request, len(hit)):

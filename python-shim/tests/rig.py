@@ -58,6 +58,7 @@ class Rig:
                 lockstep=lockstep,
                 admits_without_room=engine.get("older", False),
                 shows_new_blocks_only=engine.get("older", False),
+                resumes_loads_as_new=engine.get("older", False),
             ),
             self.link,
             LookupLimits(asks_max=50, silent_s=0.3),

@@ -169,6 +169,7 @@ def test_what_older_releases_leave_to_us_is_seen(release: Release) -> None:
     served = facts["failed_loads_are_recomputed"]
     found = importlib.import_module("flexkv.vllm_api").quirks()
     assert found.frees_open_loads == (served and not facts["aborted_loads_keep_their_blocks"])
+    assert found.resumes_loads_as_new == found.shows_new_blocks_only
     assert found.shows_new_blocks_only == (served and not facts["alloc_shows_the_whole_table"])
     assert found.admits_without_room == (served and not facts["admitted_loads_keep_room"])
     scheduler = release.make(connector(), "SCHEDULER", enable_flexkv=False)

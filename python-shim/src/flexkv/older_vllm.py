@@ -19,7 +19,9 @@ taken for complete before it has begun.  Only vLLM could forget it, so no reques
 offered a load.
 
 **Before 0.14** ``update_state_after_alloc`` shows only what was allocated now.  For a request that
-holds no blocks that is its whole table, but when a load has ended it is what comes behind it.
+holds no blocks that is its whole table, but when a load has ended it is what comes behind it.  And
+a request that was preempted and then loads is run as a new one, without the tokens that it had
+answered: such a request computes instead.
 
 **Before 0.23** loads are admitted as long as their own blocks are free.  A request whose load is
 open, or has ended and that has not run since, holds blocks, makes no progress and cannot be
@@ -44,6 +46,7 @@ class Quirks:
     frees_open_loads: bool = False
     admits_without_room: bool = False
     shows_new_blocks_only: bool = False
+    resumes_loads_as_new: bool = False
 
 
 def whole_table(held: Sequence[int], shown: list[int]) -> list[int]:

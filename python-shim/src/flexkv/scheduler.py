@@ -60,8 +60,8 @@ class SchedulerFacts:
     """What the engine is: tokens of a scheduler block, GPU blocks, ranks, what it lets us do.
 
     ``lockstep``: its steps are those of other engines too.
-    ``admits_without_room``, ``shows_new_blocks_only``: this vLLM is before 0.23, before 0.14, see
-    ``older_vllm``.
+    ``admits_without_room``, ``shows_new_blocks_only`` and ``resumes_loads_as_new``: this vLLM is
+    before 0.23, before 0.14, see ``older_vllm``.
     """
 
     block_tokens: int
@@ -72,6 +72,7 @@ class SchedulerFacts:
     lockstep: bool = False
     admits_without_room: bool = False
     shows_new_blocks_only: bool = False
+    resumes_loads_as_new: bool = False
 
 
 _Scheduled = tuple[RequestState, int]
@@ -138,7 +139,7 @@ class SchedulerSide:
         failed from its first block), so whatever we knew of its table is void.
         """
         state = self._state(request)
-        state.forget_blocks()
+        self._take_blocks(state)
         state.offer = None
         if self._parking is not None:
             self._parking.leave([state.request_id])
@@ -475,7 +476,13 @@ class SchedulerSide:
         for request_id in getattr(output, "preempted_req_ids", None) or ():
             state = self._states.get(request_id)
             if state is not None and request_id not in allocated:
-                state.forget_blocks()
+                self._take_blocks(state)
+
+    def _take_blocks(self, state: RequestState) -> None:
+        """The request holds no blocks; if it did, it was preempted, or its load failed."""
+        if state.known and self._facts.resumes_loads_as_new:
+            state.no_load = True
+        state.forget_blocks()
 
     # ------------------------------------------------------------------ saves
     def _takes_saves(self, session: Session, scheduled: list[_Scheduled]) -> bool:

@@ -50,15 +50,15 @@ def quirks() -> Quirks:
     frees = admits = False
     if lacking():
         return Quirks()
-    # 0.14; the other sign is the tables themselves, each time.
-    shows_new_only = not hasattr(hooks, "handle_preemptions")
+    # Of these the other sign is the tables themselves, each time; or it costs but a few loads.
+    before_0_14 = not hasattr(hooks, "handle_preemptions")
     if not hasattr(hooks, "build_connector_worker_meta"):  # 0.18
         scheduler = importlib.import_module("vllm.v1.core.sched.scheduler").Scheduler
         frees = not _takes(scheduler, "_free_request", "delay_free_blocks")
     if not hasattr(hooks, "set_xfer_handshake_metadata_pp_aware"):  # 0.23
         manager = importlib.import_module("vllm.v1.core.kv_cache_manager").KVCacheManager
         admits = not _takes(manager, "allocate_slots", "reserved_blocks")
-    return Quirks(frees, admits, shows_new_only)
+    return Quirks(frees, admits, before_0_14, before_0_14)
 
 
 def _takes(owner: type[Any], method: str, parameter: str) -> bool:

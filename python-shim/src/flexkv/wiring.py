@@ -140,6 +140,7 @@ def _build_scheduler(
             lockstep=facts.lockstep,
             admits_without_room=quirks.admits_without_room,
             shows_new_blocks_only=quirks.shows_new_blocks_only,
+            resumes_loads_as_new=quirks.resumes_loads_as_new,
         ),
         link,
         LookupLimits(lookup_spin_us=settings.lookup_spin_us, step_spin_us=settings.step_spin_us),
