@@ -288,7 +288,7 @@ def test_kv_events_name_the_cpu_tier(
     line.settle()  # before 0.24 an idle engine publishes nothing
     resident = line.sidecar.counters()["ready_blocks"]
     assert resident == before + 20
-    anew = "bind_gpu_block_pool" in release["hooks"]
+    anew = release["facts"]["pool_is_shown"]
     wanted = resident if anew else 20
     found = tight.log.wait(lambda seen: len(seen.of("CPU")) == wanted, "the blocks are announced")
     assert found.faults == []

@@ -37,6 +37,7 @@ _FACTS = {
     "aborted loads keep their blocks": "aborted_loads_keep_their_blocks",
     "allocation shows the whole block table": "alloc_shows_the_whole_table",
     "admitted loads keep room": "admitted_loads_keep_room",
+    "block pool shown to connectors": "pool_is_shown",
     "mark for the hybrid allocator": "supports_hma_class",
     "MultiConnector shows all blocks": "multi_connector_shows_all_blocks",
 }

@@ -199,6 +199,8 @@ def _facts(files: dict[str, str], classes: set[str]) -> dict[str, bool]:
         "failure_policy_option": "kv_load_failure_policy" in config,
         "aborted_loads_keep_their_blocks": bool(free and "delay_free_blocks" in free.group(1)),
         "alloc_shows_the_whole_table": "new_computed_blocks + new_blocks" not in scheduler,
+        "pool_is_shown": "connector.bind_gpu_block_pool(" in scheduler
+        or "connector.bind_kv_cache_manager(" in scheduler,
         "admitted_loads_keep_room": "_inflight_prefill_reserved_blocks" in scheduler,
         "multi_connector_shows_all_blocks": "new_empty" not in files.get(_MULTI, "new_empty"),
         "block_frees_are_deferred": "defer_block_free" in scheduler,
