@@ -16,7 +16,11 @@ final class FakeSlots implements SlotAllocator {
   private final Map<Long, Long> sizes = new HashMap<>();
   private final Map<Long, Integer> usedInExtent = new HashMap<>();
   private final Map<Long, Long> extentOwner = new HashMap<>();
+
+  /** Those below {@link #next} that are not taken. */
   private final TreeSet<Long> freeSlots = new TreeSet<>();
+
+  private long next = FIRST;
   private long used;
   private long smallest = Long.MAX_VALUE;
 
@@ -68,15 +72,20 @@ final class FakeSlots implements SlotAllocator {
       return FULL;
     }
     smallest = Math.min(smallest, slotBytes);
-    long handle = freeSlots.isEmpty() ? FIRST + sizes.size() : freeSlots.first();
-    while (sizes.containsKey(handle)) {
-      handle++;
-    }
+    long handle = freeSlots.isEmpty() ? next : freeSlots.first();
     if (leaves(handle)) {
       return FULL;
     }
-    freeSlots.remove(handle);
+    leaveFree(handle);
     return take(handle, slotBytes);
+  }
+
+  /** All before this one that were never taken are free; it is not. */
+  private void leaveFree(long handle) {
+    for (; next <= handle; next++) {
+      freeSlots.add(next);
+    }
+    freeSlots.remove(handle);
   }
 
   private long fromExtents(long slotBytes) {
@@ -108,6 +117,7 @@ final class FakeSlots implements SlotAllocator {
       return false;
     }
     smallest = Math.min(smallest, slotBytes);
+    leaveFree(handle);
     take(handle.longValue(), slotBytes);
     return true;
   }

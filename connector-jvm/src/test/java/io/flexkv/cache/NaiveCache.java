@@ -2,20 +2,22 @@ package io.flexkv.cache;
 
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Objects;
 import java.util.TreeMap;
+import java.util.function.Predicate;
 
 /**
  * What {@link CacheCore} should do, written as plainly as possible: maps, linear searches, nothing
  * remembered that can be counted. Blocks are told apart by their hash; it has the core's answers
  * and notices as its results.
  */
-final class NaiveCache extends NaiveState {
-  NaiveCache(CacheConfig config, long capacity) {
-    super(config, capacity);
+final class NaiveCache extends NaiveSsd {
+  private final long hostCapacity;
+
+  NaiveCache(CacheConfig config, SsdConfig ssdConfig, long hostCapacity, long ssdCapacity) {
+    super(config, ssdConfig, hostCapacity, ssdCapacity);
+    this.hostCapacity = hostCapacity;
   }
 
   void open(Space space) {
@@ -60,36 +62,47 @@ final class NaiveCache extends NaiveState {
     Space space = instances.get(instance);
     Chain chain = space == null ? null : chains.get(instance).get(request);
     if (chain == null) {
-      return new Answer(0, 0, 0, false);
+      return new Answer(0, 0, 0, false, 0, 0, false);
     }
     chain.generation = space.generation;
-    int servable = 0;
-    while (servable < Math.min(chain.hashes.size(), first + max)) {
-      Block block = blocks.get(new Key(space.handle, group, chain.hashes.get(servable)));
-      if (block == null || !block.ready) {
-        break;
+    int length = chain.hashes.size();
+    int limit = Math.min(length, first + max);
+    int hot = depth(space, group, chain, limit, Block::hot);
+    int deep = depth(space, group, chain, limit, block -> block.ready);
+    int resident = depth(space, group, chain, length, block -> true);
+    LeaseKey key = new LeaseKey(instance, request, group);
+    int servable = hot;
+    if (deep > Math.max(hot, first)) {
+      servable = ask(key, space, first, hot, deep, block(space, group, chain, deep - 1));
+      if (servable < 0) {
+        return new Answer(length, hot, resident, false, hot, deep, true);
       }
-      servable++;
-    }
-    int resident = 0;
-    while (resident < chain.hashes.size()
-        && blocks.containsKey(new Key(space.handle, group, chain.hashes.get(resident)))) {
-      resident++;
     }
     if (servable > 0) {
-      Block deepest = blocks.get(new Key(space.handle, group, chain.hashes.get(servable - 1)));
-      deepest.used = ++tick;
+      Block deepest = block(space, group, chain, servable - 1);
+      touch(deepest);
+      hit(deepest);
       if (servable > first) {
-        Lease lease =
-            leases.computeIfAbsent(new LeaseKey(instance, request, group), key -> new Lease());
-        if (servable > lease.depth) {
-          lease.depth = servable;
-          lease.deepest = deepest;
-        }
-        lease.refreshed = now;
+        take(key, space, deepest, servable);
       }
     }
-    return new Answer(chain.hashes.size(), servable, resident, servable > first);
+    return new Answer(length, servable, resident, servable > first, hot, deep, false);
+  }
+
+  private Block block(Space space, int group, Chain chain, int at) {
+    return blocks.get(new Key(space.handle, group, chain.hashes.get(at)));
+  }
+
+  private int depth(Space space, int group, Chain chain, int limit, Predicate<Block> condition) {
+    int depth = 0;
+    while (depth < limit) {
+      Block block = block(space, group, chain, depth);
+      if (block == null || !condition.test(block)) {
+        break;
+      }
+      depth++;
+    }
+    return depth;
   }
 
   boolean planLoad(
@@ -106,19 +119,24 @@ final class NaiveCache extends NaiveState {
     List<Block> wanted = new ArrayList<>();
     if (plannable(space, chain, first, gpu.length)) {
       for (int i = 0; i < gpu.length; i++) {
-        Block block = blocks.get(new Key(space.handle, group, chain.hashes.get(first + i)));
-        if (block != null && block.ready) {
+        Block block = block(space, group, chain, first + i);
+        if (block != null && block.ready && block.host != Host.NONE) {
           wanted.add(block);
         }
       }
     }
-    leases.remove(new LeaseKey(instance, request, group));
-    if (wanted.size() < gpu.length) {
+    boolean served = wanted.size() == gpu.length;
+    Work load =
+        served ? new Work(job, instance, space, false, now, 0, 0, wanted, gpu, parts) : null;
+    if (served) {
+      load.held = wanted.getLast();
+      attach(load);
+    }
+    endLeases(key -> key.equals(new LeaseKey(instance, request, group)));
+    if (!served) {
       refuse(job, parts, "FAILED", gone);
       return false;
     }
-    Work load = new Work(job, instance, space, false, now, 0, 0, wanted, gpu, parts);
-    load.held = wanted.get(wanted.size() - 1);
     jobs.put(job, load);
     startParked(load, gone);
     return true;
@@ -132,15 +150,16 @@ final class NaiveCache extends NaiveState {
     Parked gone = parked.remove(job);
     Chain chain = chains.get(instance).get(request);
     int n = gpu.length;
-    Block above = null;
-    boolean possible = plannable(space, chain, first, n);
-    if (possible && first > 0) {
-      above = blocks.get(new Key(space.handle, group, chain.hashes.get(first - 1)));
-      possible = above != null;
+    if (!plannable(space, chain, first, n)) {
+      refuse(job, space.parts, "FAILED", gone);
+      expected.add("saved %d 0 0 %d".formatted(job, n));
+      return;
     }
+    Block above = first == 0 ? null : block(space, group, chain, first - 1);
+    boolean possible = first == 0 || above != null;
     int skipped = 0;
     while (possible && skipped < n) {
-      Block there = blocks.get(new Key(space.handle, group, chain.hashes.get(first + skipped)));
+      Block there = block(space, group, chain, first + skipped);
       if (there == null) {
         break;
       }
@@ -149,35 +168,41 @@ final class NaiveCache extends NaiveState {
     }
     List<Block> placed = new ArrayList<>();
     Block held = above != null && above.ready ? above : null;
-    foreign = 0;
     if (possible) {
-      Lease guard = new Lease();
-      guard.deepest = held;
-      leases.put(new LeaseKey(-1, -1, -1), guard);
-      while (skipped + placed.size() < n && makeRoom(space)) {
-        int at = first + skipped + placed.size();
-        Block block =
-            new Block(
-                space,
-                new Key(space.handle, group, chain.hashes.get(at)),
-                at == 0 ? null : chain.hashes.get(at - 1));
-        blocks.put(block.key, block);
-        placed.add(block);
-      }
-      leases.remove(new LeaseKey(-1, -1, -1));
+      placed.addAll(place(space, group, chain, first + skipped, n - skipped, above, held));
     }
     if (placed.isEmpty()) {
       refuse(job, space.parts, possible && skipped == n ? "OK" : "FAILED", gone);
       expected.add("saved %d 0 %d %d".formatted(job, skipped, n - skipped));
-      return;
+    } else {
+      int[] sub = Arrays.copyOfRange(gpu, skipped, skipped + placed.size());
+      int unplaced = n - skipped - placed.size();
+      Work save =
+          new Work(job, instance, space, true, now, skipped, unplaced, placed, sub, space.parts);
+      save.held = held;
+      jobs.put(job, save);
+      startParked(save, gone);
     }
-    int[] sub = Arrays.copyOfRange(gpu, skipped, skipped + placed.size());
-    int unplaced = n - skipped - placed.size();
-    Work save =
-        new Work(job, instance, space, true, now, skipped, unplaced, placed, sub, space.parts);
-    save.held = held;
-    jobs.put(job, save);
-    startParked(save, gone);
+    freeAhead(space, hostCapacity);
+  }
+
+  /** As many blocks from one on as find room, under a parent, which stays meanwhile. */
+  private List<Block> place(
+      Space space, int group, Chain chain, int from, int count, Block parent, Block held) {
+    List<Block> placed = new ArrayList<>();
+    guarded.add(held);
+    mayEvictOthersAgain(Tier.HOST);
+    Block above = parent;
+    while (placed.size() < count && makeRoom(Tier.HOST, space)) {
+      long hash = chain.hashes.get(from + placed.size());
+      above = new Block(space, new Key(space.handle, group, hash), above);
+      above.host = Host.THERE;
+      above.hostRoom = new Room(space.slotBytes);
+      blocks.put(above.key, above);
+      placed.add(above);
+    }
+    guarded.remove(guarded.size() - 1);
+    return placed;
   }
 
   private void refuse(long job, int parts, String status, Parked gone) {
@@ -265,56 +290,46 @@ final class NaiveCache extends NaiveState {
         good = false;
       } else if (save.in.merge(index, 1, Integer::sum) == save.parts.length) {
         block.whole = true;
-      }
-    }
-    boolean more = true;
-    while (more) {
-      more = false;
-      for (Block block : blocks.values()) {
-        if (block.whole && !block.ready && (block.parent == null || parent(block).ready)) {
-          block.ready = true;
-          published.add(block);
-          more = true;
-        }
+        publish(block);
       }
     }
     done(job, part, good ? "OK" : save.failure);
     settleAll();
+    pump();
   }
 
-  /** Blocks become servable in the order of the core's notices; each is then the latest used. */
-  void ordered(Block block) {
-    block.used = ++tick;
+  private void publish(Block block) {
+    if (block.whole && !block.ready && (block.above == null || block.above.ready)) {
+      block.ready = true;
+      inHostNow(block);
+      published(block);
+      children(block).forEach(this::publish);
+    }
   }
 
   void end(int instance, long request) {
     Map<Long, Chain> mine = chains.get(instance);
     if (mine != null && mine.remove(request) != null) {
-      leases.keySet().removeIf(key -> key.instance() == instance && key.request() == request);
+      endLeases(key -> key.instance() == instance && key.request() == request);
     }
   }
 
   void reset(int handle) {
     Space space = spaces.get(handle);
     space.generation++;
-    leases.values().removeIf(lease -> lease.deepest.space == space);
+    endLeases(key -> leases.get(key).space == space);
     for (Work work : List.copyOf(jobs.values())) {
       if (work.space == space) {
-        work.held = null;
         if (work.save) {
+          work.held = null;
           lose(work);
         } else {
-          work.stale = true;
-          failWaiting(work);
+          blocksGo(work);
         }
       }
     }
-    for (Block block : List.copyOf(blocks.values())) {
-      if (block.space == space) {
-        block.removed = true;
-        blocks.remove(block.key);
-      }
-    }
+    blocks.values().stream().filter(block -> block.space == space).forEach(NaiveCopies::forget);
+    blocks.values().removeIf(block -> block.removed);
     settleAll();
     expected.add("cleared " + handle + " " + space.generation);
   }
@@ -324,7 +339,7 @@ final class NaiveCache extends NaiveState {
       return;
     }
     chains.remove(instance);
-    leases.keySet().removeIf(key -> key.instance() == instance);
+    endLeases(key -> key.instance() == instance);
     for (Work work : List.copyOf(jobs.values())) {
       if (work.instance == instance) {
         work.failure = "VOID";
@@ -358,7 +373,7 @@ final class NaiveCache extends NaiveState {
   }
 
   void tick() {
-    leases.values().removeIf(lease -> now - lease.refreshed >= config.leaseNanos());
+    endLeases(key -> now - leases.get(key).refreshed >= config.leaseNanos());
     for (long job : List.copyOf(parked.keySet())) {
       if (now - parked.get(job).since >= config.parkedNanos()) {
         parked.remove(job).parts.forEach(part -> done(job, part, "VOID"));
@@ -374,6 +389,8 @@ final class NaiveCache extends NaiveState {
       }
     }
     settleAll();
+    readAhead();
+    pump();
   }
 
   private boolean plannable(Space space, Chain chain, int first, int count) {
@@ -383,81 +400,30 @@ final class NaiveCache extends NaiveState {
         && jobs.size() < config.maxOpenJobs();
   }
 
-  private boolean makeRoom(Space space) {
-    if (usedBytes() + space.slotBytes <= capacity) {
-      return true;
-    }
-    if (evictOldest(space.slotBytes)) {
-      return true;
-    }
-    while (foreign < config.maxForeignEvictionsPerPlan()) {
-      Map<Long, Long> bytesOfSize = new LinkedHashMap<>();
-      spaces.forEach(other -> bytesOfSize.putIfAbsent(other.slotBytes, 0L));
-      for (Block block : blocks.values()) {
-        if (block.ready) {
-          bytesOfSize.merge(block.space.slotBytes, block.space.slotBytes, Long::sum);
-        }
-      }
-      long best = -1;
-      for (Map.Entry<Long, Long> size : bytesOfSize.entrySet()) {
-        if (size.getKey() != space.slotBytes
-            && oldest(size.getKey()) != null
-            && (best < 0 || size.getValue() > bytesOfSize.get(best))) {
-          best = size.getKey();
-        }
-      }
-      if (best < 0) {
-        return false;
-      }
-      evictOldest(best);
-      foreign++;
-      if (usedBytes() + space.slotBytes <= capacity) {
-        return true;
-      }
-    }
-    return false;
-  }
-
-  private boolean evictOldest(long slotBytes) {
-    Block victim = oldest(slotBytes);
-    if (victim == null) {
-      return false;
-    }
-    evicted.add(
-        "evicted %d %d %d"
-            .formatted(victim.key.namespace(), victim.key.group(), victim.key.hash()));
-    remove(victim);
-    return true;
-  }
-
-  private void remove(Block block) {
-    blocks.remove(block.key);
-    block.removed = true;
-    if (block.parent != null && block.ready) {
-      Block parent = parent(block);
-      if (!hasChildren(parent)) {
-        parent.used = Math.max(parent.used, block.used);
-      }
-    }
-  }
-
-  private void dropTree(Block block) {
-    for (Block other : List.copyOf(blocks.values())) {
-      if (Objects.equals(other.parent, block.key.hash())
-          && other.space == block.space
-          && other.key.group() == block.key.group()) {
-        dropTree(other);
-      }
-    }
-    remove(block);
-  }
-
   private void lose(Work save) {
     for (Block block : save.blocks) {
       if (!block.removed) {
         dropTree(block);
       }
     }
+  }
+
+  @Override
+  void cut(Work load) {
+    load.held = load.available == 0 ? null : load.blocks.get(load.available - 1);
+    load.cut = true;
+    left(load);
+    failWaiting(load);
+  }
+
+  @Override
+  void blocksGo(Work load) {
+    if (!load.stale) {
+      load.stale = true;
+      load.held = null;
+      left(load);
+    }
+    failWaiting(load);
   }
 
   private void failWaiting(Work work) {
@@ -469,7 +435,8 @@ final class NaiveCache extends NaiveState {
     settle(work);
   }
 
-  private void settleAll() {
+  @Override
+  void settleAll() {
     List.copyOf(jobs.values()).forEach(this::settle);
   }
 
@@ -483,6 +450,7 @@ final class NaiveCache extends NaiveState {
     }
     if (!work.has("waits") && !work.has("runs")) {
       jobs.remove(work.id);
+      left(work);
       Ended over = new Ended(work.failure, work.parts.length);
       over.owed.removeIf(part -> work.parts[part].equals("ended"));
       ended.put(work.id, over);

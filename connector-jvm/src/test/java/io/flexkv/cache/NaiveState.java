@@ -2,16 +2,18 @@ package io.flexkv.cache;
 
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.Comparator;
+import java.util.EnumMap;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
+import java.util.function.Predicate;
 
 /** What the naive reference knows, and what can be counted from it. */
 class NaiveState {
@@ -19,7 +21,35 @@ class NaiveState {
 
   record LeaseKey(int instance, long request, int group) {}
 
-  record Answer(int chain, int servable, int resident, boolean leased) {}
+  record Answer(
+      int chain, int servable, int resident, boolean leased, int host, int ssd, boolean pending) {}
+
+  enum Host {
+    NONE(EntryLayout.HOST_NONE),
+    READING(EntryLayout.HOST_READING),
+    THERE(EntryLayout.HOST_THERE);
+
+    final int code;
+
+    Host(int code) {
+      this.code = code;
+    }
+  }
+
+  /** In the order in which a write goes through them. */
+  enum Ssd {
+    NONE(EntryLayout.SSD_NONE),
+    QUEUED(EntryLayout.SSD_QUEUED),
+    WRITING(EntryLayout.SSD_WRITING),
+    WRITTEN(EntryLayout.SSD_WRITTEN),
+    HELD(EntryLayout.SSD_HELD);
+
+    final int code;
+
+    Ssd(int code) {
+      this.code = code;
+    }
+  }
 
   static final class Space {
     final int handle;
@@ -34,20 +64,51 @@ class NaiveState {
     }
   }
 
+  /** A slot in a tier. It is taken as long as a block has it, or a copy may touch it. */
+  static final class Room {
+    final long bytes;
+
+    /** The core's name for it, once seen. */
+    long slot = -1;
+
+    Room(long bytes) {
+      this.bytes = bytes;
+    }
+  }
+
   static final class Block {
     final Space space;
     final Key key;
-    final Long parent;
+    final Block above;
     boolean ready;
     boolean whole;
     boolean removed;
-    long used;
-    long slot = -1;
+    Host host = Host.NONE;
+    Ssd ssd = Ssd.NONE;
+    Room hostRoom;
+    Room ssdRoom;
 
-    Block(Space space, Key key, Long parent) {
+    /** When it was last used in each tier. */
+    final Map<Tier, Long> used = new EnumMap<>(Map.of(Tier.HOST, 0L, Tier.SSD, 0L));
+
+    /** The read or write that it is in. */
+    Transfer transfer;
+
+    /** The core's handle of it, as seen after the last call. */
+    int entry = BlockIndex.NONE;
+
+    Block(Space space, Key key, Block above) {
       this.space = space;
       this.key = key;
-      this.parent = parent;
+      this.above = above;
+    }
+
+    boolean onSsd() {
+      return ssd.compareTo(Ssd.WRITING) >= 0;
+    }
+
+    boolean hot() {
+      return ready && host == Host.THERE && (above == null || above.hot());
     }
   }
 
@@ -57,12 +118,60 @@ class NaiveState {
   }
 
   static final class Lease {
+    Space space;
     Block deepest;
     int depth;
     long refreshed;
+    boolean announced;
+    boolean asked;
+    boolean declined;
+    long waitUntil;
+    int promoted;
+    int promotedFrom;
+    Block firstRead;
+    Reading reading;
+    final Set<Transfer> transfers = new LinkedHashSet<>();
   }
 
-  /** A load or a save; a load's blocks are all there from its start. */
+  /** Blocks of a chain for which host slots are being found. */
+  static final class Reading {
+    final Lease lease;
+    final List<Block> path;
+    final int first;
+    int done;
+    Block guard;
+    Transfer filling;
+    boolean begun;
+
+    Reading(Lease lease, List<Block> path, int first) {
+      this.lease = lease;
+      this.path = path;
+      this.first = first;
+    }
+  }
+
+  /** Blocks that are read from the SSD, or written to it. */
+  static final class Transfer {
+    final List<Block> blocks = new ArrayList<>();
+    final List<Room> hostRooms = new ArrayList<>();
+    final List<Room> ssdRooms = new ArrayList<>();
+    final Set<Lease> leases = new LinkedHashSet<>();
+    final Set<Work> loads = new LinkedHashSet<>();
+    long bytes;
+    boolean submitted;
+    boolean failed;
+    boolean cancelled;
+    int ready;
+
+    /** What the core called it. */
+    SsdTransfer started;
+
+    boolean wanted() {
+      return !leases.isEmpty() || !loads.isEmpty();
+    }
+  }
+
+  /** A load or a save. */
   static final class Work {
     final long id;
     final int instance;
@@ -72,6 +181,7 @@ class NaiveState {
     final int skipped;
     final int unplaced;
     final List<Block> blocks;
+    final List<Room> rooms;
     final int[] gpu;
     final String[] parts;
     final Map<Integer, List<Integer>> sent = new HashMap<>();
@@ -79,6 +189,12 @@ class NaiveState {
     Block held;
     boolean stale;
     String failure = "FAILED";
+
+    /** Of a load: leading blocks that may be copied, and the reads that bring more. */
+    int available;
+
+    boolean cut;
+    final Set<Transfer> transfers = new LinkedHashSet<>();
 
     Work(
         long id,
@@ -99,6 +215,7 @@ class NaiveState {
       this.skipped = skipped;
       this.unplaced = unplaced;
       this.blocks = blocks;
+      this.rooms = blocks.stream().map(block -> block.hostRoom).toList();
       this.gpu = gpu;
       this.parts = new String[parts];
       Arrays.fill(this.parts, "waits");
@@ -140,28 +257,59 @@ class NaiveState {
   }
 
   final CacheConfig config;
-  final long capacity;
+  final SsdConfig ssdConfig;
+  private final Map<Tier, Long> capacity;
   final List<Space> spaces = new ArrayList<>();
   final Map<Integer, Space> instances = new TreeMap<>();
   final Map<Key, Block> blocks = new LinkedHashMap<>();
   final Map<Integer, Map<Long, Chain>> chains = new TreeMap<>();
+
+  /** The one refreshed last at the end. */
   final Map<LeaseKey, Lease> leases = new LinkedHashMap<>();
+
   final Map<Long, Work> jobs = new LinkedHashMap<>();
   final Map<Long, Ended> ended = new HashMap<>();
   final Map<Long, Parked> parked = new LinkedHashMap<>();
 
-  /** What the last call should have emitted; order counts for evictions only. */
+  /** Open reads, those included that are still being put together, and open writes. */
+  final List<Transfer> reads = new ArrayList<>();
+
+  final List<Transfer> writes = new ArrayList<>();
+
+  /** Those that may touch their slots, open or not. */
+  final Set<Transfer> undrained = new LinkedHashSet<>();
+
+  final List<Reading> unfinished = new ArrayList<>();
+
+  /** Blocks that somebody needs for the moment. */
+  final List<Block> guarded = new ArrayList<>();
+
+  /** What the last call should have emitted: in any order, and in these. */
   final List<String> expected = new ArrayList<>();
 
   final List<String> evicted = new ArrayList<>();
-  final List<Block> published = new ArrayList<>();
+  final List<String> stored = new ArrayList<>();
+  final List<Transfer> startedReads = new ArrayList<>();
+  final List<Transfer> startedWrites = new ArrayList<>();
+  final List<Transfer> cancelled = new ArrayList<>();
   long now;
   long tick;
-  int foreign;
 
-  NaiveState(CacheConfig config, long capacity) {
+  /**
+   * @param ssdCapacity 0: there is no SSD tier
+   */
+  NaiveState(CacheConfig config, SsdConfig ssdConfig, long hostCapacity, long ssdCapacity) {
     this.config = config;
-    this.capacity = capacity;
+    this.ssdConfig = ssdConfig;
+    this.capacity = Map.of(Tier.HOST, hostCapacity, Tier.SSD, ssdCapacity);
+  }
+
+  boolean hasSsd() {
+    return capacity.get(Tier.SSD) > 0;
+  }
+
+  void forgetNotices() {
+    List.of(expected, evicted, stored, startedReads, startedWrites, cancelled).forEach(List::clear);
   }
 
   long chainBlocks() {
@@ -179,19 +327,42 @@ class NaiveState {
     return parked.values().stream().mapToInt(p -> p.parts.size()).sum();
   }
 
-  long usedBytes() {
-    return blocks.values().stream().mapToLong(block -> block.space.slotBytes).sum()
-        + quarantine().stream().mapToLong(block -> block.space.slotBytes).sum();
+  boolean hasRoom(Tier tier, long bytes) {
+    return usedBytes(tier) + bytes <= capacity.get(tier);
   }
 
-  /** Blocks that have gone and whose slot a copy may touch. */
-  Set<Block> quarantine() {
-    Set<Block> result = new HashSet<>();
-    for (Work work : jobs.values()) {
-      for (int i = 0; i < work.blocks.size(); i++) {
-        Block block = work.blocks.get(i);
-        if (block.removed && (!work.save || work.copies(i))) {
-          result.add(block);
+  long usedBytes(Tier tier) {
+    Set<Room> taken = owned(tier);
+    taken.addAll(touched(tier));
+    return taken.stream().mapToLong(room -> room.bytes).sum();
+  }
+
+  /** Slots that no block has and that a copy may touch. */
+  Set<Room> quarantine(Tier tier) {
+    Set<Room> result = touched(tier);
+    result.removeAll(owned(tier));
+    return result;
+  }
+
+  private Set<Room> owned(Tier tier) {
+    Set<Room> result = new HashSet<>();
+    for (Block block : blocks.values()) {
+      if (tier == Tier.HOST ? block.host != Host.NONE : block.onSsd()) {
+        result.add(tier == Tier.HOST ? block.hostRoom : block.ssdRoom);
+      }
+    }
+    return result;
+  }
+
+  private Set<Room> touched(Tier tier) {
+    Set<Room> result = new HashSet<>();
+    for (Transfer transfer : undrained) {
+      result.addAll(tier == Tier.HOST ? transfer.hostRooms : transfer.ssdRooms);
+    }
+    for (Work work : tier == Tier.HOST ? jobs.values() : Set.<Work>of()) {
+      for (int i = 0; i < work.rooms.size(); i++) {
+        if (work.save ? work.copies(i) : work.stale && i < work.available) {
+          result.add(work.rooms.get(i));
         }
       }
     }
@@ -199,28 +370,41 @@ class NaiveState {
   }
 
   int pins(Block block) {
-    long held = jobs.values().stream().filter(work -> Objects.equals(work.held, block)).count();
-    long leased = leases.values().stream().filter(lease -> lease.deepest == block).count();
-    return (int) (held + leased);
+    long pins = guarded.stream().filter(guard -> guard == block).count();
+    for (Work work : jobs.values()) {
+      pins += Objects.equals(work.held, block) ? 1 : 0;
+    }
+    for (Lease lease : leases.values()) {
+      pins += lease.deepest == block ? 1 : 0;
+    }
+    for (Reading reading : unfinished) {
+      pins += reading.path.getLast() == block ? 1 : 0;
+      pins += reading.guard == block ? 1 : 0;
+    }
+    return (int) pins;
+  }
+
+  /** The children of a block, the one that came last first. */
+  List<Block> children(Block block) {
+    List<Block> result = new ArrayList<>();
+    for (Block other : blocks.values()) {
+      if (other.above == block) {
+        result.add(other);
+      }
+    }
+    return result.reversed();
   }
 
   boolean hasChildren(Block block) {
-    return blocks.values().stream()
-        .anyMatch(other ->
-            Objects.equals(other.parent, block.key.hash)
-                && other.space == block.space
-                && other.key.group == block.key.group);
+    return hasChild(block, child -> true);
   }
 
-  Block parent(Block block) {
-    return blocks.get(new Key(block.space.handle, block.key.group, block.parent));
-  }
-
-  Block oldest(long slotBytes) {
-    return blocks.values().stream()
-        .filter(block -> block.space.slotBytes == slotBytes && block.ready)
-        .filter(block -> pins(block) == 0 && !hasChildren(block))
-        .min(Comparator.comparingLong(block -> block.used))
-        .orElse(null);
+  boolean hasChild(Block block, Predicate<Block> condition) {
+    for (Block other : blocks.values()) {
+      if (other.above == block && condition.test(other)) {
+        return true;
+      }
+    }
+    return false;
   }
 }

@@ -98,6 +98,11 @@ final class RecordedEffects implements CacheEffects {
     cancelled.add(transferId);
   }
 
+  void forget() {
+    List.of(starts, done, saves, stored, evicted, cleared, reads, writes, cancelled, available)
+        .forEach(List::clear);
+  }
+
   Start lastStart() {
     return starts.getLast();
   }
