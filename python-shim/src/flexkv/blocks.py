@@ -9,29 +9,54 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from flexkv.session_api import Generations
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    _Words = npt.NDArray[np.uint64]
 
 NEVER = (1 << 64) - 1
 NULL_BLOCK = 0
 """vLLM's null block: written by warm-ups, shared by all, never planned, counted or reported."""
 
+BULK = 64
+"""From so many blocks of a request on they are looked at together: a few µs, however many."""
+
 
 class BlockTable:
     """Counts of assignment and of filling for every GPU block.  Scheduler thread only.
 
-    Nobody else raises the shared counters, so this side reads a list of its own: a prompt of
-    thousands of blocks is looked at block by block in a scheduling step.
+    Nobody else raises the shared counters, so this side reads counts of its own.  A running request
+    brings a block now and then, which is quickest looked at by itself; a prompt of thousands is on
+    its way to the first token, and is an array (``array("I")``) that numpy sees as it lies.
     """
 
     def __init__(self, generations: Generations, num_blocks: int) -> None:
         self._shared = generations.counters
         self._num_blocks = num_blocks
-        self._counts = list(self._shared[:num_blocks])
-        self._filled_at = [NEVER] * num_blocks
+        self._counts = array("Q", self._shared[:num_blocks])
+        self._filled_at = array("Q", [NEVER]) * num_blocks
+        self._counts_view = _words(self._counts)
+        self._filled_view = _words(self._filled_at)
+        # What is not memory (a table of a test) is only reached word by word.
+        memory = isinstance(self._shared, memoryview)
+        self._shared_view = _words(self._shared) if memory else None
 
     def assigned(self, block_ids: Sequence[int]) -> None:
-        """These blocks have been handed out anew."""
+        """These blocks, each named once but for the null block, have been handed out anew."""
+        shared_view = self._shared_view
+        if shared_view is not None and isinstance(block_ids, array) and len(block_ids) >= BULK:
+            ids = _ids(block_ids)
+            ids = ids[ids != NULL_BLOCK]
+            raised = self._counts_view[ids] + np.uint64(1)
+            self._counts_view[ids] = raised
+            shared_view[ids] = raised
+            return
         counts, shared = self._counts, self._shared
         for block_id in block_ids:
             if block_id != NULL_BLOCK:
@@ -39,6 +64,11 @@ class BlockTable:
 
     def filled(self, block_ids: Sequence[int]) -> None:
         """A scheduled step or an ok load writes every byte of these blocks."""
+        if isinstance(block_ids, array) and len(block_ids) >= BULK:
+            ids = _ids(block_ids)
+            ids = ids[ids != NULL_BLOCK]
+            self._filled_view[ids] = self._counts_view[ids]
+            return
         counts, filled_at = self._counts, self._filled_at
         for block_id in block_ids:
             if block_id != NULL_BLOCK:
@@ -50,16 +80,22 @@ class BlockTable:
 
     def intact_prefix(self, block_ids: Sequence[int], start: int, end: int) -> int:
         """The first index in [start, end) whose block is not intact, else ``end``."""
+        if isinstance(block_ids, array) and end - start >= BULK:
+            ids = _ids(block_ids)[start:end]
+            changed = self._filled_view[ids] != self._counts_view[ids]
+            return start + int(changed.argmax()) if changed.any() else end
         counts, filled_at = self._counts, self._filled_at
         for index, block_id in enumerate(block_ids[start:end], start):
             if filled_at[block_id] != counts[block_id]:  # block 0 never counts as filled
                 return index
         return end
 
-    def generations(self, block_ids: Sequence[int]) -> tuple[int, ...]:
+    def generations(self, block_ids: Sequence[int]) -> array[int]:
         """The present counters, for a save plan."""
+        if isinstance(block_ids, array) and len(block_ids) >= BULK:
+            return array("Q", self._counts_view[_ids(block_ids)].tobytes())
         counts = self._counts
-        return tuple([counts[block_id] for block_id in block_ids])
+        return array("Q", [counts[block_id] for block_id in block_ids])
 
     def snapshot(self, block_ids: Sequence[int]) -> array[int]:
         """The present counters of blocks that are intact, ``NEVER`` for the others."""
@@ -82,4 +118,14 @@ class BlockTable:
 
     def forget_all(self) -> None:
         """After a reset nothing written before may be saved."""
-        self._filled_at = [NEVER] * self._num_blocks
+        self._filled_view[:] = NEVER
+
+
+def _words(memory: Any) -> _Words:
+    """Counters of 64 bits as they lie; to be written through, too."""
+    return np.frombuffer(memory, dtype=np.uint64)
+
+
+def _ids(block_ids: array[int]) -> npt.NDArray[np.uint32]:
+    """Block ids as they lie; not to be kept, for the array cannot grow meanwhile."""
+    return np.frombuffer(block_ids, dtype=np.uint32)

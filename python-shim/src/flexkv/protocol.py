@@ -49,6 +49,8 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
+from array import array
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -232,7 +234,9 @@ def _header(record_type: int, body: bytes) -> bytes:
     return _RECORD_HEADER.pack(length, record_type, 0) + body
 
 
-def _u32s(values: tuple[int, ...]) -> bytes:
+def _u32s(values: tuple[int, ...] | array[int]) -> bytes:
+    if isinstance(values, array) and values.typecode == "I" and sys.byteorder == "little":
+        return values.tobytes()
     return struct.pack(f"<{len(values)}I", *values)
 
 
@@ -242,7 +246,9 @@ def _u32_count(packed: bytes) -> int:
     return count
 
 
-def _u64s(values: tuple[int, ...]) -> bytes:
+def _u64s(values: tuple[int, ...] | array[int]) -> bytes:
+    if isinstance(values, array) and values.typecode == "Q" and sys.byteorder == "little":
+        return values.tobytes()
     return struct.pack(f"<{len(values)}Q", *values)
 
 
@@ -331,7 +337,7 @@ class PlanLoad:
     lease_id: int
     generation: int
     first_block: int
-    block_ids: tuple[int, ...]
+    block_ids: tuple[int, ...] | array[int]
     group: int = 0
 
     def encode(self) -> bytes:
@@ -365,8 +371,8 @@ class PlanSave:
     job_id: int
     request_id: int
     first_block: int
-    block_ids: tuple[int, ...]
-    generations: tuple[int, ...]
+    block_ids: tuple[int, ...] | array[int]
+    generations: tuple[int, ...] | array[int]
     group: int = 0
 
     def encode(self) -> bytes:

@@ -101,7 +101,7 @@ class SavePlanner:
             most = min(most, events.blocks_a_plan(len(state.request.block_hashes[first])))
         for start in range(first, end, most):
             stop = min(start + most, end)
-            ids = tuple(state.blocks[start:stop])
+            ids = state.blocks[start:stop]
             if events is not None:
                 records += events.facts(state, start, stop)
             job = self._new_job(session)

@@ -176,8 +176,8 @@ class SchedulerSide:
         state = self._state(request)
         if self._facts.shows_new_blocks_only:
             block_ids = whole_table(state.blocks, block_ids)
-        self._table.assigned(block_ids[max(state.known, state.local) :])
         state.blocks = array("I", block_ids)
+        self._table.assigned(state.blocks[max(state.known, state.local) :])
         state.known = len(block_ids)
         state.asks = 0
         self._allocated.add(state.request_id)
@@ -561,9 +561,7 @@ class SchedulerSide:
             and len(ids) == count
             and NULL_BLOCK not in ids
         ):
-            plan = PlanLoad(
-                job, state.number, offer.lease_id, offer.generation, state.local, tuple(ids)
-            )
+            plan = PlanLoad(job, state.number, offer.lease_id, offer.generation, state.local, ids)
             if session.send(plan):
                 epoch = session.boot_epoch
         state.load = OpenLoad(job, state.local, ids)
