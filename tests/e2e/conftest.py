@@ -28,7 +28,8 @@ from e2e import scenarios
 PROMPTS = 72
 OUTPUT_TOKENS = 12
 _TEST_TIMEOUT_S = 150
-_FRESH_TEST_TIMEOUT_S = 400  # in an environment whose modules nobody has compiled yet
+#: A long form, or an environment whose modules nobody has compiled yet.
+_SLOW_TEST_TIMEOUT_S = 400
 
 _COUNTS = pytest.StashKey[Counter[str]]()
 
@@ -48,8 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        fresh = item.get_closest_marker("every_release")
-        timeout_s = _FRESH_TEST_TIMEOUT_S if fresh else _TEST_TIMEOUT_S
+        slow = item.get_closest_marker("every_release") or item.get_closest_marker("long")
+        timeout_s = _SLOW_TEST_TIMEOUT_S if slow else _TEST_TIMEOUT_S
         item.add_marker(pytest.mark.timeout(timeout_s), append=False)
         if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="a long form: give --long"))

@@ -67,6 +67,7 @@ class Plan:
     tight_outputs: int
     tight_count: int
     kv_bytes: int
+    stored_once: bool
     cpu_cache_gb: float
     max_model_len: int
     aborts: int
@@ -249,6 +250,17 @@ class Acceptance:
             self.quiet()
         self.failures.append("no hit within 30 s after the sidecar was killed")
 
+    def saving_ranks(self) -> None:
+        """Latents that all ranks hold alike are saved by one of them, and loaded by each."""
+        ranks = [rank for one in self.sidecar.status()["instances"] for rank in one["ranks"]]
+        wanted = 1 if self.plan.stored_once else len(ranks)
+        saving = sum(rank["save"]["bytes"] > 0 for rank in ranks)
+        self.claim(f"ranks of {len(ranks)} that saved", saving, "ranks", wanted,
+                   holds=saving == wanted)  # fmt: skip
+        loading = sum(rank["load"]["bytes"] > 0 for rank in ranks)
+        self.claim(f"ranks of {len(ranks)} that loaded", loading, "ranks", len(ranks),
+                   holds=loading == len(ranks))  # fmt: skip
+
     def leftovers(self) -> None:
         """No lease, job, chain or slot is left once no request is."""
         limit = time.monotonic() + 20
@@ -258,6 +270,7 @@ class Acceptance:
             if not any(left.values()) or time.monotonic() > limit:
                 break
             time.sleep(0.1)
+        self.saving_ranks()
         count = sum(left.values())
         self.claim("left in the sidecar: " + ", ".join(left), count, "", 0, holds=count == 0)
         self.results.add("blocks that the pool evicted", int(status["evicted_blocks"]), "blocks")
@@ -278,15 +291,16 @@ def make_plan(args: argparse.Namespace) -> Plan:
     per_token = kv_bytes_per_token(args.shape, value_bytes)
     tight_count = 12 if tiny else 32
     # Together they take 95 % of the blocks; every answer then grows by more than is left.
-    # `kv_bytes` is a rank's share, and each rank holds its share of the heads or of the layers.
-    ranks = args.tensor_parallel * args.pipeline_parallel
-    # All ranks hold the same latents, unless they hold different layers.
-    shares = args.pipeline_parallel if latent(args.shape) else ranks
+    # `kv_bytes` is a rank's share: of the heads, of which each rank has one at least, and of the
+    # layers. Latents are whole on every rank.
+    heads = 1 if latent(args.shape) else SHAPES[args.shape]["num_key_value_heads"]
+    shares = min(args.tensor_parallel, heads) * args.pipeline_parallel
     tight_tokens = int(0.95 * kv_bytes * shares / per_token / tight_count)
     return Plan(
         shape=args.shape, dtype=dtype, lengths=lengths, outputs=args.outputs or (8 if tiny else 16),
         tight_tokens=tight_tokens, tight_outputs=max(160 if tiny else 64, tight_tokens // 10),
         tight_count=tight_count, kv_bytes=kv_bytes,
+        stored_once=latent(args.shape) and args.pipeline_parallel == 1,
         cpu_cache_gb=args.cpu_cache_gb or (0.4 if tiny else 48),
         max_model_len=4096 if tiny else 32000, aborts=3 if tiny else 16, kills=args.kills,
         seed=args.seed,

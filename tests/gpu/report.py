@@ -34,6 +34,14 @@ RUNS = {
     "it: the sidecar's hit against the engine's own)",
     "gpu-acceptance-pp2": "The same over two GPUs as pipeline stages (eager; the run was cut at "
     "its time limit after these)",
+    "gpu-acceptance-mla": "Latent attention (MLA): the dimensions of DeepSeek-V2-Lite with dense "
+    "layers, 27 of them, vLLM's FLASH_ATTN_MLA (the run was cut at its time limit after these)",
+    "gpu-acceptance-mla-fp8": "The same with latents kept in fp8, vLLM's TRITON_MLA (the run was "
+    "cut at its time limit after these)",
+    "cpu-acceptance-tp4": "Four tensor-parallel ranks of vLLM 0.32 on a CPU, two heads of keys and "
+    "values (float32, so that cold answers are claimed too)",
+    "cpu-acceptance-mla-tp2": "Latent attention on two tensor-parallel ranks of vLLM 0.32 on a "
+    "CPU: stored once, loaded by both",
     "gpu-pairs": "Engines with and without connectors on one GPU, measured in turns: time to first "
     "token, its stages, throughput where nothing hits, a chat, a neighbour's token times with and "
     "without limits of what is moved. (What these stages call the end seen by the worker is its "

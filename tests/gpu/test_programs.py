@@ -138,7 +138,7 @@ class TestAcceptancePlan:
         assert 8 <= sum(n < (2048 * 30000) ** 0.5 for n in lengths) <= 24
 
     @pytest.mark.parametrize("kv_dtype", ["auto", "fp8"])
-    @pytest.mark.parametrize("ranks", [1, 2])
+    @pytest.mark.parametrize("ranks", [1, 2, 4])
     @pytest.mark.parametrize("shape", sorted(SHAPES))
     def test_tight_prompts_fit_but_their_answers_do_not(
         self, shape: str, ranks: int, kv_dtype: str
@@ -147,7 +147,8 @@ class TestAcceptancePlan:
             arguments(shape=shape, tensor_parallel=ranks, kv_dtype=kv_dtype)
         )
         value_bytes = 1 if kv_dtype == "fp8" else 4 if shape == "tiny" else 2
-        shares = 1 if latent(shape) else ranks  # every rank holds all latents
+        heads = 1 if latent(shape) else SHAPES[shape]["num_key_value_heads"]
+        shares = min(ranks, heads)  # no rank holds less than a head, and each all latents
         room = shares * plan.kv_bytes / kv_bytes_per_token(shape, value_bytes)
         assert plan.tight_count * plan.tight_tokens < room
         assert plan.tight_count * (plan.tight_tokens + plan.tight_outputs) > 1.02 * room

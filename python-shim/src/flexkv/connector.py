@@ -43,7 +43,10 @@ class FlexKVConnectorV1(HookForwarding, KVConnectorBase_V1, HybridBase):
 
     @property
     def prefer_cross_layer_blocks(self) -> bool:
-        """False: layouts are taken as vLLM makes them (read by versions before 0.32)."""
+        """False: layouts are taken as vLLM makes them (read by versions before 0.32).
+
+        Why: docs/decisions/no-cross-layer-blocks.md.
+        """
         return False
 
     def bound_step(self) -> StepMetadata | None:
