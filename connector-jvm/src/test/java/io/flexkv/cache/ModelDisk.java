@@ -6,6 +6,7 @@ import io.flexkv.cache.NaiveState.Block;
 import io.flexkv.cache.NaiveState.Host;
 import io.flexkv.cache.NaiveState.Ssd;
 import io.flexkv.cache.NaiveState.Transfer;
+import io.flexkv.cache.SsdReports.Adoption;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Comparator;
@@ -199,19 +200,20 @@ final class ModelDisk {
             new NaiveState.Key(space.handle, block.group(), block.hashLo()), block.generation());
     onSsd.put(slot, bytes);
     int before = run.model.evicted.size();
-    boolean expected =
+    Adoption expected =
         space.generation == block.generation()
-            && run.model.adopt(
+            ? run.model.adopt(
                 space,
                 block.group(),
                 block.hashLo(),
                 block.hasParent() ? block.parentLo() : null,
                 slot,
-                full);
+                full)
+            : Adoption.REFUSED;
     assertThat(run.core.ssd().adopt(block, slot, full)).as("adopted %s", bytes).isEqualTo(expected);
-    count(expected, "adopted");
+    count(expected == Adoption.TAKEN, "adopted");
     count(run.model.evicted.size() > before, "adopted for another");
-    return expected;
+    return expected == Adoption.TAKEN;
   }
 
   /** The SSD takes no writes for a while, or takes them again. */

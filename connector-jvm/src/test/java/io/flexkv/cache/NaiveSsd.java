@@ -1,5 +1,6 @@
 package io.flexkv.cache;
 
+import io.flexkv.cache.SsdReports.Adoption;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.LinkedHashSet;
@@ -379,22 +380,22 @@ abstract class NaiveSsd extends NaiveWrites {
   }
 
   /** A block is found in a slot of the SSD. */
-  boolean adopt(Space space, int group, long hash, Long parentHash, long slot, boolean full) {
+  Adoption adopt(Space space, int group, long hash, Long parentHash, long slot, boolean full) {
     Block parent = parentHash == null ? null : blocks.get(new Key(space.handle, group, parentHash));
     if (parentHash != null && (parent == null || parent.ssd != Ssd.HELD)) {
-      return false;
+      return Adoption.NO_PARENT;
     }
     Key key = new Key(space.handle, group, hash);
     Block block = blocks.get(key);
     if (block != null && (!block.ready || block.above != parent || block.onSsd())) {
-      return false;
+      return Adoption.REFUSED;
     }
     if (full) {
       guarded.add(parent);
       Block victim = oldest(Tier.SSD, space.slotBytes);
       guarded.removeLast();
       if (victim == null) {
-        return false;
+        return Adoption.REFUSED;
       }
       evict(Tier.SSD, victim);
     }
@@ -406,6 +407,6 @@ abstract class NaiveSsd extends NaiveWrites {
     block.ssdRoom = new Room(space.slotBytes);
     block.ssdRoom.slot = slot;
     hold(block);
-    return true;
+    return Adoption.TAKEN;
   }
 }
