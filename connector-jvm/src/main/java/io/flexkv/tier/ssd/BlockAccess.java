@@ -131,7 +131,7 @@ final class BlockAccess extends BlockOp {
       return;
     }
     int found = Checksums.ofBlock(digest, open.job().address(block), identity().payloadBytes());
-    if (found == span.sums[index]) {
+    if (found == span.sum(index)) {
       directory.space().proved(span, index);
       counters.readBlocks.increment();
       counters.readBytes.add(identity().payloadBytes());
@@ -148,9 +148,9 @@ final class BlockAccess extends BlockOp {
   private void mismatch(int found) {
     String what =
         "%s, file %d, slot %x: checksum %08x, wanted %08x"
-            .formatted(directory.path(), file() - 1, slot(), found, span.sums[index]);
+            .formatted(directory.path(), file() - 1, slot(), found, span.sum(index));
     counters.corruptBlocks.increment();
-    boolean stale = (span.unproven[index] & DirectoryScan.UNPROVEN) != 0;
+    boolean stale = span.isMarked(index, DirectoryScan.UNPROVEN);
     if (stale) {
       counters.staleBlocks.increment();
       LOG.log(Level.DEBUG, "SSD block was being overwritten at the last end: {0}", what);

@@ -1,7 +1,10 @@
 package io.flexkv.tier.ssd;
 
+import static java.lang.foreign.ValueLayout.JAVA_LONG;
+
 import io.flexkv.ffm.Errno;
 import java.lang.System.Logger.Level;
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.BitSet;
@@ -26,19 +29,23 @@ final class DirectoryScan {
   /** Pages that cleaning an extent may leave partly empty, besides those it fills. */
   private static final int PADDED_PAGES = 8;
 
-  /** Bits of {@link SlotSpan#unproven}. */
+  /** Marks of slots: found at an unclean end and not verified since. */
   static final byte UNPROVEN = 1;
 
+  /** Found at a start, and not handed out yet. */
   static final byte NOT_OFFERED = 2;
 
   private static final class Found {
     final SlotSpan span;
-    final long[] sequences;
+
+    /** By slot: sequence of the header that counts. */
+    final MemorySegment sequences;
+
     long lastWritten;
 
-    Found(SlotSpan span) {
+    Found(SlotSpan span, Arena arena) {
       this.span = span;
-      this.sequences = new long[span.slots];
+      this.sequences = arena.allocate((long) span.slots * Long.BYTES, Long.BYTES);
     }
 
     SlotSpan span() {
@@ -80,6 +87,10 @@ final class DirectoryScan {
   }
 
   private final SsdDirectory directory;
+
+  /** Of what only reading and placing need. */
+  private final Arena arena;
+
   private final DirectoryFiles files;
   private final DirectoryMeta meta;
   private final Map<Long, Found> bySequence = new HashMap<>();
@@ -97,17 +108,21 @@ final class DirectoryScan {
   private long bytesRead;
   private long survivors;
 
-  private DirectoryScan(SsdDirectory directory) {
+  private DirectoryScan(SsdDirectory directory, Arena arena) {
     this.directory = directory;
+    this.arena = arena;
     this.files = directory.files();
     this.meta = files.meta();
   }
 
   /** Reads the log and puts what survived in its place. The directory's care thread. */
   static DirectoryScan run(SsdDirectory directory) {
-    DirectoryScan scan = new DirectoryScan(directory);
-    scan.read();
-    scan.place();
+    DirectoryScan scan;
+    try (Arena arena = Arena.ofConfined()) {
+      scan = new DirectoryScan(directory, arena);
+      scan.read();
+      scan.place();
+    }
     scan.restoreLog();
     LOG.log(
         Level.INFO,
@@ -226,15 +241,15 @@ final class DirectoryScan {
     if (span.firstExtent != record.spanFirst()
         || span.stride != record.stride()
         || index >= span.slots
-        || sequence < found.sequences[index]) {
+        || sequence < found.sequences.getAtIndex(JAVA_LONG, index)) {
       return;
     }
-    found.sequences[index] = sequence;
+    found.sequences.setAtIndex(JAVA_LONG, index, sequence);
     found.lastWritten = Math.max(found.lastWritten, sequence);
     boolean isVoid = isVoid();
-    span.identityDigests[index] = isVoid ? 0 : record.identityDigest();
-    span.sums[index] = record.sum();
-    span.headerPages[index] = isVoid ? 0 : page;
+    span.setIdentityDigest(index, isVoid ? 0 : record.identityDigest());
+    span.setSum(index, record.sum());
+    span.setHeaderPage(index, isVoid ? 0 : page);
     dropped += isVoid ? 1 : 0;
   }
 
@@ -257,7 +272,8 @@ final class DirectoryScan {
                   meta.extentBytes,
                   record.stride(),
                   sequence,
-                  0));
+                  0),
+              arena);
       bySequence.put(sequence, found);
     }
     latest = found;
@@ -310,8 +326,8 @@ final class DirectoryScan {
 
   private static long count(SlotSpan span) {
     long count = 0;
-    for (long digest : span.identityDigests) {
-      count += digest == 0 ? 0 : 1;
+    for (int i = 0; i < span.slots; i++) {
+      count += span.identityDigest(i) == 0 ? 0 : 1;
     }
     return count;
   }
@@ -322,7 +338,8 @@ final class DirectoryScan {
     extents.forEach(found -> byExtent[found.extent] = found);
     BitSet livePages = new BitSet();
     for (SlotSpan span : spans) {
-      for (int page : span.headerPages) {
+      for (int i = 0; i < span.slots; i++) {
+        int page = span.headerPage(i);
         if (page != 0) {
           FoundExtent found = Objects.requireNonNull(byExtent[(page - 1) / pages]);
           found.live++;
@@ -379,9 +396,9 @@ final class DirectoryScan {
 
   private void restore(SlotSpan span) {
     for (int index = 0; index < span.slots; index++) {
-      if (span.identityDigests[index] != 0) {
+      if (span.identityDigest(index) != 0) {
         span.takeAt(index);
-        span.unproven[index] = (byte) (NOT_OFFERED | (meta.clean ? 0 : UNPROVEN));
+        span.mark(index, NOT_OFFERED | (meta.clean ? 0 : UNPROVEN));
         survivors++;
       }
     }
@@ -439,10 +456,10 @@ final class DirectoryScan {
         span != null
             && span.sequence == header.spanSequence()
             && header.index() < span.slots
-            && span.headerPages[header.index()] == page
+            && span.headerPage(header.index()) == page
             // A page may hold an earlier header of the same slot too, which cleaning had moved.
             && span.identityDigest(header.index()) == header.identityDigest()
-            && (span.unproven[header.index()] & NOT_OFFERED) != 0;
+            && span.isMarked(header.index(), NOT_OFFERED);
     return counts ? span : null;
   }
 }

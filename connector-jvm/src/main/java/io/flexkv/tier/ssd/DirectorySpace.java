@@ -71,10 +71,10 @@ final class DirectorySpace {
   /** A slot's bytes are those of its header: they verified, or both are new. Any thread. */
   void proved(SlotSpan span, int index) {
     synchronized (span) {
-      if ((span.unproven[index] & DirectoryScan.UNPROVEN) != 0) {
+      if (span.isMarked(index, DirectoryScan.UNPROVEN)) {
         unproven.decrementAndGet();
       }
-      span.unproven[index] = 0;
+      span.unmark(index, DirectoryScan.UNPROVEN | DirectoryScan.NOT_OFFERED);
     }
   }
 

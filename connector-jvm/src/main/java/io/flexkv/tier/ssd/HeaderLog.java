@@ -32,7 +32,7 @@ import org.jspecify.annotations.Nullable;
  * used before the next start, which finds more that counts than there was: blocks that had been
  * given back.
  *
- * <p>Thread-safe; {@code headerPages} of all spans is guarded by this object.
+ * <p>Thread-safe; {@code headerPage} of all spans is guarded by this object.
  */
 final class HeaderLog {
   static final int BATCH_PAGES = 16;
@@ -248,7 +248,7 @@ final class HeaderLog {
     return span != null
         && span.sequence == record.spanSequence()
         && record.index() < span.slots
-        && span.headerPages[record.index()] == page
+        && span.headerPage(record.index()) == page
         // The page may also hold the header of a block that was in the slot before.
         && span.identityDigest(record.index()) == record.identityDigest();
   }
@@ -418,16 +418,15 @@ final class HeaderLog {
       int number = pageNumber(into.extent, firstPage + page);
       for (int i = 0; i < pageCounts[page]; i++) {
         Entry entry = entries.get(next++);
-        int[] headerPages = entry.span().headerPages;
-        int before = headerPages[entry.index()];
+        int before = entry.span().headerPage(entry.index());
         if (entry.movedFrom() != 0 && before != entry.movedFrom()) {
           continue; // overtaken while it was on its way
         }
         forget(before);
-        headerPages[entry.index()] = number;
+        entry.span().setHeaderPage(entry.index(), number);
         into.live++;
         if (entry.movedFrom() == 0) {
-          entry.span().sums[entry.index()] = entry.sum();
+          entry.span().setSum(entry.index(), entry.sum());
           entry.span().setIdentityDigest(entry.index(), entry.digest());
           space.proved(entry.span(), entry.index());
         }
@@ -452,8 +451,8 @@ final class HeaderLog {
   synchronized @Nullable Victim victim() {
     SlotSpan span;
     while ((span = dissolved.poll()) != null) {
-      for (int page : span.headerPages) {
-        forget(page);
+      for (int i = 0; i < span.slots; i++) {
+        forget(span.headerPage(i));
       }
     }
     if (freeExtents.size() > RESERVED || failed) {
@@ -495,7 +494,7 @@ final class HeaderLog {
 
   /** The page that holds the header of a slot, 0 if there is none. */
   synchronized int headerPage(SlotSpan span, int index) {
-    return span.headerPages[index];
+    return span.headerPage(index);
   }
 
   /** Bytes of pages written since the start. */

@@ -157,7 +157,7 @@ final class Recovery {
         continue;
       }
       int index = record.index();
-      span.unproven[index] &= ~DirectoryScan.NOT_OFFERED;
+      span.unmark(index, DirectoryScan.NOT_OFFERED);
       long slot = SlotNumber.of(directory, span.offset(index), span.generation(index));
       if (wanted.test(record.digestHi(), record.digestLo(), record.generation())) {
         batch.add(slot, record);
@@ -240,8 +240,8 @@ final class Recovery {
     SlotSpan span =
         Objects.requireNonNull(cursor.directory().space().spanAtByte(SlotNumber.offset(slot)));
     int index = span.indexOf(SlotNumber.offset(slot));
-    span.unproven[index] |= DirectoryScan.NOT_OFFERED;
-    cursor.again(span.headerPages[index]);
+    span.mark(index, DirectoryScan.NOT_OFFERED);
+    cursor.again(span.headerPage(index));
     spilled = true;
   }
 
@@ -260,8 +260,8 @@ final class Recovery {
       int directory = cursor.directory().index();
       for (SlotSpan span : cursor.scan().spans()) {
         for (int i = 0; i < span.slots; i++) {
-          if ((span.unproven[i] & DirectoryScan.NOT_OFFERED) != 0) {
-            span.unproven[i] &= ~DirectoryScan.NOT_OFFERED;
+          if (span.isMarked(i, DirectoryScan.NOT_OFFERED)) {
+            span.unmark(i, DirectoryScan.NOT_OFFERED);
             giveUp(SlotNumber.of(directory, span.offset(i), span.generation(i)));
           }
         }

@@ -56,7 +56,7 @@ final class Scrub {
     if (finding.errno() != 0) {
       counters.readErrors.increment();
       directory.readFailed(finding.errno());
-    } else if (!finding.good() && (span.unproven[at] & DirectoryScan.UNPROVEN) != 0) {
+    } else if (!finding.good() && span.isMarked(at, DirectoryScan.UNPROVEN)) {
       counters.corruptBlocks.increment();
       counters.staleBlocks.increment(); // it was being overwritten at an end; a read will miss
     } else if (!finding.good()) {

@@ -1,21 +1,40 @@
 package io.flexkv.tier.ssd;
 
-import java.lang.invoke.MethodHandles;
+import static java.lang.foreign.ValueLayout.JAVA_BYTE;
+import static java.lang.foreign.ValueLayout.JAVA_INT;
+import static java.lang.foreign.ValueLayout.JAVA_LONG;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
 import java.lang.invoke.VarHandle;
+import java.util.Objects;
 
 /**
  * Neighbouring extents cut into slots of one size: slot {@code i} lies at {@code start + i *
  * stride}.
  *
  * <p>Two halves with two owners. Which slots are held, and how often each was handed out, is the
- * cache thread's. What a slot holds ({@link #identityDigests}, {@link #sums}) is written by the I/O
+ * cache thread's. What a slot holds ({@link #identityDigest}, {@link #sum}) is written by the I/O
  * thread that commits a write and read by the one that verifies a read; the job queues between them
- * order the two, for a slot is read only after its write has been reported. {@link #headerPages} is
+ * order the two, for a slot is read only after its write has been reported. {@link #headerPage} is
  * guarded by the header log.
+ *
+ * <p>What is known of slots lies outside the heap, in columns one after another, for a disk may
+ * have many millions:
+ *
+ * <pre>
+ * 8 bytes a slot: digest of the identity of what it holds, 0 = nothing
+ * 4 bytes: CRC32C of the identity and the payload
+ * 4 bytes: number of the log page that holds its header, 0 = none
+ * 4 bytes: how often it was handed out
+ * 1 byte:  {@link DirectoryScan#UNPROVEN} and {@link DirectoryScan#NOT_OFFERED}
+ * 1 byte:  1 if its bytes did not verify; set by any thread before the owner hears of it
+ * </pre>
  */
 final class SlotSpan {
   private static final int BITS = Long.SIZE;
-  private static final VarHandle DIGEST = MethodHandles.arrayElementVarHandle(long[].class);
+  private static final int SLOT_BYTES = 22;
+  private static final VarHandle DIGEST = JAVA_LONG.varHandle();
 
   final int firstExtent;
   final int extents;
@@ -26,23 +45,17 @@ final class SlotSpan {
   /** Differs from every other span's of this directory, greater than those of earlier ones. */
   final long sequence;
 
-  /** By slot: digest of the identity of what it holds, 0 = nothing. */
-  final long[] identityDigests;
+  private final MemorySegment known;
+  private final long sums;
+  private final long headerPages;
+  private final long generations;
+  private final long marks;
+  private final long bad;
 
-  /** By slot: CRC32C of the identity and the payload. */
-  final int[] sums;
-
-  /** By slot: number of the log page that holds its header, 0 = none. */
-  final int[] headerPages;
-
-  /** By slot: 1 if it was found at a start and nobody has verified its bytes since. */
-  final byte[] unproven;
-
-  /** By slot: 1 if its bytes did not verify. Set by any thread before the owner hears of it. */
-  private final byte[] bad;
+  /** Generation from which a slot's first one follows. */
+  private final int salt;
 
   private final long[] held;
-  private final int[] generations;
   private int used;
   private int searchFrom;
 
@@ -56,14 +69,14 @@ final class SlotSpan {
     this.stride = stride;
     this.slots = Math.toIntExact(extents * extentBytes / stride);
     this.sequence = sequence;
-    this.identityDigests = new long[slots];
-    this.sums = new int[slots];
-    this.headerPages = new int[slots];
-    this.unproven = new byte[slots];
-    this.bad = new byte[slots];
+    this.known = Arena.ofAuto().allocate((long) slots * SLOT_BYTES, Long.BYTES);
+    this.sums = (long) slots * Long.BYTES;
+    this.headerPages = sums + (long) slots * Integer.BYTES;
+    this.generations = headerPages + (long) slots * Integer.BYTES;
+    this.marks = generations + (long) slots * Integer.BYTES;
+    this.bad = marks + slots;
     this.held = new long[(slots + BITS - 1) / BITS];
-    this.generations = new int[slots];
-    java.util.Arrays.fill(generations, salt);
+    this.salt = salt;
   }
 
   boolean empty() {
@@ -106,12 +119,13 @@ final class SlotSpan {
   /** Hands out a given slot, at recovery. */
   void takeAt(int index) {
     held[index / BITS] |= 1L << index;
-    generations[index] = generations[index] % (SlotNumber.GENERATIONS - 1) + 1;
+    int next = generation(index) % (SlotNumber.GENERATIONS - 1) + 1;
+    known.set(JAVA_INT, at(generations, index), next - salt);
     used++;
   }
 
   int generation(int index) {
-    return generations[index];
+    return salt + known.get(JAVA_INT, at(generations, index));
   }
 
   /** Whether this very number was handed out and not given back. */
@@ -121,31 +135,71 @@ final class SlotSpan {
     return within % stride == 0
         && index < slots
         && (held[index / BITS] & 1L << index) != 0
-        && generations[index] == SlotNumber.generation(slot);
+        && generation(index) == SlotNumber.generation(slot);
   }
 
   boolean holdsIndex(int index) {
     return (held[index / BITS] & 1L << index) != 0;
   }
 
+  private static long at(long column, int index) {
+    return column + (long) index * Integer.BYTES;
+  }
+
   /** What a slot holds, as of now. Any thread. */
   long identityDigest(int index) {
-    return (long) DIGEST.getVolatile(identityDigests, index);
+    return (long) DIGEST.getVolatile(known, (long) checked(index) * Long.BYTES);
   }
 
   /** From now on a slot holds something else, or nothing. */
   void setIdentityDigest(int index, long digest) {
-    DIGEST.setVolatile(identityDigests, index, digest);
+    DIGEST.setVolatile(known, (long) checked(index) * Long.BYTES, digest);
+  }
+
+  int sum(int index) {
+    return known.get(JAVA_INT, at(sums, checked(index)));
+  }
+
+  void setSum(int index, int sum) {
+    known.set(JAVA_INT, at(sums, checked(index)), sum);
+  }
+
+  int headerPage(int index) {
+    return known.get(JAVA_INT, at(headerPages, checked(index)));
+  }
+
+  void setHeaderPage(int index, int page) {
+    known.set(JAVA_INT, at(headerPages, checked(index)), page);
+  }
+
+  /** Whether a start has marked it so, and nothing has changed that since. */
+  boolean isMarked(int index, byte mark) {
+    return (known.get(JAVA_BYTE, marks + checked(index)) & mark) != 0;
+  }
+
+  void mark(int index, int mark) {
+    long place = marks + checked(index);
+    known.set(JAVA_BYTE, place, (byte) (known.get(JAVA_BYTE, place) | mark));
+  }
+
+  void unmark(int index, int mark) {
+    long place = marks + checked(index);
+    known.set(JAVA_BYTE, place, (byte) (known.get(JAVA_BYTE, place) & ~mark));
   }
 
   /** A slot must not be used any more: reads of it miss, and it is never handed out again. */
   void markBad(int index) {
-    bad[index] = 1;
+    known.set(JAVA_BYTE, bad + checked(index), (byte) 1);
     setIdentityDigest(index, 0);
   }
 
   boolean isBad(int index) {
-    return bad[index] != 0;
+    return known.get(JAVA_BYTE, bad + checked(index)) != 0;
+  }
+
+  /** The columns lie side by side: what is beyond one of them is in the next. */
+  private int checked(int index) {
+    return Objects.checkIndex(index, slots);
   }
 
   /** Takes a slot back; it must be held. Whoever still reads it finds that it holds nothing. */
