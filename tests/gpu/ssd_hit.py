@@ -59,6 +59,7 @@ def main() -> int:
             FLEXKV_CPU_CACHE_GB=f"{2.3 * gb + 0.2:.2f}",
             FLEXKV_SSD_CACHE_GB=f"{1.1 * args.chains * gb + 0.7:.2f}",
             FLEXKV_SSD_CACHE_DIR=disk,
+            FLEXKV_SERVER_LAUNCH_MODE="external",  # the rank starts none between two of ours
         )
         os.environ.update(sidecar.environment)
         rank = None
