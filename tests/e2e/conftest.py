@@ -29,7 +29,7 @@ PROMPTS = 72
 OUTPUT_TOKENS = 12
 _TEST_TIMEOUT_S = 150
 #: A long form, or an environment whose modules nobody has compiled yet.
-_SLOW_TEST_TIMEOUT_S = 400
+_SLOW_TEST_TIMEOUT_S = 600
 
 _COUNTS = pytest.StashKey[Counter[str]]()
 

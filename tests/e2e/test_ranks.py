@@ -33,6 +33,6 @@ def test_tensor_parallel_ranks_answer_as_without_us(
     log = checkout.LOGS / f"ranks-{shape}-{ranks}.log"
     with log.open("wb") as out:
         ended = subprocess.run(command, env=dict(os.environ), stdout=out, stderr=subprocess.STDOUT,
-                               check=False, timeout=380)  # fmt: skip
+                               check=False, timeout=560)  # fmt: skip
     failures = [line for line in log.read_text().splitlines() if "FAILED" in line]
     assert (ended.returncode, failures) == (0, [])
