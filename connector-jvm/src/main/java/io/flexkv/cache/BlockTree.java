@@ -184,9 +184,7 @@ final class BlockTree {
 
   /** Evicts what a tier's policy has chosen; the block goes if that was its only copy. */
   void evict(Tier tier, int entry) {
-    boolean may =
-        tier == Tier.HOST ? Copies.hostEvictable(index, entry) : Copies.ssdEvictable(index, entry);
-    if (!may) {
+    if (!Copies.evictable(tier, index, entry)) {
       throw new IllegalStateException("entry " + entry + " is in use");
     }
     if (tier == Tier.HOST) {

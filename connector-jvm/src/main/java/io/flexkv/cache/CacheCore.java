@@ -4,7 +4,6 @@ import io.flexkv.cache.ChainSearch.Level;
 import java.lang.foreign.MemorySegment;
 import java.util.BitSet;
 import java.util.function.LongSupplier;
-import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -72,7 +71,6 @@ public final class CacheCore {
   private final LoadJobs loads;
   private final SaveAttempts saves;
   private final Evictor evictor;
-  private final LruPolicy.Ticks ticks = new LruPolicy.Ticks();
   private final SsdTier ssdTier;
   private final SsdWrites writes;
   private final Promotions promotions;
@@ -105,7 +103,7 @@ public final class CacheCore {
   /**
    * An empty core.
    *
-   * @param eviction how room is made in the host tier
+   * @param eviction how room is made in each tier
    */
   public CacheCore(
       CacheConfig config,
@@ -140,7 +138,8 @@ public final class CacheCore {
     AttemptTable attempts = new AttemptTable();
     pool = new SlotPool(slots);
     SlotPool ssdPool = new SlotPool(ssdSlots);
-    namespaces = new Namespaces(config, newPolicy(eviction), this::newSsdPolicy);
+    EvictionPolicies policies = new EvictionPolicies(index, eviction, nanoTime);
+    namespaces = new Namespaces(config, policies);
     Copies copies = new Copies(index, namespaces, pool, ssdPool, effects, counters);
     tree = new BlockTree(index, namespaces, attempts, pool, copies, counters);
     search = new ChainSearch(tree);
@@ -149,9 +148,8 @@ public final class CacheCore {
     jobs = new JobTable(config.maxOpenJobs(), ended);
     parked = new ParkedGos(config.maxParkedGos());
     int foreign = config.maxForeignEvictionsPerPlan();
-    evictor = new Evictor(Tier.HOST, namespaces, tree, pool, foreign, eviction);
-    Evictor ssdEvictor =
-        new Evictor(Tier.SSD, namespaces, tree, ssdPool, foreign, EvictionSettings.DEFAULT);
+    evictor = new Evictor(Tier.HOST, policies, tree, pool, foreign, eviction);
+    Evictor ssdEvictor = new Evictor(Tier.SSD, policies, tree, ssdPool, foreign, eviction);
     ssdTier = new SsdTier(ssdConfig, ssdPool, ssdEvictor, index, namespaces, pool);
     writes = new SsdWrites(ssdTier, index, namespaces, tree, pool, effects, counters);
     promotions = new Promotions(ssdTier, index, tree, evictor, leases, effects, counters, nanoTime);
@@ -619,6 +617,7 @@ public final class CacheCore {
     }
     saves.settleEmptied();
     evictor.workOff();
+    ssdTier.evictor.workOff();
     promotions.readAhead(now);
     writes.pump();
     hostVacating.again();
@@ -643,23 +642,14 @@ public final class CacheCore {
   }
 
   /**
-   * Makes room in another way from now on. Blocks keep their order of use as far as the new policy
-   * knows one; hits are counted anew. Takes about a microsecond a block, during which no lookup is
-   * answered.
+   * Makes room in another way from now on, in every tier. Blocks keep their order of use as far as
+   * the new policy knows one; hits are counted anew. Takes about a microsecond a block and tier,
+   * during which no lookup is answered.
    */
   public void setEviction(EvictionSettings eviction) {
-    namespaces.replacePolicies(index, newPolicy(eviction));
+    namespaces.replacePolicies(index, eviction);
     evictor.use(eviction);
-  }
-
-  private Supplier<EvictionPolicy> newPolicy(EvictionSettings eviction) {
-    return () ->
-        eviction.create(index, entry -> Copies.hostEvictable(index, entry), ticks, nanoTime);
-  }
-
-  private EvictionPolicy newSsdPolicy() {
-    return new LruPolicy(
-        index, entry -> Copies.ssdEvictable(index, entry), ticks, LruPolicy.Fields.SSD);
+    ssdTier.evictor.use(eviction);
   }
 
   /** What happened, and what is there. */

@@ -82,6 +82,18 @@ final class Copies {
     onNeed.accept(entry);
   }
 
+  /** Whether a servable block is servable from this tier. */
+  static boolean servableFrom(Tier tier, BlockIndex index, int entry) {
+    return tier == Tier.HOST
+        ? index.getInt(entry, HOST) == HOST_THERE
+        : index.getInt(entry, SSD) == SSD_HELD;
+  }
+
+  /** Whether the copy in this tier may go. */
+  static boolean evictable(Tier tier, BlockIndex index, int entry) {
+    return tier == Tier.HOST ? hostEvictable(index, entry) : ssdEvictable(index, entry);
+  }
+
   /** Whether the host copy may go: the last of its chain, that nobody needs or moves. */
   static boolean hostEvictable(BlockIndex index, int entry) {
     return index.getInt(entry, HOST) == HOST_THERE
@@ -128,7 +140,7 @@ final class Copies {
 
   void touch(int entry) {
     if (inHost(entry) == HOST_THERE) {
-      namespace(entry).policy().touch(entry);
+      namespace(entry).hostPolicy().touch(entry);
     }
     if (onSsd(entry) == SSD_HELD) {
       namespace(entry).ssdPolicy().touch(entry);
@@ -141,7 +153,7 @@ final class Copies {
       return;
     }
     if (inHost(entry) == HOST_THERE) {
-      namespace(entry).policy().released(entry);
+      namespace(entry).hostPolicy().released(entry);
     }
     if (onSsd(entry) == SSD_HELD) {
       namespace(entry).ssdPolicy().released(entry);
@@ -153,7 +165,7 @@ final class Copies {
   /** A servable block got its host copy. */
   void inHostNow(int entry) {
     index.setInt(entry, HOST, HOST_THERE);
-    namespace(entry).policy().add(entry);
+    namespace(entry).hostPolicy().add(entry);
     counters.hostBlocks++;
     stored(Tier.HOST, entry);
     int parent = index.getInt(entry, PARENT);
@@ -196,7 +208,7 @@ final class Copies {
     index.setInt(entry, HOST, HOST_NONE);
     index.setInt(entry, HOT, 0);
     leaveHost(entry);
-    namespace(entry).policy().remove(entry);
+    namespace(entry).hostPolicy().remove(entry);
     host.retire(index.getLong(entry, SLOT));
   }
 
@@ -331,7 +343,7 @@ final class Copies {
       if (inHost(entry) == HOST_THERE) {
         noticeHostGone(entry);
         leaveHost(entry);
-        namespace(entry).policy().remove(entry);
+        namespace(entry).hostPolicy().remove(entry);
       } else {
         leaveHost(entry);
       }
@@ -353,7 +365,7 @@ final class Copies {
         && addTo(entry, HOST_CHILDREN, -1) == 0
         && index.getInt(parent, STATE) == READY
         && inHost(parent) == HOST_THERE) {
-      namespace(parent).policy().inherit(parent, entry);
+      namespace(parent).hostPolicy().inherit(parent, entry);
     }
   }
 

@@ -60,16 +60,11 @@ final class EntryLayout {
   /** Its place in that attempt. */
   static final int ATTEMPT_INDEX = 10;
 
-  /** Neighbours in the list of the host tier's policy, and whether it is in it at all. */
+  /** What the host tier's policy keeps besides: see {@link PolicyFields}. */
   static final int OLDER = 11;
 
   static final int NEWER = 12;
   static final int LISTED = 13;
-
-  /** What a policy with a heap keeps in the same two fields. */
-  static final int HEAP_PLACE = OLDER;
-
-  static final int HITS = NEWER;
 
   /** {@link #HOST_NONE}, {@link #HOST_READING} or {@link #HOST_THERE}. */
   static final int HOST = 14;

@@ -1,13 +1,10 @@
 package io.flexkv.cache;
 
-import static io.flexkv.cache.EntryLayout.HITS;
-import static io.flexkv.cache.EntryLayout.RECENCY;
-
 import java.util.function.LongSupplier;
 
 /**
  * Which of two blocks {@link HeapPolicy} gives up first, and what is remembered of a block for it:
- * one long ({@link EntryLayout#RECENCY}) and a number of hits ({@link EntryLayout#HITS}).
+ * one long ({@link PolicyFields#recency}) and a number of hits ({@link PolicyFields#hits}).
  *
  * <p>A lookup touches only the deepest block that it can serve, although it uses the whole chain.
  * So what a block knows of its use goes to its parent when it is removed ({@link #absorb}): a block
@@ -15,9 +12,13 @@ import java.util.function.LongSupplier;
  */
 abstract sealed class EvictionOrder {
   final BlockIndex index;
+  final int recency;
+  private final int hits;
 
-  EvictionOrder(BlockIndex index) {
+  EvictionOrder(BlockIndex index, PolicyFields fields) {
     this.index = index;
+    this.recency = fields.recency();
+    this.hits = fields.hits();
   }
 
   /** An entry became servable; nobody has hit it yet. */
@@ -28,62 +29,66 @@ abstract sealed class EvictionOrder {
 
   /** A child goes; what it knows counts for its parent. */
   void absorb(int parent, int child) {
-    long used = index.getLong(child, RECENCY);
-    if (used - index.getLong(parent, RECENCY) > 0) {
-      index.setLong(parent, RECENCY, used);
+    long used = index.getLong(child, recency);
+    if (used - index.getLong(parent, recency) > 0) {
+      index.setLong(parent, recency, used);
     }
-    index.setInt(parent, HITS, saturated((long) hits(parent) + hits(child)));
-    index.setInt(child, HITS, 0);
+    addHits(parent, hits(child));
+    forgetHits(child);
   }
 
   /** Whether {@code a} goes before {@code b}. */
   abstract boolean before(int a, int b);
 
   final int hits(int entry) {
-    return index.getInt(entry, HITS);
+    return index.getInt(entry, hits);
   }
 
   /** By difference, so that a clock of any origin will do; ties by handle, so that runs repeat. */
   final boolean earlier(int a, int b) {
-    long difference = index.getLong(a, RECENCY) - index.getLong(b, RECENCY);
+    long difference = index.getLong(a, recency) - index.getLong(b, recency);
     return difference == 0 ? a < b : difference < 0;
   }
 
   final boolean later(int a, int b) {
-    long difference = index.getLong(a, RECENCY) - index.getLong(b, RECENCY);
+    long difference = index.getLong(a, recency) - index.getLong(b, recency);
     return difference == 0 ? a > b : difference > 0;
   }
 
-  private static int saturated(long hits) {
-    return (int) Math.min(hits, Integer.MAX_VALUE);
+  final void forgetHits(int entry) {
+    index.setInt(entry, hits, 0);
+  }
+
+  final void addHits(int entry, int more) {
+    index.setInt(entry, hits, (int) Math.min((long) hits(entry) + more, Integer.MAX_VALUE));
   }
 
   /** Times of use in ticks, and hits. */
   abstract static sealed class ByUse extends EvictionOrder {
     private final LruPolicy.Ticks ticks;
 
-    ByUse(BlockIndex index, LruPolicy.Ticks ticks) {
-      super(index);
+    ByUse(BlockIndex index, PolicyFields fields, LruPolicy.Ticks ticks) {
+      super(index, fields);
       this.ticks = ticks;
     }
 
     @Override
     final void added(int entry) {
-      index.setLong(entry, RECENCY, ticks.next());
-      index.setInt(entry, HITS, 0);
+      index.setLong(entry, recency, ticks.next());
+      forgetHits(entry);
     }
 
     @Override
     final void hit(int entry) {
-      index.setLong(entry, RECENCY, ticks.next());
-      index.setInt(entry, HITS, saturated(hits(entry) + 1L));
+      index.setLong(entry, recency, ticks.next());
+      addHits(entry, 1);
     }
   }
 
   /** {@code lfu}: fewest hits first, among equals the one used longest ago. */
   static final class Lfu extends ByUse {
-    Lfu(BlockIndex index, LruPolicy.Ticks ticks) {
-      super(index, ticks);
+    Lfu(BlockIndex index, PolicyFields fields, LruPolicy.Ticks ticks) {
+      super(index, fields, ticks);
     }
 
     @Override
@@ -96,8 +101,8 @@ abstract sealed class EvictionOrder {
   static final class Slru extends ByUse {
     private final int protectedHits;
 
-    Slru(BlockIndex index, LruPolicy.Ticks ticks, int protectedHits) {
-      super(index, ticks);
+    Slru(BlockIndex index, PolicyFields fields, LruPolicy.Ticks ticks, int protectedHits) {
+      super(index, fields, ticks);
       this.protectedHits = protectedHits;
     }
 
@@ -111,8 +116,8 @@ abstract sealed class EvictionOrder {
 
   /** {@code mru}: the one used last first. */
   static final class Mru extends ByUse {
-    Mru(BlockIndex index, LruPolicy.Ticks ticks) {
-      super(index, ticks);
+    Mru(BlockIndex index, PolicyFields fields, LruPolicy.Ticks ticks) {
+      super(index, fields, ticks);
     }
 
     @Override
@@ -126,16 +131,16 @@ abstract sealed class EvictionOrder {
     private final LruPolicy.Ticks ticks;
     private final boolean newestFirst;
 
-    ByCreation(BlockIndex index, LruPolicy.Ticks ticks, boolean newestFirst) {
-      super(index);
+    ByCreation(BlockIndex index, PolicyFields fields, LruPolicy.Ticks ticks, boolean newestFirst) {
+      super(index, fields);
       this.ticks = ticks;
       this.newestFirst = newestFirst;
     }
 
     @Override
     void added(int entry) {
-      index.setLong(entry, RECENCY, ticks.next());
-      index.setInt(entry, HITS, 0);
+      index.setLong(entry, recency, ticks.next());
+      forgetHits(entry);
     }
 
     @Override
@@ -156,29 +161,29 @@ abstract sealed class EvictionOrder {
 
   /**
    * {@code lru} with a reward: a hit keeps a block until a while from now, and each further hit
-   * meanwhile prolongs that. RECENCY is the end of that grace on the clock.
+   * meanwhile prolongs that. The long is the end of that grace on the clock.
    */
   static final class RewardedLru extends EvictionOrder {
     private final LongSupplier nanoTime;
     private final long rewardNanos;
 
-    RewardedLru(BlockIndex index, LongSupplier nanoTime, long rewardNanos) {
-      super(index);
+    RewardedLru(BlockIndex index, PolicyFields fields, LongSupplier nanoTime, long rewardNanos) {
+      super(index, fields);
       this.nanoTime = nanoTime;
       this.rewardNanos = rewardNanos;
     }
 
     @Override
     void added(int entry) {
-      index.setLong(entry, RECENCY, nanoTime.getAsLong());
-      index.setInt(entry, HITS, 0);
+      index.setLong(entry, recency, nanoTime.getAsLong());
+      forgetHits(entry);
     }
 
     @Override
     void hit(int entry) {
       long now = nanoTime.getAsLong();
-      long grace = index.getLong(entry, RECENCY);
-      index.setLong(entry, RECENCY, (grace - now > 0 ? grace : now) + rewardNanos);
+      long grace = index.getLong(entry, recency);
+      index.setLong(entry, recency, (grace - now > 0 ? grace : now) + rewardNanos);
     }
 
     @Override

@@ -5,7 +5,7 @@ import java.util.function.IntPredicate;
 import java.util.function.LongSupplier;
 
 /**
- * How room is made in a tier. The names and thresholds are the original's.
+ * How room is made in each tier. The names and thresholds are the original's.
  *
  * @param policy which block goes
  * @param hitRewardNanos {@code lru} only: how long a hit keeps a block, 0 = plain LRU
@@ -53,18 +53,20 @@ public record EvictionSettings(
   }
 
   EvictionPolicy create(
-      BlockIndex index, IntPredicate evictable, LruPolicy.Ticks ticks, LongSupplier nanoTime) {
+      Tier tier, BlockIndex index, LruPolicy.Ticks ticks, LongSupplier nanoTime) {
+    PolicyFields fields = PolicyFields.of(tier);
+    IntPredicate evictable = entry -> Copies.evictable(tier, index, entry);
     EvictionOrder order =
         switch (policy) {
-          case LRU -> new EvictionOrder.RewardedLru(index, nanoTime, hitRewardNanos);
-          case LFU -> new EvictionOrder.Lfu(index, ticks);
-          case SLRU -> new EvictionOrder.Slru(index, ticks, slruProtectedHits);
-          case FIFO -> new EvictionOrder.ByCreation(index, ticks, false);
-          case MRU -> new EvictionOrder.Mru(index, ticks);
-          case FILO -> new EvictionOrder.ByCreation(index, ticks, true);
+          case LRU -> new EvictionOrder.RewardedLru(index, fields, nanoTime, hitRewardNanos);
+          case LFU -> new EvictionOrder.Lfu(index, fields, ticks);
+          case SLRU -> new EvictionOrder.Slru(index, fields, ticks, slruProtectedHits);
+          case FIFO -> new EvictionOrder.ByCreation(index, fields, ticks, false);
+          case MRU -> new EvictionOrder.Mru(index, fields, ticks);
+          case FILO -> new EvictionOrder.ByCreation(index, fields, ticks, true);
         };
     return policy == Policy.LRU && hitRewardNanos == 0
-        ? new LruPolicy(index, evictable, ticks, LruPolicy.Fields.HOST)
-        : new HeapPolicy(index, evictable, order);
+        ? new LruPolicy(index, evictable, ticks, fields)
+        : new HeapPolicy(index, fields, evictable, order);
   }
 }

@@ -21,7 +21,7 @@ final class Evictor {
   private static final int OWN_VICTIMS_MAX = 4;
 
   private final Tier tier;
-  private final Namespaces namespaces;
+  private final EvictionPolicies policies;
   private final BlockTree tree;
   private final SlotPool pool;
 
@@ -39,13 +39,13 @@ final class Evictor {
 
   Evictor(
       Tier tier,
-      Namespaces namespaces,
+      EvictionPolicies policies,
       BlockTree tree,
       SlotPool pool,
       int foreignVictimsMax,
       EvictionSettings settings) {
     this.tier = tier;
-    this.namespaces = namespaces;
+    this.policies = policies;
     this.tree = tree;
     this.pool = pool;
     this.foreignVictimsMax = foreignVictimsMax;
@@ -87,6 +87,9 @@ final class Evictor {
 
   /** Evicts a bounded part of what the settings want evicted ahead of need. */
   void workOff() {
+    if (!pool.serves()) {
+      return; // it would make no room
+    }
     Namespace owing = debtor;
     for (int i = 0; owing != null && owedBytes > 0 && i < AHEAD_MAX; i++) {
       int victim = owing.policy(tier).victim();
@@ -112,7 +115,7 @@ final class Evictor {
       slot = pool.allocate(bytes);
     }
     while (slot == SlotAllocator.FULL && foreignVictims < foreignVictimsMax) {
-      EvictionPolicy other = namespaces.largestOther(tier, bytes);
+      EvictionPolicy other = policies.largestOther(tier, bytes);
       if (other == null) {
         break;
       }

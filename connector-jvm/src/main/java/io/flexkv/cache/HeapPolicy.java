@@ -1,10 +1,7 @@
 package io.flexkv.cache;
 
 import static io.flexkv.cache.BlockIndex.NONE;
-import static io.flexkv.cache.EntryLayout.HEAP_PLACE;
 import static io.flexkv.cache.EntryLayout.PARENT;
-import static io.flexkv.cache.EntryLayout.READY;
-import static io.flexkv.cache.EntryLayout.STATE;
 
 import java.util.Arrays;
 import java.util.function.IntPredicate;
@@ -21,14 +18,19 @@ final class HeapPolicy implements EvictionPolicy {
   private static final int MIN_CAPACITY = 64;
 
   private final BlockIndex index;
+  private final int heapPlace;
+  private final int known;
   private final IntPredicate evictable;
   private final EvictionOrder order;
   private int[] heap = new int[MIN_CAPACITY];
   private int heapSize;
   private int size;
 
-  HeapPolicy(BlockIndex index, IntPredicate evictable, EvictionOrder order) {
+  HeapPolicy(
+      BlockIndex index, PolicyFields fields, IntPredicate evictable, EvictionOrder order) {
     this.index = index;
+    this.heapPlace = fields.heapPlace();
+    this.known = fields.listed();
     this.evictable = evictable;
     this.order = order;
   }
@@ -37,7 +39,8 @@ final class HeapPolicy implements EvictionPolicy {
   public void add(int entry) {
     size++;
     order.added(entry);
-    index.setInt(entry, HEAP_PLACE, NONE);
+    index.setInt(entry, heapPlace, NONE);
+    index.setInt(entry, known, 1);
     insert(entry);
   }
 
@@ -55,7 +58,7 @@ final class HeapPolicy implements EvictionPolicy {
 
   @Override
   public void released(int entry) {
-    if (index.getInt(entry, STATE) == READY) {
+    if (knows(entry)) {
       insert(entry);
     }
   }
@@ -67,6 +70,7 @@ final class HeapPolicy implements EvictionPolicy {
       absorb(parent, entry);
     }
     takeOut(entry);
+    index.setInt(entry, known, 0);
     size--;
   }
 
@@ -83,16 +87,20 @@ final class HeapPolicy implements EvictionPolicy {
     return size;
   }
 
-  /** A child that never was servable knows nothing. */
+  /** Of a child that never was servable from this tier there is nothing to know. */
   private void absorb(int parent, int child) {
-    if (index.getInt(child, STATE) == READY) {
+    if (knows(child) && knows(parent)) {
       order.absorb(parent, child);
       settle(parent);
     }
   }
 
+  private boolean knows(int entry) {
+    return index.getInt(entry, known) != 0;
+  }
+
   private void insert(int entry) {
-    if (index.getInt(entry, HEAP_PLACE) != NONE) {
+    if (index.getInt(entry, heapPlace) != NONE) {
       return;
     }
     if (heapSize == heap.length) {
@@ -103,11 +111,11 @@ final class HeapPolicy implements EvictionPolicy {
   }
 
   private void takeOut(int entry) {
-    int place = index.getInt(entry, HEAP_PLACE);
+    int place = index.getInt(entry, heapPlace);
     if (place == NONE) {
       return;
     }
-    index.setInt(entry, HEAP_PLACE, NONE);
+    index.setInt(entry, heapPlace, NONE);
     int last = heap[--heapSize];
     if (last != entry) {
       put(last, place);
@@ -117,7 +125,7 @@ final class HeapPolicy implements EvictionPolicy {
 
   /** Moves an entry, if it is in the heap, to where its order wants it. */
   private void settle(int entry) {
-    int place = index.getInt(entry, HEAP_PLACE);
+    int place = index.getInt(entry, heapPlace);
     if (place != NONE) {
       sink(entry, rise(entry, place));
     }
@@ -151,6 +159,6 @@ final class HeapPolicy implements EvictionPolicy {
 
   private void put(int entry, int place) {
     heap[place] = entry;
-    index.setInt(entry, HEAP_PLACE, place);
+    index.setInt(entry, heapPlace, place);
   }
 }

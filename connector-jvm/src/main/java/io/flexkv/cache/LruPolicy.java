@@ -23,18 +23,6 @@ final class LruPolicy implements EvictionPolicy {
     }
   }
 
-  /** Where an entry keeps its place in the list of one tier. */
-  record Fields(int recency, int older, int newer, int listed) {
-    static final Fields HOST =
-        new Fields(EntryLayout.RECENCY, EntryLayout.OLDER, EntryLayout.NEWER, EntryLayout.LISTED);
-    static final Fields SSD =
-        new Fields(
-            EntryLayout.SSD_RECENCY,
-            EntryLayout.SSD_OLDER,
-            EntryLayout.SSD_NEWER,
-            EntryLayout.SSD_LISTED);
-  }
-
   private final BlockIndex index;
   private final int recencyField;
   private final int olderField;
@@ -46,7 +34,7 @@ final class LruPolicy implements EvictionPolicy {
   private int newest = NONE;
   private int size;
 
-  LruPolicy(BlockIndex index, IntPredicate evictable, Ticks ticks, Fields fields) {
+  LruPolicy(BlockIndex index, IntPredicate evictable, Ticks ticks, PolicyFields fields) {
     this.index = index;
     recencyField = fields.recency();
     olderField = fields.older();

@@ -11,8 +11,8 @@ final class Namespace {
   private final long digestHi;
   private final long digestLo;
   private final long slotBytes;
-  private EvictionPolicy policy;
-  private final EvictionPolicy ssdPolicy;
+  private EvictionPolicy hostPolicy;
+  private EvictionPolicy ssdPolicy;
   private final @Nullable KeySalt[] salts;
   private int generation;
   private boolean clearing;
@@ -34,8 +34,7 @@ final class Namespace {
       long digestLo,
       long slotBytes,
       int generation,
-      EvictionPolicy policy,
-      EvictionPolicy ssdPolicy,
+      EvictionPolicies policies,
       int maxGroups) {
     this.handle = handle;
     this.digestHi = digestHi;
@@ -43,8 +42,8 @@ final class Namespace {
     this.partBytes = new long[0];
     this.slotBytes = slotBytes;
     this.generation = generation;
-    this.policy = policy;
-    this.ssdPolicy = ssdPolicy;
+    this.hostPolicy = policies.of(Tier.HOST, slotBytes);
+    this.ssdPolicy = policies.of(Tier.SSD, slotBytes);
     this.salts = new @Nullable KeySalt[maxGroups];
   }
 
@@ -87,16 +86,17 @@ final class Namespace {
     return slotBytes;
   }
 
-  EvictionPolicy policy() {
-    return policy;
-  }
-
-  void usePolicy(EvictionPolicy changed) {
-    policy = changed;
+  void usePolicies(EvictionPolicies changed) {
+    hostPolicy = changed.of(Tier.HOST, slotBytes);
+    ssdPolicy = changed.of(Tier.SSD, slotBytes);
   }
 
   EvictionPolicy policy(Tier tier) {
-    return tier == Tier.HOST ? policy : ssdPolicy;
+    return tier == Tier.HOST ? hostPolicy : ssdPolicy;
+  }
+
+  EvictionPolicy hostPolicy() {
+    return hostPolicy;
   }
 
   EvictionPolicy ssdPolicy() {

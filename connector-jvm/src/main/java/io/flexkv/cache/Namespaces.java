@@ -2,16 +2,10 @@ package io.flexkv.cache;
 
 import static io.flexkv.cache.BlockIndex.NONE;
 import static io.flexkv.cache.EntryLayout.FIRST_CHILD;
-import static io.flexkv.cache.EntryLayout.HOST;
-import static io.flexkv.cache.EntryLayout.HOST_THERE;
-import static io.flexkv.cache.EntryLayout.LISTED;
 import static io.flexkv.cache.EntryLayout.NAMESPACE;
-import static io.flexkv.cache.EntryLayout.NEWER;
 import static io.flexkv.cache.EntryLayout.NEXT_SIBLING;
-import static io.flexkv.cache.EntryLayout.OLDER;
 import static io.flexkv.cache.EntryLayout.PARENT;
 import static io.flexkv.cache.EntryLayout.READY;
-import static io.flexkv.cache.EntryLayout.RECENCY;
 import static io.flexkv.cache.EntryLayout.STATE;
 
 import java.util.ArrayList;
@@ -20,30 +14,20 @@ import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
-/**
- * The namespaces by handle and by digest, and the eviction policy of each slot size in each tier.
- */
+/** The namespaces by handle and by digest. */
 final class Namespaces {
   private record Digest(long hi, long lo) {}
 
   private final CacheConfig config;
-  private final Supplier<EvictionPolicy> newSsdPolicy;
-  private Supplier<EvictionPolicy> newHostPolicy;
+  private final EvictionPolicies policies;
   private final List<Namespace> byHandle = new ArrayList<>();
   private final Map<Digest, Namespace> byDigest = new LinkedHashMap<>();
-  private final Map<Long, EvictionPolicy> hostPolicies = new LinkedHashMap<>();
-  private final Map<Long, EvictionPolicy> ssdPolicies = new LinkedHashMap<>();
 
-  Namespaces(
-      CacheConfig config,
-      Supplier<EvictionPolicy> newHostPolicy,
-      Supplier<EvictionPolicy> newSsdPolicy) {
+  Namespaces(CacheConfig config, EvictionPolicies policies) {
     this.config = config;
-    this.newHostPolicy = newHostPolicy;
-    this.newSsdPolicy = newSsdPolicy;
+    this.policies = policies;
   }
 
   /**
@@ -97,42 +81,34 @@ final class Namespaces {
             digestLo,
             slotBytes,
             generation,
-            policy(Tier.HOST, slotBytes),
-            policy(Tier.SSD, slotBytes),
+            policies,
             config.maxGroups());
     byHandle.add(opened);
     byDigest.put(new Digest(digestHi, digestLo), opened);
     return opened;
   }
 
-  private Map<Long, EvictionPolicy> policies(Tier tier) {
-    return tier == Tier.HOST ? hostPolicies : ssdPolicies;
-  }
-
-  private EvictionPolicy policy(Tier tier, long slotBytes) {
-    Supplier<EvictionPolicy> made = tier == Tier.HOST ? newHostPolicy : newSsdPolicy;
-    return policies(tier).computeIfAbsent(slotBytes, bytes -> made.get());
-  }
-
   /**
-   * Gives every slot size a new policy in the host tier and tells it of the blocks, the least
-   * recent first.
+   * Gives every slot size new policies of this kind, and tells each of the blocks in its tier, the
+   * least recent first.
    */
-  void replacePolicies(BlockIndex index, Supplier<EvictionPolicy> changed) {
-    newHostPolicy = changed;
-    hostPolicies.clear();
+  void replacePolicies(BlockIndex index, EvictionSettings changed) {
+    policies.use(changed);
     List<Integer> servable = new ArrayList<>();
     for (Namespace namespace : byHandle) {
-      namespace.usePolicy(policy(Tier.HOST, namespace.slotBytes()));
+      namespace.usePolicies(policies);
       collect(index, namespace.firstRoot, servable);
     }
-    servable.sort(Comparator.comparingLong(entry -> index.getLong(entry, RECENCY)));
-    for (int entry : servable) {
-      index.setInt(entry, OLDER, NONE);
-      index.setInt(entry, NEWER, NONE);
-      index.setInt(entry, LISTED, 0);
-      if (index.getInt(entry, HOST) == HOST_THERE) {
-        require(index.getInt(entry, NAMESPACE)).policy().add(entry);
+    for (Tier tier : Tier.values()) {
+      PolicyFields fields = PolicyFields.of(tier);
+      servable.sort(Comparator.comparingLong(entry -> index.getLong(entry, fields.recency())));
+      for (int entry : servable) {
+        index.setInt(entry, fields.older(), NONE);
+        index.setInt(entry, fields.newer(), NONE);
+        index.setInt(entry, fields.listed(), 0);
+        if (Copies.servableFrom(tier, index, entry)) {
+          require(index.getInt(entry, NAMESPACE)).policy(tier).add(entry);
+        }
       }
     }
   }
@@ -171,21 +147,6 @@ final class Namespaces {
 
   int size() {
     return byHandle.size();
-  }
-
-  /** Of the policies of other slot sizes that have a victim, the one with most bytes; or null. */
-  @Nullable EvictionPolicy largestOther(Tier tier, long slotBytes) {
-    EvictionPolicy largest = null;
-    long most = 0;
-    for (Map.Entry<Long, EvictionPolicy> size : policies(tier).entrySet()) {
-      EvictionPolicy policy = size.getValue();
-      long bytes = size.getKey() * policy.size();
-      if (size.getKey() != slotBytes && bytes > most && policy.victim() != BlockIndex.NONE) {
-        largest = policy;
-        most = bytes;
-      }
-    }
-    return largest;
   }
 
   private void check(int parts, long[] partBytes) {

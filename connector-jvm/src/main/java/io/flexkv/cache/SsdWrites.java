@@ -96,7 +96,7 @@ final class SsdWrites {
     }
     long wanted = host.capacityBytes() - host.capacityBytes() / FREE_DIVISOR;
     for (int i = 0; i < AHEAD_MAX && host.usedBytes() > wanted; i++) {
-      int victim = namespace.policy().victim();
+      int victim = namespace.hostPolicy().victim();
       if (victim == NONE) {
         return;
       }
@@ -184,7 +184,6 @@ final class SsdWrites {
   /** Takes the next blocks out of the queue, and gives those that can be written their slots. */
   private List<Integer> choose(int reference) {
     List<Integer> chosen = new ArrayList<>();
-    tier.evictor.begin();
     boolean full = false;
     long bytes = 0;
     for (Queued next = queue.peek();
@@ -204,7 +203,7 @@ final class SsdWrites {
         slot =
             full
                 ? tier.slots.allocate(namespace(next.entry).slotBytes())
-                : place(next.entry, parent);
+                : place(next.entry, parent, chosen.isEmpty());
         full = slot == SlotAllocator.FULL;
       }
       if (slot == SlotAllocator.FULL) {
@@ -219,14 +218,18 @@ final class SsdWrites {
     return chosen;
   }
 
-  /** A slot, at the cost of others, but not of the parent. */
-  private long place(int entry, int parent) {
-    if (parent == NONE) {
-      return tier.evictor.allocate(namespace(entry));
+  /** A slot, at the cost of others, but not of the parent; the first of a write may cost more. */
+  private long place(int entry, int parent, boolean first) {
+    if (parent != NONE) {
+      tree.pin(parent);
     }
-    tree.pin(parent);
+    if (first) {
+      tier.evictor.begin(namespace(entry), 1);
+    }
     long slot = tier.evictor.allocate(namespace(entry));
-    tree.unpin(parent);
+    if (parent != NONE) {
+      tree.unpin(parent);
+    }
     return slot;
   }
 

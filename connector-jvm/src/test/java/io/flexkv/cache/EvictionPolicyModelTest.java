@@ -47,7 +47,8 @@ class EvictionPolicyModelTest {
     for (long seed = 1; seed <= 3; seed++) {
       blocks.clear();
       tick = 0;
-      run(new PolicyRig(settings), settings, new Random(seed), "seed " + seed);
+      Tier tier = seed % 2 == 0 ? Tier.SSD : Tier.HOST;
+      run(new PolicyRig(settings, tier), settings, new Random(seed), tier + ", seed " + seed);
     }
   }
 

@@ -7,19 +7,24 @@ import static io.flexkv.cache.EntryLayout.HOST_THERE;
 import static io.flexkv.cache.EntryLayout.PARENT;
 import static io.flexkv.cache.EntryLayout.PINS;
 import static io.flexkv.cache.EntryLayout.READY;
+import static io.flexkv.cache.EntryLayout.SSD;
+import static io.flexkv.cache.EntryLayout.SSD_CHILDREN;
+import static io.flexkv.cache.EntryLayout.SSD_HELD;
+import static io.flexkv.cache.EntryLayout.SSD_NONE;
 import static io.flexkv.cache.EntryLayout.STATE;
 
 /** An index and a policy that is told what BlockTree tells it, without plans, slots and leases. */
 final class PolicyRig {
   final BlockIndex index = new OffHeapBlockIndex(3);
   final EvictionPolicy policy;
+  private final Tier tier;
   long now = 1_000;
   private long nextKey = 1;
 
-  PolicyRig(EvictionSettings settings) {
-    policy =
-        settings.create(
-            index, entry -> Copies.hostEvictable(index, entry), new LruPolicy.Ticks(), () -> now);
+  /** Of blocks that are in the host tier alone, or in both tiers, of which this one is looked at. */
+  PolicyRig(EvictionSettings settings, Tier tier) {
+    this.tier = tier;
+    policy = settings.create(tier, index, new LruPolicy.Ticks(), () -> now);
   }
 
   /** A new servable block under a parent, or NONE. */
@@ -28,11 +33,19 @@ final class PolicyRig {
     index.setInt(entry, PARENT, parent);
     index.setInt(entry, STATE, READY);
     index.setInt(entry, HOST, HOST_THERE);
+    index.setInt(entry, SSD, tier == Tier.SSD ? SSD_HELD : SSD_NONE);
     if (parent != NONE) {
-      index.setInt(parent, CHILDREN, index.getInt(parent, CHILDREN) + 1);
+      addTo(parent, CHILDREN, 1);
+      addTo(parent, SSD_CHILDREN, tier == Tier.SSD ? 1 : 0);
     }
     policy.add(entry);
     return entry;
+  }
+
+  private int addTo(int entry, int field, int change) {
+    int now = index.getInt(entry, field) + change;
+    index.setInt(entry, field, now);
+    return now;
   }
 
   void pin(int entry) {
@@ -55,9 +68,8 @@ final class PolicyRig {
   void remove(int entry) {
     int parent = index.getInt(entry, PARENT);
     if (parent != NONE) {
-      int children = index.getInt(parent, CHILDREN) - 1;
-      index.setInt(parent, CHILDREN, children);
-      if (children == 0) {
+      addTo(parent, SSD_CHILDREN, tier == Tier.SSD ? -1 : 0);
+      if (addTo(parent, CHILDREN, -1) == 0) {
         policy.inherit(parent, entry);
       }
     }

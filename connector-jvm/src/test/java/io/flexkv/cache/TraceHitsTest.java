@@ -41,8 +41,8 @@ class TraceHitsTest {
   })
   void replay_syntheticTrace_hitsWhatWasComputed(Policy policy, int capacity, String percent)
       throws IOException {
-    EvictionSettings settings = new EvictionSettings(policy, 0, 2, 1, 0);
-    assertThat("%.2f".formatted(replay(new PolicyRig(settings), capacity))).isEqualTo(percent);
+    PolicyRig rig = new PolicyRig(new EvictionSettings(policy, 0, 2, 1, 0), Tier.HOST);
+    assertThat("%.2f".formatted(replay(rig, capacity))).isEqualTo(percent);
   }
 
   /** Percent of the blocks asked for that were there. */

@@ -47,7 +47,12 @@ final class TraceReplay implements CacheEffects {
   private long lastMillis;
   private long now;
 
-  private TraceReplay(int hostBlocks, int ssdBlocks, WritePolicy policy, double writesPerSecond) {
+  private TraceReplay(
+      int hostBlocks,
+      int ssdBlocks,
+      WritePolicy policy,
+      EvictionSettings eviction,
+      double writesPerSecond) {
     writesPerMilli = writesPerSecond / 1000;
     int eighth = Math.max(1, hostBlocks / 8);
     SsdConfig config =
@@ -56,7 +61,7 @@ final class TraceReplay implements CacheEffects {
     core =
         new CacheCore(
             CacheConfig.defaults(),
-            EvictionSettings.DEFAULT,
+            eviction,
             new FakeSlots(hostBlocks),
             ssdBlocks == 0 ? SlotAllocator.NONE : new FakeSlots(ssdBlocks),
             config,
@@ -101,8 +106,10 @@ final class TraceReplay implements CacheEffects {
       int hostBlocks,
       int ssdBlocks,
       WritePolicy policy,
+      EvictionSettings eviction,
       double writesPerSecond) {
-    TraceReplay replay = new TraceReplay(hostBlocks, ssdBlocks, policy, writesPerSecond);
+    TraceReplay replay =
+        new TraceReplay(hostBlocks, ssdBlocks, policy, eviction, writesPerSecond);
     long blocks = 0;
     long host = 0;
     long ssd = 0;

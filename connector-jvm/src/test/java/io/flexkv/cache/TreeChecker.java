@@ -87,17 +87,20 @@ final class TreeChecker {
     boolean hot =
         host == EntryLayout.HOST_THERE && (parent == NONE || get(parent, EntryLayout.HOT) != 0);
     assertThat(get(entry, EntryLayout.HOT) != 0).as("hot").isEqualTo(hot);
-    // Whatever may go must be known to its policy as such: else it would stay for ever.
-    if (Copies.hostEvictable(index, entry)) {
-      boolean heap =
-          namespaces.require(get(entry, EntryLayout.NAMESPACE)).policy() instanceof HeapPolicy;
-      assertThat(
-              heap ? get(entry, EntryLayout.HEAP_PLACE) >= 0 : get(entry, EntryLayout.LISTED) > 0)
-          .as("offered for eviction from the host tier")
+    offered(Tier.HOST, entry);
+    offered(Tier.SSD, entry);
+  }
+
+  /** Whatever may go must be known to its policy as such: else it would stay for ever. */
+  private void offered(Tier tier, int entry) {
+    if (Copies.evictable(tier, index, entry)) {
+      PolicyFields fields = PolicyFields.of(tier);
+      EvictionPolicy policy =
+          namespaces.require(get(entry, EntryLayout.NAMESPACE)).policy(tier);
+      boolean heap = policy instanceof HeapPolicy;
+      assertThat(heap ? get(entry, fields.heapPlace()) >= 0 : get(entry, fields.listed()) > 0)
+          .as("entry %s is offered for eviction from %s", entry, tier)
           .isTrue();
-    }
-    if (Copies.ssdEvictable(index, entry)) {
-      assertThat(get(entry, EntryLayout.SSD_LISTED)).as("offered from the SSD").isOne();
     }
   }
 

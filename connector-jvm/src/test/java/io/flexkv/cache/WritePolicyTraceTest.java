@@ -30,10 +30,10 @@ class WritePolicyTraceTest {
       trace = TraceReplay.read(Objects.requireNonNull(in, SLICE));
     }
     assertThat(trace).hasSize(600);
-    TraceReplay.Result alone = TraceReplay.play(trace, 1000, 0, WritePolicy.THROUGH, 0);
+    TraceReplay.Result alone = play(trace, 1000, 0, WritePolicy.THROUGH, 0);
     Map<WritePolicy, TraceReplay.Result> results = new EnumMap<>(WritePolicy.class);
     for (WritePolicy policy : WritePolicy.values()) {
-      results.put(policy, TraceReplay.play(trace, 1000, 20_000, policy, 1000));
+      results.put(policy, play(trace, 1000, 20_000, policy, 1000));
     }
     System.out.printf("write policies on %s: host alone %s, %s%n", SLICE, alone, results);
     assertThat(alone.ssdHits()).isZero();
@@ -78,7 +78,7 @@ class WritePolicyTraceTest {
 
   private static void row(
       int host, int ssd, double rate, WritePolicy policy, List<TraceReplay.Request> trace) {
-    TraceReplay.Result is = TraceReplay.play(trace, host, ssd, policy, rate);
+    TraceReplay.Result is = play(trace, host, ssd, policy, rate);
     System.out.printf(
         "| %d | %d | %.0f | %s | %.2f | %.2f | %d | %d |%n",
         host,
@@ -89,5 +89,10 @@ class WritePolicyTraceTest {
         is.hostPercent(),
         is.written(),
         is.skipped());
+  }
+
+  private static TraceReplay.Result play(
+      List<TraceReplay.Request> trace, int host, int ssd, WritePolicy policy, double rate) {
+    return TraceReplay.play(trace, host, ssd, policy, EvictionSettings.DEFAULT, rate);
   }
 }
