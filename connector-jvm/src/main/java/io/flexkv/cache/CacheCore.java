@@ -1,10 +1,7 @@
 package io.flexkv.cache;
 
-import io.flexkv.cache.ChainSearch.Level;
 import java.lang.foreign.MemorySegment;
-import java.util.BitSet;
 import java.util.function.LongSupplier;
-import org.jspecify.annotations.Nullable;
 
 /**
  * The cache core: which blocks are there, who may read them, and what is copied next.
@@ -65,22 +62,14 @@ public final class CacheCore {
   private final Namespaces namespaces;
   private final BlockTree tree;
   private final Leases leases;
-  private final EndedJobs ended;
   private final JobTable jobs;
-  private final ParkedGos parked;
-  private final LoadJobs loads;
-  private final SaveAttempts saves;
   private final Evictor evictor;
-  private final SsdTier ssdTier;
-  private final SsdWrites writes;
-  private final Promotions promotions;
-  private final Vacating hostVacating;
-  private final Vacating ssdVacating;
+  private final LowerTier lower;
   private final SsdReports ssdReports;
-  private final LongMap<Instance> instances = new LongMap<>();
-  private final Instance.ChainUse chainUse = new Instance.ChainUse();
-  private final ChainSearch search;
-  private final LookupResult result = new LookupResult();
+  private final Vacating vacating;
+  private final Instances instances;
+  private final Lookups lookups;
+  private final JobCalls calls;
 
   /**
    * An empty core.
@@ -142,34 +131,44 @@ public final class CacheCore {
     namespaces = new Namespaces(config, policies);
     Copies copies = new Copies(index, namespaces, pool, ssdPool, effects, counters);
     tree = new BlockTree(index, namespaces, attempts, pool, copies, counters);
-    search = new ChainSearch(tree);
     leases = new Leases(tree);
-    ended = new EndedJobs(config.maxEndedJobs(), effects);
-    jobs = new JobTable(config.maxOpenJobs(), ended);
-    parked = new ParkedGos(config.maxParkedGos());
     int foreign = config.maxForeignEvictionsPerPlan();
     evictor = new Evictor(Tier.HOST, policies, tree, pool, foreign, eviction);
-    Evictor ssdEvictor = new Evictor(Tier.SSD, policies, tree, ssdPool, foreign, eviction);
-    ssdTier = new SsdTier(ssdConfig, ssdPool, ssdEvictor, index, namespaces, pool);
-    writes = new SsdWrites(ssdTier, index, namespaces, tree, pool, effects, counters);
-    promotions = new Promotions(ssdTier, index, tree, evictor, leases, effects, counters, nanoTime);
-    hostVacating = new HostVacating(index, tree, pool, writes);
-    ssdVacating = new SsdVacating(index, tree, ssdPool);
-    tree.copies()
-        .onNeed(entry -> {
-          hostVacating.comesToBeNeeded(entry);
-          ssdVacating.comesToBeNeeded(entry);
-        });
-    loads = new LoadJobs(tree, pool, promotions, jobs, effects, counters);
-    saves = new SaveAttempts(tree, pool, evictor, jobs, ended, attempts, effects, counters);
+    lower =
+        new LowerTier(
+            ssdConfig,
+            ssdPool,
+            new Evictor(Tier.SSD, policies, tree, ssdPool, foreign, eviction),
+            pool,
+            evictor,
+            index,
+            namespaces,
+            tree,
+            leases,
+            effects,
+            counters,
+            nanoTime);
+    SsdWrites writes = lower.writes();
+    vacating = new HostVacating(index, tree, pool, writes);
+    copies.onNeed(entry -> {
+      vacating.comesToBeNeeded(entry);
+      lower.comesToBeNeeded(entry);
+    });
+    EndedJobs ended = new EndedJobs(config.maxEndedJobs(), effects);
+    jobs = new JobTable(config.maxOpenJobs(), ended);
+    LoadJobs loads = new LoadJobs(tree, pool, lower.promotions(), jobs, effects, counters);
+    SaveAttempts saves =
+        new SaveAttempts(tree, pool, evictor, jobs, ended, attempts, effects, counters);
     Losses losses = new Losses(tree, leases, jobs, loads, saves, counters);
-    ssdReports =
-        new SsdReports(
-            ssdTier, index, namespaces, tree, promotions, writes, loads, losses, counters);
-    leases.onEnd(promotions::left);
+    ssdReports = lower.reports(index, namespaces, tree, loads, losses, counters);
     if (!ssdSlots.equals(SlotAllocator.NONE)) {
       tree.onPublished(writes::published);
     }
+    instances = new Instances(config, leases);
+    lookups = new Lookups(tree, leases, lower, counters, nanoTime);
+    calls =
+        new JobCalls(
+            config, jobs, ended, loads, saves, leases, writes, effects, counters, nanoTime);
   }
 
   /** What the SSD tier tells this core. */
@@ -232,21 +231,7 @@ public final class CacheCore {
    * @throws IllegalStateException if too many instances are open
    */
   public void openInstance(int instanceId, int namespace) {
-    Namespace wanted = namespaces.require(namespace);
-    Instance known = instances.get(instanceId);
-    if (known != null) {
-      if (known.namespace != wanted) {
-        throw new IllegalArgumentException(
-            "instance %d is open in namespace %d, wanted %d"
-                .formatted(instanceId, known.namespace.handle(), namespace));
-      }
-      return;
-    }
-    if (instances.size() == config.maxInstances()) {
-      throw new IllegalStateException(
-          "%d instances are open, at most %d".formatted(instances.size(), config.maxInstances()));
-    }
-    instances.putNew(instanceId, new Instance(instanceId, wanted, config, leases, chainUse));
+    instances.open(instanceId, namespaces.require(namespace));
   }
 
   /**
@@ -254,19 +239,9 @@ public final class CacheCore {
    * are reported, and keep their slots until then.
    */
   public void closeInstance(int instanceId) {
-    Instance instance = instances.remove(instanceId);
-    if (instance == null) {
-      return;
+    if (instances.close(instanceId)) {
+      calls.instanceGone(instanceId);
     }
-    instance.endAll();
-    for (Job job : jobs.where(job -> job.instanceId == instanceId)) {
-      job.failure = JobStatus.VOID;
-      switch (job) {
-        case LoadJob load -> loads.failWaiting(load);
-        case SaveAttempt save -> saves.lose(save, DropReason.INSTANCE_CLOSED);
-      }
-    }
-    saves.settleEmptied();
   }
 
   /**
@@ -295,9 +270,8 @@ public final class CacheCore {
       long offset,
       int hashBytes,
       int count) {
-    Instance instance = instances.get(instanceId);
-    return instance != null
-        && instance.extend(requestId, firstIndex, hashes, offset, hashBytes, count);
+    return instances.extendChain(
+        instanceId, requestId, firstIndex, hashes, offset, hashBytes, count);
   }
 
   /**
@@ -311,46 +285,7 @@ public final class CacheCore {
    */
   public LookupResult lookup(
       int instanceId, long requestId, int groupId, int firstBlock, int maxBlocks) {
-    counters.lookups++;
-    Instance instance = instances.get(instanceId);
-    if (instance == null) {
-      return result.set(0, 0, 0, 0, 0);
-    }
-    Namespace namespace = instance.namespace;
-    RequestChain chain = instance.chain(requestId);
-    if (chain == null || !namespace.hasGroup(groupId) || firstBlock < 0 || maxBlocks < 0) {
-      return result.set(0, 0, 0, 0, namespace.generation());
-    }
-    chain.generation = namespace.generation();
-    KeySalt salt = namespace.salt(groupId);
-    int limit = (int) Math.min(chain.blocks(), (long) firstBlock + maxBlocks);
-    long now = nanoTime.getAsLong();
-    int hot = search.depth(chain, salt, 0, limit, Level.HOT);
-    int deep = search.depth(chain, salt, hot, limit, Level.SERVABLE);
-    int resident = search.depth(chain, salt, deep, chain.blocks(), Level.PRESENT);
-    int servable = hot;
-    if (deep > Math.max(hot, firstBlock)) {
-      int deepest = search.find(chain, salt, deep - 1);
-      servable = promotions.ask(chain, namespace, groupId, firstBlock, hot, deep, deepest, now);
-      if (servable < 0) {
-        return result
-            .set(chain.blocks(), hot, resident, 0, namespace.generation())
-            .withTiers(hot, deep, true);
-      }
-    }
-    long leaseId = 0;
-    if (servable > 0) {
-      int deepest = search.find(chain, salt, servable - 1);
-      tree.copies().touch(deepest);
-      writes.hit(deepest);
-      if (servable > firstBlock) {
-        counters.hits++;
-        counters.hitBlocks += servable - firstBlock;
-        leaseId = leases.take(chain, namespace, groupId, deepest, servable, now).id;
-      }
-    }
-    result.set(chain.blocks(), servable, resident, leaseId, namespace.generation());
-    return result.withTiers(hot, deep, false);
+    return lookups.lookup(instances.get(instanceId), requestId, groupId, firstBlock, maxBlocks);
   }
 
   /**
@@ -372,43 +307,8 @@ public final class CacheCore {
       int firstBlock,
       int[] gpuBlocks,
       int requiredParts) {
-    if (jobs.knows(jobId)) {
-      counters.ignoredCalls++;
-      return jobs.get(jobId) instanceof LoadJob;
-    }
-    if (requiredParts < 1 || requiredParts > config.maxParts()) {
-      counters.loadsRefused++;
-      return false;
-    }
-    BitSet gone = parked.take(jobId);
-    Instance instance = instances.get(instanceId);
-    RequestChain chain = instance == null ? null : instance.chain(requestId);
-    LoadJob job = null;
-    if (instance != null
-        && chain != null
-        && plannable(instance.namespace, chain, groupId, firstBlock, gpuBlocks.length)) {
-      job =
-          loads.plan(
-              instanceId,
-              instance.namespace,
-              chain,
-              jobId,
-              groupId,
-              firstBlock,
-              gpuBlocks,
-              requiredParts,
-              nanoTime.getAsLong());
-    }
-    if (chain != null) {
-      leases.end(chain, groupId);
-    }
-    if (job == null) {
-      counters.loadsRefused++;
-      ended.refuse(jobId, requiredParts, JobStatus.FAILED, gone);
-      return false;
-    }
-    startParked(job, gone);
-    return true;
+    return calls.planLoad(
+        instances.get(instanceId), jobId, requestId, groupId, firstBlock, gpuBlocks, requiredParts);
   }
 
   /**
@@ -429,42 +329,8 @@ public final class CacheCore {
       int firstBlock,
       int[] gpuBlocks,
       long[] generations) {
-    if (jobs.knows(jobId)) {
-      counters.ignoredCalls++;
-      return;
-    }
-    Instance instance = instances.get(instanceId);
-    if (instance == null) {
-      counters.ignoredCalls++;
-      return;
-    }
-    BitSet gone = parked.take(jobId);
-    Namespace namespace = instance.namespace;
-    RequestChain chain = instance.chain(requestId);
-    DropReason refusal =
-        saveRefusal(namespace, chain, groupId, firstBlock, gpuBlocks.length, generations.length);
-    SavePlan plan =
-        new SavePlan(
-            instanceId,
-            namespace,
-            chain == null ? new RequestChain(0) : chain,
-            jobId,
-            groupId,
-            firstBlock,
-            gpuBlocks,
-            generations,
-            nanoTime.getAsLong(),
-            gone);
-    if (refusal != null) {
-      saves.refuse(plan, 0, refusal);
-      return;
-    }
-    namespace.speed.planned(plan.chain, firstBlock, gpuBlocks.length, plan.now);
-    SaveAttempt attempt = saves.plan(plan);
-    if (attempt != null) {
-      startParked(attempt, gone);
-    }
-    writes.freeAhead(namespace);
+    calls.planSave(
+        instances.get(instanceId), jobId, requestId, groupId, firstBlock, gpuBlocks, generations);
   }
 
   /**
@@ -474,19 +340,7 @@ public final class CacheCore {
    * @return false if this part was answered before, or cannot be: no answer comes for this go
    */
   public boolean go(long jobId, int part) {
-    Job job = jobs.get(jobId);
-    if (job != null) {
-      return start(job, part);
-    }
-    if (ended.knows(jobId) || part < 0 || part >= config.maxParts()) {
-      boolean owed = ended.answer(jobId, part);
-      counters.ignoredCalls += owed ? 0 : 1;
-      return owed;
-    }
-    if (!parked.park(jobId, part, nanoTime.getAsLong())) {
-      effects.jobDone(jobId, part, JobStatus.VOID);
-    }
-    return true;
+    return calls.go(jobId, part);
   }
 
   /**
@@ -497,35 +351,12 @@ public final class CacheCore {
    * @return whether the part runs: its answer is still to come
    */
   public boolean revokeLoad(long jobId, int part) {
-    Job job = jobs.get(jobId);
-    if (job instanceof LoadJob load) {
-      if (load.runs(part)) {
-        return true;
-      }
-      if (load.waits(part)) {
-        loads.fail(load, part);
-      }
-      if (jobs.get(jobId) == null) {
-        ended.answer(jobId, part);
-      } else if (load.isSilent(part)) {
-        answer(load, part);
-      }
-    } else if (ended.knows(jobId)) {
-      ended.answer(jobId, part);
-    } else if (job == null) {
-      parked.unpark(jobId, part);
-      effects.jobDone(jobId, part, JobStatus.VOID);
-    }
-    return false;
+    return calls.revokeLoad(jobId, part);
   }
 
   /** A running part of a load has ended: no copy of it can touch memory any more. */
   public void loadPartDone(long jobId, int part, boolean ok) {
-    if (jobs.get(jobId) instanceof LoadJob load && load.runs(part)) {
-      loads.done(load, part, ok);
-    } else {
-      counters.ignoredCalls++;
-    }
+    calls.loadPartDone(jobId, part, ok);
   }
 
   /**
@@ -535,21 +366,12 @@ public final class CacheCore {
    *     engine's counter was the planned one afterwards; what is missing at the end is not ok
    */
   public void savePartDone(long jobId, int part, boolean[] blockOk) {
-    if (jobs.get(jobId) instanceof SaveAttempt save && save.runs(part)) {
-      saves.done(save, part, blockOk);
-      saves.settleEmptied();
-      writes.pump();
-    } else {
-      counters.ignoredCalls++;
-    }
+    calls.savePartDone(jobId, part, blockOk);
   }
 
   /** A request is over: its chain and its leases go; its planned jobs live on. */
   public void endRequest(int instanceId, long requestId) {
-    Instance instance = instances.get(instanceId);
-    if (instance != null) {
-      instance.end(requestId);
-    }
+    instances.endRequest(instanceId, requestId);
   }
 
   /**
@@ -563,13 +385,7 @@ public final class CacheCore {
     Namespace cleared = namespaces.require(namespace);
     cleared.raiseGeneration();
     leases.endWhere(lease -> lease.namespace == cleared);
-    for (Job job : jobs.where(job -> job.namespace == cleared)) {
-      switch (job) {
-        case LoadJob load -> loads.reset(load);
-        case SaveAttempt save -> saves.reset(save);
-      }
-    }
-    saves.settleEmptied();
+    calls.blocksGo(cleared);
     tree.clear(cleared);
     effects.cleared(namespace, cleared.generation());
     return cleared.generation();
@@ -580,13 +396,7 @@ public final class CacheCore {
    * the caller does (as not ok) once they are drained.
    */
   public void abandonPart(int instanceId, int part) {
-    for (Job job : jobs.where(job -> job.instanceId == instanceId && job.waits(part))) {
-      switch (job) {
-        case LoadJob load -> loads.fail(load, part);
-        case SaveAttempt save -> saves.lose(save, DropReason.PART_ABANDONED);
-      }
-    }
-    saves.settleEmptied();
+    calls.abandonPart(instanceId, part);
   }
 
   /**
@@ -596,32 +406,17 @@ public final class CacheCore {
    * @return how much it did
    */
   public int turn() {
-    return promotions.turn() + hostVacating.step() + ssdVacating.step();
+    return vacating.step() + lower.turn();
   }
 
   /** Ends what has waited for too long. Call it about once a second. */
   public void tick() {
     long now = nanoTime.getAsLong();
     leases.expire(now, config.leaseNanos());
-    for (long jobId : parked.expired(now, config.parkedNanos())) {
-      BitSet parts = parked.take(jobId);
-      if (parts != null) {
-        parts.stream().forEach(part -> effects.jobDone(jobId, part, JobStatus.VOID));
-      }
-    }
-    for (Job job : jobs.overdue(now, config.planNanos())) {
-      switch (job) {
-        case LoadJob load -> loads.failWaiting(load);
-        case SaveAttempt save -> saves.lose(save, DropReason.NO_GO);
-      }
-    }
-    saves.settleEmptied();
+    calls.tick(now);
     evictor.workOff();
-    ssdTier.evictor.workOff();
-    promotions.readAhead(now);
-    writes.pump();
-    hostVacating.again();
-    ssdVacating.again();
+    vacating.again();
+    lower.tick(now);
   }
 
   /**
@@ -629,8 +424,8 @@ public final class CacheCore {
    * back.
    */
   public void hostResized() {
-    ssdTier.hostResized(pool.capacityBytes());
-    hostVacating.resized();
+    lower.hostResized(pool.capacityBytes());
+    vacating.resized();
   }
 
   /**
@@ -638,7 +433,7 @@ public final class CacheCore {
    * back.
    */
   public void ssdResized() {
-    ssdVacating.resized();
+    lower.resized();
   }
 
   /**
@@ -649,7 +444,7 @@ public final class CacheCore {
   public void setEviction(EvictionSettings eviction) {
     namespaces.replacePolicies(index, eviction);
     evictor.use(eviction);
-    ssdTier.evictor.use(eviction);
+    lower.use(eviction);
   }
 
   /** What happened, and what is there. */
@@ -657,24 +452,18 @@ public final class CacheCore {
     return counters.snapshot(
         namespaces.size(),
         instances.size(),
-        chainUse.chains,
-        chainUse.blocks,
+        instances.chains(),
+        instances.chainBlocks(),
         leases.size(),
         jobs.loads(),
         jobs.saves(),
-        parked.size(),
+        calls.parked(),
         tree.readyBlocks(),
         tree.pendingBlocks(),
-        pool.quarantined() + ssdTier.slots.quarantined(),
+        pool.quarantined() + lower.quarantinedSlots(),
         pool.capacityBytes(),
         pool.usedBytes(),
-        new Counters.SsdUse(
-            promotions.reads(),
-            writes.writes(),
-            ssdTier.undrained(),
-            writes.queuedBytes(),
-            ssdTier.slots.capacityBytes(),
-            ssdTier.slots.usedBytes()));
+        lower.use());
   }
 
   /** For tests that look at the links. */
@@ -685,60 +474,5 @@ public final class CacheCore {
   /** For tests that look at the links. */
   Namespaces namespaces() {
     return namespaces;
-  }
-
-  private boolean plannable(
-      Namespace namespace, RequestChain chain, int group, int firstBlock, int count) {
-    return namespace.hasGroup(group)
-        && chain.generation == namespace.generation()
-        && count > 0
-        && firstBlock >= 0
-        && count <= chain.blocks() - firstBlock
-        && !jobs.isFull();
-  }
-
-  private @Nullable DropReason saveRefusal(
-      Namespace namespace,
-      @Nullable RequestChain chain,
-      int group,
-      int firstBlock,
-      int count,
-      int generations) {
-    if (chain == null || firstBlock < 0 || count > chain.blocks() - firstBlock) {
-      return DropReason.UNKNOWN_CHAIN;
-    }
-    if (chain.generation != namespace.generation()) {
-      return DropReason.STALE_GENERATION;
-    }
-    return plannable(namespace, chain, group, firstBlock, count) && generations == count
-        ? null
-        : DropReason.REFUSED;
-  }
-
-  private void startParked(Job job, @Nullable BitSet gone) {
-    if (gone != null) {
-      gone.stream().forEach(part -> start(job, part));
-    }
-  }
-
-  private boolean start(Job job, int part) {
-    if (job.isSilent(part)) {
-      answer(job, part);
-      return true;
-    }
-    if (!job.waits(part)) {
-      counters.ignoredCalls++;
-      return false;
-    }
-    switch (job) {
-      case LoadJob load -> loads.go(load, part);
-      case SaveAttempt save -> saves.go(save, part);
-    }
-    return true;
-  }
-
-  private void answer(Job job, int part) {
-    job.answer(part);
-    effects.jobDone(job.id, part, job.failure);
   }
 }

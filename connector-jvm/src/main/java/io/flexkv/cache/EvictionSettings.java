@@ -52,8 +52,7 @@ public record EvictionSettings(
     }
   }
 
-  EvictionPolicy create(
-      Tier tier, BlockIndex index, LruPolicy.Ticks ticks, LongSupplier nanoTime) {
+  EvictionPolicy create(Tier tier, BlockIndex index, LruPolicy.Ticks ticks, LongSupplier nanoTime) {
     PolicyFields fields = PolicyFields.of(tier);
     IntPredicate evictable = entry -> Copies.evictable(tier, index, entry);
     EvictionOrder order =

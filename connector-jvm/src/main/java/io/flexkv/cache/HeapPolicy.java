@@ -26,8 +26,7 @@ final class HeapPolicy implements EvictionPolicy {
   private int heapSize;
   private int size;
 
-  HeapPolicy(
-      BlockIndex index, PolicyFields fields, IntPredicate evictable, EvictionOrder order) {
+  HeapPolicy(BlockIndex index, PolicyFields fields, IntPredicate evictable, EvictionOrder order) {
     this.index = index;
     this.heapPlace = fields.heapPlace();
     this.known = fields.listed();

@@ -21,7 +21,9 @@ final class PolicyRig {
   long now = 1_000;
   private long nextKey = 1;
 
-  /** Of blocks that are in the host tier alone, or in both tiers, of which this one is looked at. */
+  /**
+   * Of blocks that are in the host tier alone, or in both tiers, of which this one is looked at.
+   */
   PolicyRig(EvictionSettings settings, Tier tier) {
     this.tier = tier;
     policy = settings.create(tier, index, new LruPolicy.Ticks(), () -> now);

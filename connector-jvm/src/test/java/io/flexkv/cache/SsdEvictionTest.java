@@ -152,8 +152,7 @@ class SsdEvictionTest {
       for (Policy policy : Policy.values()) {
         TraceReplay.Result is = play(trace, 2_000, ssd, policy);
         System.out.printf(
-            "| 2000 | %d | %s | %.2f | %.2f |%n",
-            ssd, policy, is.hitPercent(), is.hostPercent());
+            "| 2000 | %d | %s | %.2f | %.2f |%n", ssd, policy, is.hitPercent(), is.hostPercent());
       }
     }
   }

@@ -108,8 +108,7 @@ final class TraceReplay implements CacheEffects {
       WritePolicy policy,
       EvictionSettings eviction,
       double writesPerSecond) {
-    TraceReplay replay =
-        new TraceReplay(hostBlocks, ssdBlocks, policy, eviction, writesPerSecond);
+    TraceReplay replay = new TraceReplay(hostBlocks, ssdBlocks, policy, eviction, writesPerSecond);
     long blocks = 0;
     long host = 0;
     long ssd = 0;

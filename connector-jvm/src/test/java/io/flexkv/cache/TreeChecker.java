@@ -95,8 +95,7 @@ final class TreeChecker {
   private void offered(Tier tier, int entry) {
     if (Copies.evictable(tier, index, entry)) {
       PolicyFields fields = PolicyFields.of(tier);
-      EvictionPolicy policy =
-          namespaces.require(get(entry, EntryLayout.NAMESPACE)).policy(tier);
+      EvictionPolicy policy = namespaces.require(get(entry, EntryLayout.NAMESPACE)).policy(tier);
       boolean heap = policy instanceof HeapPolicy;
       assertThat(heap ? get(entry, fields.heapPlace()) >= 0 : get(entry, fields.listed()) > 0)
           .as("entry %s is offered for eviction from %s", entry, tier)
