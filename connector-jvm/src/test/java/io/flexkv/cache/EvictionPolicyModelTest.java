@@ -20,6 +20,7 @@ import org.junit.jupiter.params.provider.CsvSource;
  */
 class EvictionPolicyModelTest {
   private static final int STEPS = 20_000;
+  private static final int MOST_BLOCKS = 300;
 
   private static final class Block {
     final int parent;
@@ -57,7 +58,7 @@ class EvictionPolicyModelTest {
     for (int step = 0; step < STEPS; step++) {
       rig.now += 1 + random.nextInt(20);
       int what = random.nextInt(100);
-      if (what < 35 || blocks.isEmpty()) {
+      if ((what < 35 && blocks.size() < MOST_BLOCKS) || blocks.isEmpty()) {
         int parent = blocks.isEmpty() || random.nextInt(8) == 0 ? NONE : any(random);
         create(rig.add(parent), parent, rig.now);
       } else if (what < 60) {
