@@ -15,7 +15,8 @@ import org.jspecify.annotations.Nullable;
  * is measured from its second to its last, by the blocks planned after the second. Each plan that
  * schedules ahead then stands for the chunk before it, of the same size. (3) It counts once, and if
  * that took {@value #MIN_NANOS} ns. (4) The median of the last few prompts counts, of some at
- * least.
+ * least. (5) A chunk is saved for each KV group by itself, so a prompt is measured in the group
+ * that was planned first: the blocks of a group are those of all tokens, in whichever group.
  *
  * <p>Cache thread only.
  */
@@ -35,6 +36,11 @@ final class ComputeSpeed {
 
   /** What is known of the plans of one request. */
   static final class Prompt {
+    private static final int NO_GROUP = -1;
+
+    /** The group that counts. */
+    private int group = NO_GROUP;
+
     /** Where its last plan ended, and when that came. */
     private int to;
 
@@ -80,9 +86,14 @@ final class ComputeSpeed {
     }
   }
 
-  /** A save of blocks [first, first + blocks) of a chain is planned. */
-  void planned(RequestChain chain, int first, int blocks, long now) {
+  /** A save of blocks [first, first + blocks) of a chain is planned for a KV group. */
+  void planned(RequestChain chain, int group, int first, int blocks, long now) {
     Prompt prompt = chain.prompt;
+    if (prompt.group == Prompt.NO_GROUP) {
+      prompt.group = group;
+    } else if (prompt.group != group) {
+      return;
+    }
     if (first == 0 || first != prompt.to) {
       prompt.to = first;
       prompt.begin(first, now);

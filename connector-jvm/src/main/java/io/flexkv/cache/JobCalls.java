@@ -130,7 +130,7 @@ final class JobCalls {
       saves.refuse(plan, 0, refusal);
       return;
     }
-    namespace.speed.planned(plan.chain, firstBlock, gpuBlocks.length, plan.now);
+    namespace.speed.planned(plan.chain, groupId, firstBlock, gpuBlocks.length, plan.now);
     SaveAttempt attempt = saves.plan(plan);
     if (attempt != null) {
       startParked(attempt, gone);
