@@ -55,6 +55,7 @@ DEFAULT_JVM_ARGS = (
     "-Xms128m",
     "-Xmx512m",
     "-Xmn96m",
+    "-XX:MaxDirectMemorySize=1t",
     "-XX:+ExitOnOutOfMemoryError",
 )
 """Used where no ``flexkv-jvm.args`` lies beside the jar."""
