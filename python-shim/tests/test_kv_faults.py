@@ -16,6 +16,7 @@ import pytest
 from kv_rig import Fleet, Shape, sidecar_environment, status, wait_for_no_leaks
 from real_sidecar import missing
 
+from flexkv import cli
 from flexkv.common.config import CacheConfig, ModelConfig
 from flexkv.common.request import KVResponseStatus
 from flexkv.protocol import ROLE_TOOL, Hello
@@ -176,6 +177,34 @@ def test_shutdown_amid_a_get_does_not_cost_the_sidecar_its_life(fleet: Fleet, ad
     manager.shutdown()
     assert manager.wait(got, timeout=2)[got].status in (SUCCESS, FAILED)
     assert server_pid(address) == pid, "others may use it"
+
+
+def test_session_breaks_amid_a_slow_get_the_next_one_takes_it_back(
+    fleet: Fleet, address: str
+) -> None:
+    """The sidecar lives, and others use it: it is not killed for a broken connection."""
+    manager, tokens = fleet.manager, prompt(8, 60)
+    fleet.fill(tokens, range(60))
+    put = a_put(fleet, tokens, range(60))
+    assert manager.wait(put)[put].status is SUCCESS
+    pid = status(address)["pid"]
+    assert cli.main(["set", "--address", address, "load_limit_gb_s=0.02"]) == 0
+    task = manager.get_async(tokens, fleet.slots(range(100, 160)))
+    session = manager._link.session()
+    assert session is not None
+    assert manager.try_wait(task) == {}
+    session._broken("a test", RuntimeError("broken"))
+    began = time.monotonic()
+    answer = manager.wait(task, timeout=20)[task]
+    assert answer.status is FAILED
+    assert time.monotonic() - began < 4, "before the time at which the sidecar would be killed"
+    assert cli.main(["set", "--address", address, "load_limit_gb_s=0"]) == 0
+    fleet.wait_ready()
+    assert status(address)["pid"] == pid
+    task = manager.get_async(tokens, fleet.slots(range(100, 160)))
+    assert manager.wait(task)[task].status is SUCCESS
+    fleet.check(tokens, range(100, 160))
+    wait_for_no_leaks(address)
 
 
 def test_put_that_is_far_too_late_is_disowned(

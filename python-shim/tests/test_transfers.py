@@ -19,13 +19,19 @@ BLOCK = 4
 class Ring:
     """A session whose ring takes so many batches."""
 
-    boot_epoch, session_id = 7, 3
-
-    def __init__(self, room: int = 1 << 30) -> None:
-        self.room = room
+    def __init__(self, room: int = 1 << 30, session_id: int = 3, boot_epoch: int = 7) -> None:
+        self.room, self.session_id, self.boot_epoch = room, session_id, boot_epoch
         self.sent: list[list[Any]] = []
+        self.over = self.killed = False
 
     def alive(self) -> bool:
+        return not self.over
+
+    def server_dead(self) -> bool:
+        return False
+
+    def kill_server(self) -> bool:
+        self.killed = True
         return True
 
     def send(self, *records: Any) -> bool:
@@ -165,3 +171,47 @@ def test_get_in_parts_raises_the_counter_of_each_of_its_blocks_before_its_plan()
     assert work.launch(task, range(100, 600), lambda: False) == 500
     assert [plan.first_block for plan in session.of(p.PlanLoad)] == [0, *part_ends(500)[:-1]]
     assert sum(generations[block] for block in range(4096)) == 500
+
+
+def test_put_whose_session_breaks_fails_and_what_still_reads_its_blocks_caches_nothing() -> None:
+    generations = GenerationTable(4096)
+    work = Transfers(generations, 1, 10.0, 5.0, lambda: 0.0)
+    session = Ring()
+    task = put_of(100, session)
+    work.launch(task, range(100), lambda: False)
+    session.over = True
+    assert work.advance(None) == [task]
+    assert task.status is TaskStatus.FAILED
+    assert [generations[block] for block in range(101)] == [1] * 100 + [0]
+
+
+def get_of(blocks: int, session: Ring) -> Task:
+    return Task(1, TaskType.GET, blocks * BLOCK, BLOCK, session, 5, 0, blocks, 9, 1)  # type: ignore[arg-type]
+
+
+def test_get_whose_session_breaks_is_taken_back_through_the_next_one() -> None:
+    work, before, after = transfers(ranks=2), Ring(), Ring(session_id=4)
+    task = get_of(100, before)
+    work.launch(task, range(100), lambda: False)
+    (plan,) = before.of(p.PlanLoad)
+    done = p.JobDone(plan.job_id, 7, 0, 100, 0, p.KIND_LOAD, p.STATUS_OK)
+    assert work.job_done(before, done) is None  # type: ignore[arg-type]
+    before.over = True
+    assert work.advance(after) == []  # type: ignore[arg-type]
+    assert work.advance(after) == []  # type: ignore[arg-type]
+    assert after.of(p.Revoke) == [p.Revoke(plan.job_id)], "once"
+    assert work.job_done(before, done) is None  # type: ignore[arg-type]
+    gone = p.JobDone(plan.job_id, 7, 0, 0, 0, p.KIND_LOAD, p.STATUS_VOID)
+    assert work.job_done(after, gone) is None  # type: ignore[arg-type]
+    assert work.job_done(after, gone) is task, "each rank is answered for anew"  # type: ignore[arg-type]
+    assert (task.status, task.done, len(work)) == (TaskStatus.FAILED, 0, 0)
+
+
+def test_get_whose_sidecar_has_another_life_is_not_handed_over() -> None:
+    work, before, after = transfers(), Ring(), Ring(session_id=4, boot_epoch=8)
+    task = get_of(100, before)
+    work.launch(task, range(100), lambda: False)
+    before.over = True
+    assert work.advance(after) == []  # type: ignore[arg-type]
+    assert not after.sent
+    assert work.loads_open, "until the old one's process has ended"

@@ -543,7 +543,7 @@ class KVManager:
         for session in sessions:
             for record in session.poll():
                 self._dispatch(session, record)
-        for task in (*self._transfers.advance(), *self._matcher.advance()):
+        for task in (*self._transfers.advance(present), *self._matcher.advance()):
             self._tasks.settle(task)
 
     def _dispatch(self, session: Session, record: Any) -> None:

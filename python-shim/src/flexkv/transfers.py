@@ -7,9 +7,10 @@ save, when the sidecar said what became of its blocks (``SaveDone``).
 A load is over in one of two ways only, for its blocks go back to the caller then: the sidecar said
 that no copy of it can touch memory any more, or the sidecar's process has ended.  At its deadline
 it is taken back; if it has not drained some seconds later the sidecar is killed, as a worker of
-vLLM would (``loads.py``).  A save only reads the caller's memory: one whose session is gone has
-failed at once, and one that is far too late is disowned, by raising the counters of its blocks, so
-that a copy which still comes finds them changed and caches nothing.
+vLLM would (``loads.py``).  If only the session breaks, the load is taken back through the next one
+with the same life of the sidecar.  A save only reads the caller's memory: one whose session is gone
+has failed at once, as has one that is far too late.  Both are disowned, by raising the counters of
+their blocks, so that a copy which still runs finds them changed and caches nothing.
 """
 
 from __future__ import annotations
@@ -222,11 +223,16 @@ class Transfers:
         """Whether a copy may still write into a caller's blocks."""
         return any(job.task.kind is TaskType.GET for job in self._jobs.values())
 
-    def advance(self) -> list[Task]:
-        """Ends what the end of a sidecar ended, takes back what is late; the tasks that ended."""
+    def advance(self, present: Session | None = None) -> list[Task]:
+        """Ends what the end of a sidecar ended, takes back what is late; the tasks that ended.
+
+        ``present`` is the session that the manager has now.
+        """
         ended: list[Task] = []
         now = self._clock()
         for job_id, job in list(self._jobs.items()):
+            if present is not None and job.task.kind is TaskType.GET:
+                self._hand_over(job_id, job, present, now)
             if self._is_lost(job, now):
                 job.ranks_open, job.verdict_open = 0, False
                 job.ok, job.ok_blocks = False, 0
@@ -237,12 +243,30 @@ class Transfers:
                 self._take_back(job_id, job, now)
         return ended
 
+    def _hand_over(self, job_id: int, job: _Job, present: Session, now: float) -> None:
+        """A load's session broke, its sidecar did not: the next session takes it back.
+
+        There the sidecar answers once for each rank, also for those that have ended.
+        """
+        before = job.session
+        if (
+            present is not before
+            and not before.alive()
+            and present.alive()
+            and present.boot_epoch == before.boot_epoch
+            and present.send(p.Revoke(job_id))
+        ):
+            job.session, job.ranks_open = present, self._ranks
+            job.revoked_at = now
+
     def _is_lost(self, job: _Job, now: float) -> bool:
         """Whether nothing can come back for a job, nor touch the caller's memory any more."""
         session = job.session
+        if job.task.kind is not TaskType.GET:
+            return self._disowned(job, now)
         if session.alive():
-            return job.task.kind is not TaskType.GET and self._disowned(job, now)
-        if job.task.kind is not TaskType.GET or session.server_dead():
+            return False
+        if session.server_dead():
             return True
         if job.revoked_at is None:
             job.revoked_at = now
@@ -250,8 +274,11 @@ class Transfers:
         return False
 
     def _disowned(self, job: _Job, now: float) -> bool:
-        """Gives a save up that its sidecar has not ended in time."""
-        if now < job.deadline + self._drain_s:
+        """Gives a save up that its sidecar has not ended in time, or whose session is over.
+
+        The sidecar may not have seen yet that it is, and the caller may write its blocks now.
+        """
+        if job.session.alive() and now < job.deadline + self._drain_s:
             return False
         for block in job.block_ids:
             self._generations.raise_(block)

@@ -166,16 +166,34 @@ final class JobRouter implements CacheEffects {
     run();
   }
 
-  /** A scheduler takes a load back on every rank where it has not ended. */
+  /**
+   * A scheduler takes a load back on every rank where it has not ended. If the load was begun by a
+   * session of this instance that has ended, it is answered for every rank, once: where no copy of
+   * it can run any more at once.
+   */
   void revokeAll(Session scheduler, Instance instance, long jobId) throws ProtocolException {
-    checkOwner(scheduler, jobId);
+    boolean handedOver = directory.session(Protocol.sessionOfJob(jobId)) == null;
+    if (!handedOver) {
+      checkOwner(scheduler, jobId);
+    }
     for (int rank = 0; rank < instance.worldSize(); rank++) {
       PartJob part = parts.get(new PartJob.Key(jobId, rank));
-      if (part != null && part.starter == scheduler) {
-        takeBack(part, jobId, rank);
+      if (part == null && handedOver) {
+        answer(scheduler, jobId, Protocol.KIND_LOAD, Protocol.STATUS_VOID);
+      }
+      if (part != null) {
+        part.starter = handedOver && isOf(part, instance) ? scheduler : part.starter;
+        if (part.starter == scheduler) {
+          takeBack(part, jobId, rank);
+        }
       }
     }
     run();
+  }
+
+  private static boolean isOf(PartJob part, Instance instance) {
+    Instance its = part.session.instance;
+    return its != null && its.name.equals(instance.name);
   }
 
   /** A rank that came back; anything else is a mistake of the worker, and changes nothing. */
