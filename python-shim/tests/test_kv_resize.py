@@ -1,4 +1,4 @@
-"""The host tier becomes smaller and larger while two managers put and get: never other bytes."""
+"""Tiers become smaller and larger while two managers put and get: never other bytes."""
 
 from __future__ import annotations
 
@@ -170,6 +170,67 @@ def test_smaller_tier_without_any_engine_is_emptied_to_the_ssd() -> None:
         assert found["pool"]["to_give_back"] == 0
         assert found["cache"]["host_blocks"] <= 160
         assert found["ssd"]["blocks"] >= 200, "of 360, what the smaller queue had room for"
+
+
+def set_ssd(address: str, gigabytes: float) -> int:
+    return cli.main(["set", "--address", address, f"ssd_cache_gb={gigabytes}"])
+
+
+def test_resize_of_the_ssd_tier_between_puts_and_gets_brings_the_right_bytes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With a host tier of 64 blocks most comes from the disk; a start with less keeps its front."""
+    rng = random.Random(7)
+    with tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder:
+        options: dict[str, object] = {
+            "num_cpu_blocks": 64, "cpu_cache_gb": 0.1, "idle_exit_s": 60,
+            "ssd_cache_dir": f"{folder}/ssd",
+        }  # fmt: skip
+        with sidecar_environment(Path(folder), ssd_cache_gb=0.04, **options) as address:
+            fleets = [Fleet.start(SHAPE, model="disk", blocks=BLOCKS, client=i) for i in range(2)]
+            seen = {"blocks": 0, "smaller": 0, "larger": 0}
+            size = 0.04
+            for _ in range(STEPS // 2):
+                fleet, draw = rng.choice(fleets), rng.random()
+                if draw < 0.15:
+                    wanted = rng.choice([0.02, 0.03, 0.06, 0.08])
+                    if set_ssd(address, wanted) == 0:  # else files are being cut
+                        seen["smaller" if wanted < size else "larger"] += 1
+                        size = wanted
+                elif draw < 0.5:
+                    put(fleet, rng.randrange(PROMPTS))
+                else:
+                    seen["blocks"] += get(fleet, rng.randrange(PROMPTS))
+            capsys.readouterr()
+            assert set_ssd(address, 900_000) == 1
+            assert "ssd_cache_gb stays as it is: SSD directory" in capsys.readouterr().err
+            wait_for(lambda: set_ssd(address, 0.06) == 0, address)
+            wait_for(lambda: int(status(address)["ssd"]["to_give_back"]) == 0, address)
+            ssd = status(address)["ssd"]
+            assert ssd["used_bytes"] <= ssd["capacity_bytes"] == 60_000_000
+            assert sum(f.stat().st_size for f in Path(folder, "ssd").iterdir()) <= 60_000_000
+            assert ssd["io"]["corrupt_blocks"] == 0
+            wait_for_no_leaks(address)
+            for fleet in fleets:
+                fleet.close()
+            assert min(seen.values()) > 3, seen
+        with sidecar_environment(Path(folder), ssd_cache_gb=0.03, **options) as address:
+            fleet = Fleet.start(SHAPE, model="disk", blocks=BLOCKS)
+            wait_for(lambda: int(status(address)["ssd"]["adopted_blocks"]) > 100, address)
+            assert sum(get(fleet, prompt) for prompt in range(PROMPTS)) > 100
+            assert sum(f.stat().st_size for f in Path(folder, "ssd").iterdir()) <= 30_000_000
+            fleet.close()
+
+
+def test_ssd_tier_that_is_not_there_is_not_made(
+    address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet = Fleet.start(SHAPE, model="none", blocks=BLOCKS)
+    try:
+        assert set_ssd(address, 0.1) == 1
+        assert "this sidecar has no SSD tier: restart it" in capsys.readouterr().err
+    finally:
+        fleet.close()
 
 
 def test_larger_than_the_machine_is_refused(

@@ -179,7 +179,8 @@ public final class DirectFile implements AutoCloseable {
     return false;
   }
 
-  private void truncate(long bytes) throws ErrnoException {
+  /** Cuts the file to this length, or makes it so long without room on the disk. */
+  public void truncate(long bytes) throws ErrnoException {
     int answer;
     try {
       answer = (int) FTRUNCATE.invokeExact(Libc.state(), fd, bytes);

@@ -91,7 +91,7 @@ public final class IoUring implements AutoCloseable {
   private final int cqTail;
   private final int cqMask;
   private final int cqEntries;
-  private boolean fixedFiles;
+  private volatile int fixedFiles;
   private int tail;
   private int unsubmitted;
 
@@ -174,7 +174,15 @@ public final class IoUring implements AutoCloseable {
       }
       register(REGISTER_FILES, fds, files.size());
     }
-    fixedFiles = true;
+    fixedFiles = files.size();
+  }
+
+  /**
+   * Only the first so many of the registered files are used as such from now on: the kernel keeps
+   * the others open, whatever becomes of their names. Any thread.
+   */
+  public void useRegisteredFiles(int atMost) {
+    fixedFiles = Math.min(fixedFiles, atMost);
   }
 
   /**
@@ -251,10 +259,11 @@ public final class IoUring implements AutoCloseable {
             ? (write ? OP_WRITE : OP_READ)
             : (write ? OP_WRITE_FIXED : OP_READ_FIXED);
     MemorySegment entry = nextEntry(opcode, userData);
-    if (fixedFiles) {
+    boolean fixed = fileIndex < fixedFiles;
+    if (fixed) {
       entry.set(JAVA_BYTE, 1, FLAG_FIXED_FILE);
     }
-    entry.set(JAVA_INT, 4, fixedFiles ? fileIndex : file.fd());
+    entry.set(JAVA_INT, 4, fixed ? fileIndex : file.fd());
     entry.set(JAVA_LONG, 8, offset);
     entry.set(JAVA_LONG, 16, address);
     entry.set(JAVA_INT, 24, length);

@@ -164,6 +164,12 @@ public final class CacheAgent implements Runnable {
     core.hostResized();
   }
 
+  /** The SSD tier has another size from now on, for which its store was made ready. */
+  public void resizeSsd(long bytes) {
+    ssd.resize(bytes);
+    core.ssdResized();
+  }
+
   /** What is told in the log; before the thread has begun. */
   public void tell(boolean traceTransfers, long evictionNanos) {
     lifeSigns.use(traceTransfers, evictionNanos, System.nanoTime());
@@ -383,7 +389,8 @@ public final class CacheAgent implements Runnable {
     if (!woken) {
       poll.clear();
       poll.add(wake.fd(), PollSet.IN);
-      boolean alone = sessions.isEmpty() && jobs.openParts() == 0 && !slots.shrinks();
+      boolean alone =
+          sessions.isEmpty() && jobs.openParts() == 0 && !slots.shrinks() && !ssd.shrinks();
       woken = poll.poll(alone ? -1 : SLEEP_MILLIS) > 0;
       if (woken) {
         wake.drain();

@@ -133,6 +133,21 @@ final class SsdRouter implements SlotAllocator {
             .anyMatch(directory -> directory.state() == SsdStore.State.SERVING);
   }
 
+  /** See {@link SsdStore#resize}. */
+  void resize(long bytes) {
+    there().resize(bytes);
+  }
+
+  @Override
+  public boolean shrinks() {
+    return store != null && store.shrinks();
+  }
+
+  @Override
+  public boolean leaves(long slot) {
+    return there().leaves(slot);
+  }
+
   @Override
   public long capacityBytes() {
     return store == null ? 0 : store.capacityBytes();

@@ -37,6 +37,7 @@ final class SsdView {
     if (store == null) {
       return;
     }
+    json.put("to_give_back", store.surplusBytes());
     ArrayNode directories = json.putArray("directories");
     for (SsdStore.DirectoryStatus status : store.directories()) {
       ObjectNode directory = directories.addObject();

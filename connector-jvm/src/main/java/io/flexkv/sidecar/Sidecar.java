@@ -24,6 +24,7 @@ import io.flexkv.session.SsdUse;
 import io.flexkv.tier.HostPool;
 import io.flexkv.tier.NumaPlacement;
 import io.flexkv.tier.PoolPages;
+import io.flexkv.tier.ssd.SsdStore;
 import io.flexkv.transfer.MoveLimits;
 import java.io.IOException;
 import java.nio.file.Path;
@@ -95,7 +96,8 @@ final class Sidecar {
     int threads = (int) settings.integer(Options.PREFAULT_THREADS);
     resizing = new PoolResizing(pool, devices, ssd, machine, threads);
     devices.pinAfter(resizing::finished, PINNED_MEANWHILE);
-    Tuning tuning = new Tuning(settings, sessions::change, resizing, moves);
+    SsdStore disks = ssd == null ? null : ssd.store();
+    Tuning tuning = new Tuning(settings, sessions::change, resizing, new SsdResizing(disks), moves);
     control = new ControlServer(identity.controlToken());
     control
         .on("ping", args -> JSON.createObjectNode())
@@ -105,7 +107,7 @@ final class Sidecar {
         .on("confirm", sessions::confirm)
         .on("status", args -> status(sessions))
         .on("set", tuning::set)
-        .on("ssd_reattach", new SsdControl(ssd == null ? null : ssd.store())::reattach)
+        .on("ssd_reattach", new SsdControl(disks)::reattach)
         .on("settings", args -> tuning.effective())
         .on("stop", args -> stopByRequest());
     rendezvous =

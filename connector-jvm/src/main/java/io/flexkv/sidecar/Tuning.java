@@ -12,6 +12,7 @@ import io.flexkv.config.Settings;
 import io.flexkv.protocol.RequestException;
 import io.flexkv.session.CacheAgent;
 import io.flexkv.transfer.MoveLimits;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -38,16 +39,23 @@ final class Tuning {
 
   private final CacheThread cacheThread;
   private final PoolResizing pool;
+  private final SsdResizing ssd;
   private final MoveLimits limits;
   private final Settings atStart;
   private Settings settings;
 
   /** Sets the limits at once; eviction settings are the caller's to set, before anything runs. */
-  Tuning(Settings settings, CacheThread cacheThread, PoolResizing pool, MoveLimits limits) {
+  Tuning(
+      Settings settings,
+      CacheThread cacheThread,
+      PoolResizing pool,
+      SsdResizing ssd,
+      MoveLimits limits) {
     this.atStart = settings;
     this.settings = settings;
     this.cacheThread = cacheThread;
     this.pool = pool;
+    this.ssd = ssd;
     this.limits = limits;
     limit(settings);
   }
@@ -111,24 +119,41 @@ final class Tuning {
 
   /** What belongs to the cache thread, all of it or nothing. */
   private void apply(Settings changed) throws RequestException {
+    List<Consumer<CacheAgent>> changes = new ArrayList<>();
     EvictionSettings eviction = eviction(changed);
-    boolean other = !eviction.equals(eviction(settings));
-    if (changed.hostBytes() == settings.hostBytes()) {
-      if (other) {
-        cacheThread.change(agent -> agent.setEviction(eviction));
-      }
-      return;
+    if (!eviction.equals(eviction(settings))) {
+      changes.add(agent -> agent.setEviction(eviction));
     }
-    long capacity = pool.prepare(changed.hostBytes());
+    boolean host = changed.hostBytes() != settings.hostBytes();
+    long ssdBytes = changed.bytes(Options.SSD_CACHE_GB);
+    boolean disks = ssdBytes != settings.bytes(Options.SSD_CACHE_GB);
+    if (disks) {
+      ssd.prepare(ssdBytes);
+      changes.add(agent -> agent.resizeSsd(ssdBytes));
+    }
     try {
-      cacheThread.change(agent -> {
-        if (other) {
-          agent.setEviction(eviction);
-        }
-        agent.resizeHost(capacity);
-      });
+      applyWithHost(changed.hostBytes(), host, changes);
     } finally {
-      pool.changed();
+      if (disks) {
+        ssd.over();
+      }
+    }
+  }
+
+  private void applyWithHost(long bytes, boolean other, List<Consumer<CacheAgent>> changes)
+      throws RequestException {
+    if (other) {
+      long capacity = pool.prepare(bytes);
+      changes.add(agent -> agent.resizeHost(capacity));
+    }
+    try {
+      if (!changes.isEmpty()) {
+        cacheThread.change(agent -> changes.forEach(change -> change.accept(agent)));
+      }
+    } finally {
+      if (other) {
+        pool.changed();
+      }
     }
   }
 

@@ -1,5 +1,6 @@
 package io.flexkv.tier.ssd;
 
+import io.flexkv.ffm.DirectFile;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
@@ -14,6 +15,12 @@ interface BlockIo extends AutoCloseable {
    * done} is called by a thread of this object, or by the caller's.
    */
   void submit(BlockOp op);
+
+  /**
+   * Accesses name the files of this list by their number from now on. Those that both lists have
+   * are the same; nothing may be under way, or come, for one that goes.
+   */
+  void useFiles(List<DirectFile> files);
 
   /** Ends all accesses that the disk has not been asked for yet, with ECANCELED. */
   void dropQueued();

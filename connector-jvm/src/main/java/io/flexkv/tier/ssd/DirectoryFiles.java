@@ -37,7 +37,10 @@ final class DirectoryFiles implements AutoCloseable {
   private final Path path;
   private final DirectoryLock lock;
   private final DirectFile metaFile;
-  private final List<DirectFile> dataFiles = new ArrayList<>();
+
+  /** Replaced as a whole when the directory gets another size. */
+  private volatile List<DirectFile> dataFiles = List.of();
+
   private DirectoryMeta meta;
   private boolean fresh;
 
@@ -103,9 +106,11 @@ final class DirectoryFiles implements AutoCloseable {
       if (!files.filesAreThere(found)) {
         throw new IOException(path + ": data files are missing or too short");
       }
-      for (int file = 0; file < fileCount(found); file++) {
-        files.dataFiles.add(DirectFile.openToRead(files.dataPath(file)));
+      List<DirectFile> data = new ArrayList<>();
+      for (int file = 0; file < fileCount(found, found.extents); file++) {
+        data.add(DirectFile.openToRead(files.dataPath(file)));
       }
+      files.dataFiles = List.copyOf(data);
       return files;
     } catch (IOException | RuntimeException e) {
       lock.close();
@@ -207,7 +212,8 @@ final class DirectoryFiles implements AutoCloseable {
         return;
       }
       int extents = (int) Math.min(room / found.extentBytes, DirectoryMeta.MAX_EXTENTS);
-      if (found.fileBytes != wanted.fileBytes || extents < found.extents) {
+      boolean tooShort = extents < MIN_EXTENTS || found.logExtents.nextSetBit(0) >= extents;
+      if (found.fileBytes != wanted.fileBytes || tooShort) {
         dropped(
             "it has %d bytes in files of %d, wanted are %d in files of %d"
                 .formatted(
@@ -221,7 +227,13 @@ final class DirectoryFiles implements AutoCloseable {
         dropped("files are missing or too short");
         return;
       }
-      meta = extents > found.extents ? found.grown(extents) : found;
+      if (extents < found.extents) {
+        // What lies before the new end stays; the files are cut when that is noted. Headers that
+        // lay behind it are lost, and some of those before it may be older than their slots.
+        found.clean = false;
+      }
+      found.resize(extents);
+      meta = found;
       fresh = false;
     }
   }
@@ -235,10 +247,10 @@ final class DirectoryFiles implements AutoCloseable {
   }
 
   private boolean filesAreThere(DirectoryMeta found) throws IOException {
-    for (int file = 0; file < fileCount(found); file++) {
+    for (int file = 0; file < fileCount(found, found.extents); file++) {
       Path data = dataPath(file);
       if (!Files.isRegularFile(data, LinkOption.NOFOLLOW_LINKS)
-          || Files.size(data) < fileLength(found, file)) {
+          || Files.size(data) < fileLength(found, found.extents, file)) {
         return false;
       }
     }
@@ -249,17 +261,21 @@ final class DirectoryFiles implements AutoCloseable {
     LOG.log(Level.WARNING, "SSD directory {0}: its contents are dropped, {1}", path, why);
   }
 
+  /** One file has as many as there may be: it grows. */
   private static int extentsPerFile(DirectoryMeta meta) {
-    return meta.fileBytes == 0 ? meta.extents : (int) (meta.fileBytes / meta.extentBytes);
+    return meta.fileBytes == 0
+        ? DirectoryMeta.MAX_EXTENTS
+        : (int) (meta.fileBytes / meta.extentBytes);
   }
 
-  private static int fileCount(DirectoryMeta meta) {
-    return (meta.extents + extentsPerFile(meta) - 1) / extentsPerFile(meta);
+  private static int fileCount(DirectoryMeta meta, int extents) {
+    return (extents + extentsPerFile(meta) - 1) / extentsPerFile(meta);
   }
 
-  private static long fileLength(DirectoryMeta meta, int file) {
+  /** Length of a file where there are so many extents; 0 for one that is not needed. */
+  private static long fileLength(DirectoryMeta meta, int extents, int file) {
     int perFile = extentsPerFile(meta);
-    return Math.min(perFile, meta.extents - file * perFile) * meta.extentBytes;
+    return Math.clamp(extents - (long) file * perFile, 0, perFile) * meta.extentBytes;
   }
 
   private Path dataPath(int file) {
@@ -267,11 +283,12 @@ final class DirectoryFiles implements AutoCloseable {
   }
 
   /** Refuses before anything is taken: others live on this disk, too. */
-  private void checkRoom() throws IOException {
+  private void checkRoom(int extents) throws IOException {
     long more = 0;
-    for (int file = 0; file < fileCount(meta); file++) {
+    for (int file = 0; file < fileCount(meta, extents); file++) {
       Path data = dataPath(file);
-      more += Math.max(0, fileLength(meta, file) - (Files.exists(data) ? Files.size(data) : 0));
+      long there = Files.exists(data) ? Files.size(data) : 0;
+      more += Math.max(0, fileLength(meta, extents, file) - there);
     }
     long free = Files.getFileStore(path).getUsableSpace();
     if (more > free) {
@@ -283,15 +300,9 @@ final class DirectoryFiles implements AutoCloseable {
   }
 
   private void openData() throws IOException {
-    checkRoom();
-    boolean reserved = true;
-    for (int file = 0; file < fileCount(meta); file++) {
-      DirectFile data = openFile(dataPath(file));
-      dataFiles.add(data);
-      reserved &= data.reserve(fileLength(meta, file));
-    }
-    for (int file = dataFiles.size(); Files.deleteIfExists(dataPath(file)); file++) {
-      LOG.log(Level.INFO, "SSD directory {0}: {1} is not needed any more", path, dataPath(file));
+    boolean reserved = reserve(meta.extents);
+    if (fresh) {
+      trim();
     }
     if (!reserved) {
       LOG.log(
@@ -299,6 +310,86 @@ final class DirectoryFiles implements AutoCloseable {
           "SSD directory {0}: its file system cannot reserve room; a full disk takes it out",
           path);
     }
+  }
+
+  /**
+   * Reserves room for so many extents, which are nobody's before the description says so; where
+   * that fails all is as before. A file that is longer stays so until {@link #trim}. Not while that
+   * runs.
+   *
+   * @return false where the file system cannot reserve room
+   */
+  boolean reserve(int extents) throws IOException {
+    checkRoom(extents);
+    List<DirectFile> files = new ArrayList<>(dataFiles);
+    boolean reserved = true;
+    try {
+      for (int file = 0; file < fileCount(meta, extents); file++) {
+        if (file == files.size()) {
+          files.add(openFile(dataPath(file)));
+        }
+        long length = fileLength(meta, extents, file);
+        if (files.get(file).size() <= length) {
+          reserved &= files.get(file).reserve(length);
+        }
+      }
+    } catch (IOException | RuntimeException e) {
+      int before = dataFiles.size();
+      files.subList(before, files.size()).forEach(DirectFile::close);
+      if (before > 0) {
+        trim(); // one that is being opened keeps what it finds, for the next try
+      }
+      throw e;
+    }
+    dataFiles = List.copyOf(files);
+    return reserved;
+  }
+
+  /** Cuts off what lies beyond the end that the description gives. Nobody uses that any more. */
+  void trim() throws IOException {
+    List<DirectFile> all = dataFiles;
+    int needed = fileCount(meta, meta.extents);
+    for (int file = 0; file < Math.min(needed, all.size()); file++) {
+      long length = fileLength(meta, meta.extents, file);
+      if (all.get(file).size() > length) {
+        all.get(file).truncate(length);
+      }
+    }
+    dataFiles = List.copyOf(all.subList(0, Math.min(needed, all.size())));
+    for (DirectFile gone : all.subList(dataFiles.size(), all.size())) {
+      gone.truncate(0); // whoever has it open still: its room is free all the same
+      gone.close();
+    }
+    for (int file = needed; Files.deleteIfExists(dataPath(file)); file++) {
+      LOG.log(Level.INFO, "SSD directory {0}: {1} is not needed any more", path, dataPath(file));
+    }
+  }
+
+  /**
+   * How many extents so many bytes are.
+   *
+   * @throws IOException if that is not between what a directory needs and may have
+   */
+  int extentsOf(long capacityBytes) throws IOException {
+    long count = (capacityBytes - 2L * DirectoryMeta.BYTES) / meta.extentBytes;
+    long most =
+        Math.min(
+            DirectoryMeta.MAX_EXTENTS,
+            (Integer.MAX_VALUE - 1L) * SsdStore.PAGE_BYTES / meta.extentBytes);
+    if (count < MIN_EXTENTS || count > most) {
+      throw new IOException(
+          "SSD directory %s would have %d bytes; while it serves, in extents of %d, it can have %d to"
+                  .formatted(path, capacityBytes, meta.extentBytes, MIN_EXTENTS * meta.extentBytes)
+              + " %d: for another size restart the sidecar".formatted(most * meta.extentBytes));
+    }
+    return (int) count;
+  }
+
+  /** Whether there are bytes beyond the end that the description gives. */
+  boolean longerThanDescribed() throws IOException {
+    int last = fileCount(meta, meta.extents) - 1;
+    return Files.exists(dataPath(last + 1))
+        || Files.size(dataPath(last)) > fileLength(meta, meta.extents, last);
   }
 
   /** Forgets what was attached: a new id makes every header on the disk a stranger's. */

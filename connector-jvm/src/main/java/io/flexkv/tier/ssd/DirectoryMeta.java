@@ -5,8 +5,10 @@ import static io.flexkv.tier.ssd.HeaderPageDescriptor.LONG;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
 import java.util.BitSet;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
@@ -21,6 +23,8 @@ import org.jspecify.annotations.Nullable;
  *    48 u32 extents                    52 u32 members
  *    56 u32 namespaces                 60 u32 flags: 1 = ended cleanly
  *    64 u64 floor: headers of a lower sequence are void
+ *    72 u32 cuts                       76 u32 0
+ *    80     cuts {u32 extent, u32 0, u64 sequence}, 32 at most, by ascending extent
  *  1024     directory ids of all members, 64 at most
  *  2048     namespaces {u64 digest upper, u64 lower, u32 generation, u32 0}, 2,000 at most
  * 57344     bitmap of the extents that the header log has, 65,504 extents at most
@@ -30,6 +34,9 @@ import org.jspecify.annotations.Nullable;
  * <p>Members are all directories that were in use together. A reset is durable once one of them has
  * it, so the contents of a directory count only where all its members are there.
  *
+ * <p>A cut says that the directory was once so short: spans of a lower sequence that reach beyond
+ * its extent are void, though the directory may have grown there again.
+ *
  * <p>Not thread-safe.
  */
 final class DirectoryMeta {
@@ -37,9 +44,12 @@ final class DirectoryMeta {
   static final int VERSION = 1;
   static final int MAX_NAMESPACES = 2000;
   static final int MAX_EXTENTS = 65504;
+  static final int MAX_CUTS = 32;
 
   private static final long MAGIC = 0x314D445353564B46L;
   private static final int FLAG_CLEAN = 1;
+  private static final int CUTS_OFFSET = 80;
+  private static final int CUT_BYTES = 16;
   private static final int MEMBERS_OFFSET = 1024;
   private static final int NAMESPACES_OFFSET = 2048;
   private static final int NAMESPACE_BYTES = 24;
@@ -49,16 +59,22 @@ final class DirectoryMeta {
   /** A namespace. */
   record Digest(long hi, long lo) {}
 
+  private record Cut(int extent, long sequence) {}
+
   final long directoryId;
   final long extentBytes;
   final long fileBytes;
-  final int extents;
+
+  /** Changed by the care thread, read by any. */
+  volatile int extents;
+
   long sequence;
   boolean clean;
   long floor;
   long[] members = new long[0];
   final Map<Digest, Integer> generations = new LinkedHashMap<>();
   final BitSet logExtents = new BitSet();
+  private final List<Cut> cuts = new ArrayList<>();
 
   DirectoryMeta(long directoryId, long extentBytes, long fileBytes, int extents) {
     if (extents < 1 || extents > MAX_EXTENTS) {
@@ -71,16 +87,27 @@ final class DirectoryMeta {
     this.extents = extents;
   }
 
-  /** The same directory with more extents. */
-  DirectoryMeta grown(int moreExtents) {
-    DirectoryMeta grown = new DirectoryMeta(directoryId, extentBytes, fileBytes, moreExtents);
-    grown.sequence = sequence;
-    grown.clean = clean;
-    grown.floor = floor;
-    grown.members = members.clone();
-    grown.generations.putAll(generations);
-    grown.logExtents.or(logExtents);
-    return grown;
+  /** The same directory with more extents, or with fewer: then it loses those at its end. */
+  void resize(int otherExtents) {
+    logExtents.clear(otherExtents, Math.max(otherExtents, logExtents.length()));
+    extents = otherExtents;
+  }
+
+  /** The directory ends here, and spans of lower sequences that lay beyond shall not come back. */
+  void cut(long sequence) {
+    cuts.removeIf(cut -> cut.extent >= extents);
+    cuts.add(new Cut(extents, sequence));
+    if (cuts.size() > MAX_CUTS) {
+      // The two last become one: blocks between them are lost, if there are any.
+      cuts.remove(MAX_CUTS - 1);
+      Cut least = cuts.remove(MAX_CUTS - 1 - 1);
+      cuts.add(new Cut(least.extent, sequence));
+    }
+  }
+
+  /** Whether a span that ends at this extent was beyond the directory's end at some time. */
+  boolean isCut(long endExtent, long spanSequence) {
+    return cuts.stream().anyMatch(cut -> endExtent > cut.extent && spanSequence < cut.sequence);
   }
 
   void encode(MemorySegment copy) {
@@ -97,6 +124,11 @@ final class DirectoryMeta {
     copy.set(INT, 56, generations.size());
     copy.set(INT, 60, clean ? FLAG_CLEAN : 0);
     copy.set(LONG, 64, floor);
+    copy.set(INT, 72, cuts.size());
+    for (int i = 0; i < cuts.size(); i++) {
+      copy.set(INT, CUTS_OFFSET + (long) CUT_BYTES * i, cuts.get(i).extent);
+      copy.set(LONG, CUTS_OFFSET + (long) CUT_BYTES * i + 8, cuts.get(i).sequence);
+    }
     for (int i = 0; i < members.length; i++) {
       copy.set(LONG, MEMBERS_OFFSET + 8L * i, members[i]);
     }
@@ -126,7 +158,10 @@ final class DirectoryMeta {
     int namespaces = copy.get(INT, 56);
     int extents = copy.get(INT, 48);
     long extentBytes = copy.get(LONG, 32);
+    int cuts = copy.get(INT, 72);
     if (version(copy) != VERSION
+        || cuts < 0
+        || cuts > MAX_CUTS
         || members < 0
         || members > SsdOptions.MAX_DIRECTORIES
         || namespaces < 0
@@ -142,6 +177,10 @@ final class DirectoryMeta {
     meta.sequence = copy.get(LONG, 16);
     meta.clean = (copy.get(INT, 60) & FLAG_CLEAN) != 0;
     meta.floor = copy.get(LONG, 64);
+    for (int i = 0; i < cuts; i++) {
+      long at = CUTS_OFFSET + (long) CUT_BYTES * i;
+      meta.cuts.add(new Cut(copy.get(INT, at), copy.get(LONG, at + 8)));
+    }
     meta.members = new long[members];
     for (int i = 0; i < members; i++) {
       meta.members[i] = copy.get(LONG, MEMBERS_OFFSET + 8L * i);

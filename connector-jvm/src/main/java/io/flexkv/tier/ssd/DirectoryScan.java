@@ -286,6 +286,7 @@ final class DirectoryScan {
     int perFile = files.extentsPerFile();
     return first >= 0
         && end <= meta.extents
+        && !meta.isCut(end, record.spanSequence())
         && first / perFile == (end - 1) / perFile
         && record.stride() <= record.spanExtents() * meta.extentBytes;
   }
@@ -317,7 +318,7 @@ final class DirectoryScan {
     placed.stream().map(Found::span).forEach(spans::add);
     countLive();
     reserveForLog(taken);
-    meta.logExtents.stream().forEach(directory.space()::claim);
+    meta.logExtents.stream().forEach(directory.space()::claimForLog);
     for (SlotSpan span : spans) {
       restore(span);
     }

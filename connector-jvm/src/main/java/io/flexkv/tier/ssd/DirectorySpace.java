@@ -1,18 +1,25 @@
 package io.flexkv.tier.ssd;
 
+import java.util.ArrayList;
 import java.util.BitSet;
 import java.util.HashMap;
 import java.util.LinkedHashSet;
+import java.util.List;
 import java.util.Map;
 import java.util.SequencedSet;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicReferenceArray;
+import java.util.function.Consumer;
 import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
 
 /**
  * The extents of one directory: each is free, part of a span of slots, or the header log's. One
  * thread changes it (the recovery's, then the cache thread); {@link #spanAt} is for all.
+ *
+ * <p>A space that is made shorter has spans beyond its end that are held still: they are
+ * <em>leaving</em>, give out nothing and come back to nobody.
  */
 final class DirectorySpace {
   /** A span may leave 1/32 of itself unused, if a longer one does not do better. */
@@ -21,12 +28,25 @@ final class DirectorySpace {
   private static final int MAX_EXTRA_EXTENTS = 32;
 
   private final int directory;
-  private final int extents;
   private final long extentBytes;
   private final int extentsPerFile;
   private final LongSupplier sequence;
   private final BitSet free;
-  private final AtomicReferenceArray<@Nullable SlotSpan> spans;
+
+  /** The header log's; those that it has given back beyond the end are its until that is noted. */
+  private final BitSet logs = new BitSet();
+
+  /** Where the space ends. */
+  private volatile int extents;
+
+  /** Where spans end: the rest is kept for a header log that moves here from beyond the end. */
+  private int limit;
+
+  /** Longer than the space where that was longer; replaced by a longer one when it grows. */
+  private volatile AtomicReferenceArray<@Nullable SlotSpan> spans;
+
+  /** Spans beyond the limit in which somebody holds a slot. */
+  private final AtomicInteger leaving = new AtomicInteger();
 
   /** By slot size: spans that have a free slot. */
   private final Map<Long, SequencedSet<SlotSpan>> open = new HashMap<>();
@@ -51,6 +71,7 @@ final class DirectorySpace {
     this.salt = (int) (salt & (SlotNumber.GENERATIONS / 2 - 1));
     this.directory = directory;
     this.extents = extents;
+    this.limit = extents;
     this.extentBytes = extentBytes;
     this.extentsPerFile = extentsPerFile;
     this.sequence = sequence;
@@ -93,7 +114,8 @@ final class DirectorySpace {
 
   /** The span that an extent belongs to, null if none. Any thread. */
   @Nullable SlotSpan spanAt(int extent) {
-    return extent >= 0 && extent < extents ? spans.get(extent) : null;
+    AtomicReferenceArray<@Nullable SlotSpan> now = spans;
+    return extent >= 0 && extent < now.length() ? now.get(extent) : null;
   }
 
   /** The span of a byte of the directory. Any thread. */
@@ -106,12 +128,18 @@ final class DirectorySpace {
     int extent = free.nextSetBit(0);
     if (extent >= 0) {
       free.clear(extent);
+      logs.set(extent);
     }
     return extent;
   }
 
   /** Marks an extent that the log has already. */
-  void claim(int extent) {
+  void claimForLog(int extent) {
+    claim(extent);
+    logs.set(extent);
+  }
+
+  private void claim(int extent) {
     if (!free.get(extent)) {
       throw new IllegalStateException("extent " + extent + " is claimed twice");
     }
@@ -165,7 +193,7 @@ final class DirectorySpace {
     while (first >= 0) {
       int end = free.nextClearBit(first);
       int fileEnd = (first / extentsPerFile + 1) * extentsPerFile;
-      if (Math.min(end, fileEnd) - first >= length) {
+      if (Math.min(Math.min(end, fileEnd), limit) - first >= length) {
         return first;
       }
       first = free.nextSetBit(Math.min(end, fileEnd));
@@ -212,21 +240,114 @@ final class DirectorySpace {
     usedBytes -= span.stride;
     SequencedSet<SlotSpan> siblings =
         open.computeIfAbsent(span.stride, stride -> new LinkedHashSet<>());
-    if (!span.empty()) {
-      if (wasFull) {
-        siblings.add(span);
-      }
-      return null;
+    boolean leaves = isLeaving(span);
+    boolean over = leaves ? span.deserted() : span.empty();
+    if (!over && wasFull && !leaves) {
+      siblings.add(span);
     }
-    siblings.remove(span);
+    if (over) {
+      siblings.remove(span);
+      dissolve(span);
+    }
     if (siblings.isEmpty()) {
       open.remove(span.stride);
     }
+    return over ? span : null;
+  }
+
+  /** Nobody holds this slot any more, but it is never given out; answers as {@link #free}. */
+  @Nullable SlotSpan abandon(long slot) {
+    SlotSpan span = require(slot);
+    span.abandoned++;
+    boolean over = isLeaving(span) && span.deserted();
+    if (over) {
+      dissolve(span);
+    }
+    return over ? span : null;
+  }
+
+  private void dissolve(SlotSpan span) {
+    usedBytes -= span.abandoned * span.stride;
+    if (isLeaving(span)) {
+      leaving.decrementAndGet();
+    }
     for (int extent = span.firstExtent; extent < span.firstExtent + span.extents; extent++) {
       spans.set(extent, null);
-      free.set(extent);
+      // What cannot be trusted is not given to the header log either.
+      free.set(extent, extent < extents && span.abandoned == 0);
     }
-    return span;
+  }
+
+  // ---- another size
+
+  /**
+   * Ends elsewhere from now on.
+   *
+   * @param reserved extents before the end that are kept for the header log
+   * @return spans that are gone at once: they lie beyond the end, and nobody holds anything there
+   */
+  List<SlotSpan> resize(int end, int reserved) {
+    if (end > spans.length()) {
+      AtomicReferenceArray<@Nullable SlotSpan> longer = new AtomicReferenceArray<>(end);
+      for (int extent = 0; extent < spans.length(); extent++) {
+        longer.set(extent, spans.get(extent));
+      }
+      spans = longer;
+    }
+    for (int extent = extents; extent < end; extent++) {
+      free.set(extent, spans.get(extent) == null && !logs.get(extent));
+    }
+    free.clear(end, Math.max(end, free.length()));
+    extents = end;
+    limit = end - reserved;
+    leaving.set(0);
+    open.clear();
+    List<SlotSpan> gone = new ArrayList<>();
+    forEach(span -> {
+      if (!isLeaving(span)) {
+        if (!span.full()) {
+          open.computeIfAbsent(span.stride, stride -> new LinkedHashSet<>()).add(span);
+        }
+        return;
+      }
+      leaving.incrementAndGet();
+      if (span.deserted()) {
+        gone.add(span);
+      }
+    });
+    gone.forEach(this::dissolve);
+    return gone;
+  }
+
+  /** What lay beyond the end is not the directory's any more: spans may use all before it. */
+  void settle() {
+    limit = extents;
+    logs.clear(extents, Math.max(extents, logs.length()));
+  }
+
+  private void forEach(Consumer<SlotSpan> visitor) {
+    for (int extent = 0; extent < spans.length(); ) {
+      SlotSpan span = spans.get(extent);
+      if (span != null) {
+        visitor.accept(span);
+      }
+      extent += span == null ? 1 : span.extents;
+    }
+  }
+
+  private boolean isLeaving(SlotSpan span) {
+    return span.firstExtent + span.extents > limit;
+  }
+
+  /** Whether a slot that is held lies in what is wanted back. */
+  boolean leaves(long slot) {
+    SlotSpan span = spanAtByte(SlotNumber.offset(slot));
+    return span != null && isLeaving(span);
+  }
+
+  /** Whether nobody holds anything that is wanted back. Any thread. */
+  boolean vacant() {
+    return leaving.get() == 0;
   }
 
   /** Puts a span that was found at a start in its place, with the slots that it holds. */

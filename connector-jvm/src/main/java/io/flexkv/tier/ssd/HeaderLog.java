@@ -5,6 +5,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Deque;
 import java.util.List;
 import java.util.Queue;
@@ -31,6 +32,10 @@ import org.jspecify.annotations.Nullable;
  * LogCleaner}). Of the free extents one is for the cleaner alone, so it always ends, and one is not
  * used before the next start, which finds more that counts than there was: blocks that had been
  * given back.
+ *
+ * <p><b>A smaller directory.</b> The log moves to extents before its end as it gets some: never
+ * fewer than it needs to be cleaned with. Then those beyond are cleaned first, whatever counts in
+ * them ({@link #resize}).
  *
  * <p>Thread-safe; {@code headerPage} of all spans is guarded by this object.
  */
@@ -95,7 +100,11 @@ final class HeaderLog {
   private final Deque<Entry> waiting = new ArrayDeque<>();
   private final Deque<Entry> moving = new ArrayDeque<>();
   private final Deque<Integer> freeExtents = new ArrayDeque<>();
-  private final @Nullable LogExtent[] byExtent;
+  private @Nullable LogExtent[] byExtent;
+
+  /** Extents of the directory. */
+  private int end;
+
   private final Queue<SlotSpan> dissolved = new ConcurrentLinkedQueue<>();
   private @Nullable LogExtent current;
   private int nextPage;
@@ -122,7 +131,8 @@ final class HeaderLog {
     this.space = space;
     this.pagesPerExtent = (int) (files.meta().extentBytes / PAGE);
     this.batch = arena.allocate((long) BATCH_PAGES * PAGE, PAGE);
-    this.byExtent = new LogExtent[files.meta().extents];
+    this.end = files.meta().extents;
+    this.byExtent = new LogExtent[end];
   }
 
   int pagesPerExtent() {
@@ -173,6 +183,48 @@ final class HeaderLog {
       stuck = false;
     }
     start(true);
+  }
+
+  /**
+   * The directory ends here from now on.
+   *
+   * @return extents before the end that the log needs, to leave those beyond it
+   */
+  synchronized int resize(int extents) {
+    end = extents;
+    if (end > byExtent.length) {
+      byExtent = Arrays.copyOf(byExtent, end);
+    }
+    return leavesEnd() ? usedBeyond() + Math.max(0, RESERVED + 1 - freeBefore()) : 0;
+  }
+
+  /** Free extents before the end. Guarded. */
+  private int freeBefore() {
+    return (int) freeExtents.stream().filter(extent -> extent < end).count();
+  }
+
+  /** Extents beyond the end that are not empty. Guarded. */
+  private int usedBeyond() {
+    int used = 0;
+    for (int extent = end; extent < byExtent.length; extent++) {
+      used += byExtent[extent] == null ? 0 : 1;
+    }
+    return used;
+  }
+
+  /** Whether the log has anything beyond the end. Guarded. */
+  private boolean leavesEnd() {
+    return usedBeyond() > 0 || freeExtents.size() > freeBefore();
+  }
+
+  /** Whether it needs nothing beyond the end any more. */
+  synchronized boolean vacant() {
+    return !leavesEnd() || (usedBeyond() == 0 && freeBefore() >= RESERVED);
+  }
+
+  /** What it has beyond the end is not the directory's any more. */
+  synchronized void forgetBeyond() {
+    freeExtents.removeIf(extent -> extent >= end);
   }
 
   /** Whether another extent would spare work. */
@@ -307,8 +359,8 @@ final class HeaderLog {
 
   /** The extent to append to, null if there is none for what waits. Guarded. */
   private @Nullable LogExtent room() {
-    if (current == null || nextPage == pagesPerExtent) {
-      Integer extent = onlyMoves() && moving.isEmpty() ? null : freeExtents.poll();
+    if (current == null || nextPage == pagesPerExtent || mayLeave(current)) {
+      Integer extent = onlyMoves() && moving.isEmpty() ? null : takeFree();
       if (extent == null) {
         return null;
       }
@@ -317,6 +369,22 @@ final class HeaderLog {
       nextPage = 0;
     }
     return onlyMoves() && moving.isEmpty() ? null : current;
+  }
+
+  /** One before the end, if there is one. Guarded. */
+  private @Nullable Integer takeFree() {
+    for (Integer extent : freeExtents) {
+      if (extent < end) {
+        freeExtents.remove(extent);
+        return extent;
+      }
+    }
+    return freeExtents.poll();
+  }
+
+  /** Whether an extent lies beyond the end, and there are enough before it. Guarded. */
+  private boolean mayLeave(LogExtent extent) {
+    return extent.extent >= end && freeBefore() > RESERVED;
   }
 
   /** Whether what is left is the cleaner's. Guarded. */
@@ -455,7 +523,17 @@ final class HeaderLog {
         forget(span.headerPage(i));
       }
     }
-    if (freeExtents.size() > RESERVED || failed) {
+    if (failed) {
+      return null;
+    }
+    LogExtent last = lastBeyond();
+    if (last != null && freeBefore() >= RESERVED) {
+      // All of it may count: with what pages lose to rounding it may need more than an extent.
+      return new Victim(last.extent, last.use);
+    }
+    boolean moves = leavesEnd() && freeBefore() <= RESERVED;
+    if (freeExtents.size() > RESERVED) {
+      wantsExtent |= moves;
       return null;
     }
     LogExtent best = null;
@@ -471,8 +549,21 @@ final class HeaderLog {
       stuck = onlyMoves();
       return null;
     }
-    wantsExtent = share(best) > CROWDED;
+    wantsExtent = moves || share(best) > CROWDED;
     return new Victim(best.extent, best.use);
+  }
+
+  /** An extent beyond the end that is not empty and not appended to, or null. Guarded. */
+  private @Nullable LogExtent lastBeyond() {
+    if (current != null && !writing && mayLeave(current)) {
+      current = null;
+    }
+    for (int extent = byExtent.length - 1; extent >= end; extent--) {
+      if (byExtent[extent] != null && byExtent[extent] != current) {
+        return byExtent[extent];
+      }
+    }
+    return null;
   }
 
   /** An extent that is being cleaned. */

@@ -59,6 +59,9 @@ final class SlotSpan {
   private int used;
   private int searchFrom;
 
+  /** Slots that are held by nobody and never given out, because their bytes did not verify. */
+  int abandoned;
+
   /**
    * @param salt generation from which a slot's first one follows
    */
@@ -85,6 +88,11 @@ final class SlotSpan {
 
   boolean full() {
     return used == slots;
+  }
+
+  /** Whether nobody holds a slot of it. */
+  boolean deserted() {
+    return used == abandoned;
   }
 
   int used() {

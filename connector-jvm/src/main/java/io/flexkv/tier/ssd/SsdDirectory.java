@@ -48,6 +48,7 @@ final class SsdDirectory {
   private final HeaderLog log;
   private final LogCleaner cleaner;
   private final Scrub scrub;
+  private final DirectoryResizing resizing;
   private final Arena arena = Arena.ofShared();
   private final MemorySegment metaCopy;
   private final Queue<Raise> raises = new ConcurrentLinkedQueue<>();
@@ -98,6 +99,7 @@ final class SsdDirectory {
             meta.directoryId);
     this.log = new HeaderLog(files, io, space, arena, this::askForUpkeep, this::writeFailed);
     this.cleaner = new LogCleaner(log, files, io, arena);
+    this.resizing = new DirectoryResizing(this);
     this.scrub = new Scrub(this, counters, options.scrubBytesPerSecond(), arena);
     this.careThread =
         Thread.ofPlatform().daemon().name("flexkv-ssd-" + index + "-care").unstarted(this::care);
@@ -149,6 +151,15 @@ final class SsdDirectory {
     return io;
   }
 
+  DirectoryResizing resizing() {
+    return resizing;
+  }
+
+  /** Whether what survived has been handed out. */
+  boolean recovered() {
+    return mayClean;
+  }
+
   SsdStore.State state() {
     return state;
   }
@@ -165,7 +176,7 @@ final class SsdDirectory {
     if (files.fresh()) {
       for (int extent = 0; extent < LOG_EXTENTS; extent++) {
         meta.logExtents.set(extent);
-        space.claim(extent);
+        space.claimForLog(extent);
       }
       meta.logExtents.stream().forEach(log::grant);
     } else {
@@ -176,6 +187,8 @@ final class SsdDirectory {
     int errno = storeMeta();
     if (errno != 0) {
       lose("its description cannot be written: " + Errno.describe(errno));
+    } else {
+      resizing.trimAtStart();
     }
     synchronized (this) {
       if (state == SsdStore.State.RECOVERING) {
@@ -322,6 +335,7 @@ final class SsdDirectory {
 
   /** Gives the header log an extent if it wants one; false if none is free. */
   boolean feedLog() {
+    resizing.settle();
     if (!log.wantsExtent() || extentAsked || state != SsdStore.State.SERVING) {
       return true;
     }
@@ -343,9 +357,11 @@ final class SsdDirectory {
     return true;
   }
 
-  /** Takes a slot back. */
+  /** Takes a slot back; one that did not verify stays held for ever. */
   void free(long slot) {
-    SlotSpan dissolved = space.free(slot);
+    SlotSpan span = space.require(slot);
+    boolean bad = span.isBad(span.indexOf(SlotNumber.offset(slot)));
+    SlotSpan dissolved = bad ? space.abandon(slot) : space.free(slot);
     if (dissolved != null) {
       log.dissolved(dissolved);
     }
@@ -398,6 +414,7 @@ final class SsdDirectory {
     long now = System.nanoTime();
     if (mayClean) {
       scrub.step(now);
+      resizing.step();
     }
     if (dirty && now - lastBarrier > tuning.barrierNanos()) {
       lastBarrier = now;

@@ -35,7 +35,11 @@ public final class SsdEngine implements SsdStore {
   private static final long WATCH_NANOS = 5_000_000;
   private static final long CLOSE_NANOS = 5_000_000_000L;
 
-  private final SsdOptions options;
+  private final SsdResizing resizing = new SsdResizing();
+
+  /** Replaced by the cache thread when the store gets another size. */
+  private volatile SsdOptions options;
+
   private final SsdTuning tuning;
   private final Runnable wakeUp;
   private final AtomicReferenceArray<SsdDirectory> directories;
@@ -143,12 +147,7 @@ public final class SsdEngine implements SsdStore {
 
   @Override
   public void free(long slot) {
-    SsdDirectory directory = directoryFor(slot);
-    SlotSpan span = directory.space().require(slot);
-    // A bad slot stays held for ever: the disk cannot be trusted there.
-    if (!span.isBad(span.indexOf(SlotNumber.offset(slot)))) {
-      directory.free(slot);
-    }
+    directoryFor(slot).free(slot);
   }
 
   private SsdDirectory directoryFor(long slot) {
@@ -162,6 +161,45 @@ public final class SsdEngine implements SsdStore {
   @Override
   public long capacityBytes() {
     return options.capacityBytes();
+  }
+
+  @Override
+  public void prepareResize(long bytes) throws IOException {
+    if (!reattaching.isEmpty()) {
+      throw new IOException("a directory is being attached again: try again in a moment");
+    }
+    resizing.prepare(all(), options.withCapacity(bytes));
+  }
+
+  @Override
+  public void resize(long bytes) {
+    takeGivenUp();
+    options = options.withCapacity(bytes);
+    resizing.resize();
+  }
+
+  @Override
+  public void resizeOver() {
+    resizing.over();
+  }
+
+  @Override
+  public boolean shrinks() {
+    takeGivenUp();
+    return all().stream().anyMatch(directory -> !directory.space().vacant());
+  }
+
+  @Override
+  public boolean leaves(long slot) {
+    return directoryFor(slot).space().leaves(slot);
+  }
+
+  @Override
+  public long surplusBytes() {
+    return all().stream()
+        .filter(directory -> directory.state() != State.LOST)
+        .mapToLong(directory -> directory.resizing().surplusBytes())
+        .sum();
   }
 
   @Override

@@ -37,7 +37,7 @@ final class SsdOpening {
   private static void openAll(SsdOptions options, SsdTuning tuning, List<DirectoryFiles> files)
       throws IOException {
     SecureRandom random = new SecureRandom();
-    long share = options.capacityBytes() / options.directories().size();
+    long share = options.share();
     Set<Path> seen = new HashSet<>();
     IOException first = null;
     for (Path directory : options.directories()) {
@@ -101,7 +101,7 @@ final class SsdOpening {
   static DirectoryFiles openEmpty(Path path, SsdOptions options, SsdTuning tuning)
       throws IOException {
     SecureRandom random = new SecureRandom();
-    long share = options.capacityBytes() / options.directories().size();
+    long share = options.share();
     DirectoryFiles files =
         DirectoryFiles.open(path, share, options.maxFileBytes(), tuning.extentBytes(), random);
     files.format("it was out while others went on", random.nextLong());

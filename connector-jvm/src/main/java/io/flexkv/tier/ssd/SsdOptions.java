@@ -46,6 +46,17 @@ public record SsdOptions(
     }
   }
 
+  /** The cap of one directory. */
+  long share() {
+    return capacityBytes / directories.size();
+  }
+
+  /** The same with another cap. */
+  SsdOptions withCapacity(long bytes) {
+    return new SsdOptions(
+        directories, bytes, maxFileBytes, ringEntries, ringFlags, threads, scrubBytesPerSecond);
+  }
+
   /** One file a directory, io_uring with 64 entries where it is to be had, else 8 threads. */
   public static SsdOptions of(List<Path> directories, long capacityBytes) {
     return new SsdOptions(directories, capacityBytes, 0, 64, 0, 8, 0);

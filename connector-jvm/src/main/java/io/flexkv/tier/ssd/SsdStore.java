@@ -1,5 +1,6 @@
 package io.flexkv.tier.ssd;
 
+import java.io.IOException;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.List;
@@ -49,6 +50,44 @@ public interface SsdStore extends AutoCloseable {
 
   /** The hard cap over all directories, lost ones included. */
   long capacityBytes();
+
+  /**
+   * Makes ready for another cap: where that is larger, room for it is reserved on every disk, or on
+   * none. Waits for the disks, some seconds at most; {@link #resizeOver} must follow, and {@link
+   * #resize} may before it. Not the cache thread.
+   *
+   * @throws IOException if it cannot be; the text says why, nothing has changed, and nothing need
+   *     follow
+   */
+  default void prepareResize(long bytes) throws IOException {
+    throw new IOException("this store has one size");
+  }
+
+  /**
+   * Has the cap that it was made ready for. What is held beyond it {@link #leaves}: when it has
+   * been freed, files become shorter.
+   */
+  default void resize(long bytes) {
+    throw new IllegalStateException("not prepared for " + bytes);
+  }
+
+  /** The other end of {@link #prepareResize}; any thread. */
+  default void resizeOver() {}
+
+  /** Whether slots are held that are wanted back. The cache thread. */
+  default boolean shrinks() {
+    return false;
+  }
+
+  /** Whether this slot, which is held, is one of those. The cache thread. */
+  default boolean leaves(long slot) {
+    return false;
+  }
+
+  /** Bytes of files that are to be given back. */
+  default long surplusBytes() {
+    return 0;
+  }
 
   /** Bytes of the slots that are held, rounding included. */
   long usedBytes();

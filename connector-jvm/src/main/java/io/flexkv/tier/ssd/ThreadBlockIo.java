@@ -22,7 +22,7 @@ final class ThreadBlockIo implements BlockIo {
   private static final System.Logger LOG = System.getLogger(ThreadBlockIo.class.getName());
   private static final long RETRY_NANOS = 200_000;
 
-  private final List<DirectFile> files;
+  private volatile List<DirectFile> files;
   private final IoFaults faults;
   private final IoQueue queue;
   private final List<Thread> threads = new ArrayList<>();
@@ -46,6 +46,11 @@ final class ThreadBlockIo implements BlockIo {
     if (!queue.offer(op)) {
       op.done(Errno.ECANCELED);
     }
+  }
+
+  @Override
+  public void useFiles(List<DirectFile> these) {
+    files = List.copyOf(these);
   }
 
   private void run(int index) {

@@ -48,7 +48,7 @@ final class UringBlockIo implements BlockIo {
 
   private static final long MAX_RANGE_BYTES = 1L << 30;
 
-  private final List<DirectFile> files;
+  private volatile List<DirectFile> files;
   private final IoFaults faults;
 
   /** Of its thread, and of tests. */
@@ -229,6 +229,12 @@ final class UringBlockIo implements BlockIo {
         ring.enter(0);
       }
     }
+  }
+
+  @Override
+  public void useFiles(List<DirectFile> these) {
+    ring.useRegisteredFiles(these.size());
+    files = List.copyOf(these);
   }
 
   private void send(int place, BlockOp op) {

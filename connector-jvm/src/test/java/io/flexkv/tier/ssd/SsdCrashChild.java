@@ -174,6 +174,9 @@ final class SsdCrashChild {
       if (random.nextInt(120) == 0) {
         reset(rig);
       }
+      if (random.nextInt(60) == 0) {
+        resize(rig);
+      }
       write(rig, 1 + random.nextInt(6));
     }
   }
@@ -222,6 +225,23 @@ final class SsdCrashChild {
     for (long key : new long[] {root + 1, root}) {
       note("-" + key);
       rig.engine.free(slots.remove(key));
+    }
+  }
+
+  private void resize(SsdRig rig) throws IOException {
+    long bytes = (6L + random.nextInt(7)) << 20;
+    try {
+      rig.engine.prepareResize(bytes);
+    } catch (IOException e) {
+      return; // files of the last change are being cut
+    }
+    rig.engine.resize(bytes);
+    rig.engine.resizeOver();
+    for (long root : List.copyOf(pairs)) {
+      if (rig.engine.leaves(slots.get(root)) || rig.engine.leaves(slots.get(root + 1))) {
+        pairs.remove(root);
+        evict(rig, root);
+      }
     }
   }
 

@@ -52,7 +52,9 @@ class SsdModelTest {
           }
         }
         for (int step = 0; step < STEPS; step++) {
-          if (random.nextInt(3) < 2) {
+          if (random.nextInt(25) == 0) {
+            resize(rig, random, slotOf, byKey);
+          } else if (random.nextInt(3) < 2) {
             nextKey = write(rig, random, nextKey, slotOf, byKey);
           } else {
             readSome(rig, random, slotOf, byKey);
@@ -94,6 +96,30 @@ class SsdModelTest {
       byKey.put(key, headers.get(i));
     }
     return nextKey;
+  }
+
+  /** Another size, if the last one is over; what lies beyond the end goes, or some of it. */
+  private static void resize(
+      SsdRig rig, Random random, Map<Long, Long> slotOf, Map<Long, SlotHeader> byKey) {
+    long bytes = (6L + random.nextInt(7)) << 20;
+    try {
+      rig.engine.prepareResize(bytes);
+    } catch (IOException e) {
+      assertThat(e).hasMessageContaining("in a moment");
+      return;
+    }
+    rig.engine.resize(bytes);
+    rig.engine.resizeOver();
+    boolean all = random.nextBoolean();
+    for (Map.Entry<Long, Long> block : Map.copyOf(slotOf).entrySet()) {
+      if (rig.engine.leaves(block.getValue()) && (all || random.nextBoolean())) {
+        rig.engine.free(block.getValue());
+        slotOf.remove(block.getKey());
+      }
+    }
+    byKey.keySet().retainAll(slotOf.keySet());
+    assertThat(rig.engine.shrinks())
+        .isEqualTo(slotOf.values().stream().anyMatch(rig.engine::leaves));
   }
 
   private static void evict(

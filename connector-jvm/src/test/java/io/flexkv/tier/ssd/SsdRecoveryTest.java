@@ -281,7 +281,7 @@ class SsdRecoveryTest {
   }
 
   @Test
-  void moreCapacity_keepsWhatIsThere_lessDropsIt() throws IOException {
+  void moreCapacity_keepsWhatIsThere_lessWhatLiesBeforeItsEnd() throws IOException {
     try (SsdRig rig = open(options())) {
       rig.write(chain(1, 20, 0));
     }
@@ -296,7 +296,13 @@ class SsdRecoveryTest {
       assertThat(slots).doesNotContain(SsdStore.FULL);
     }
     try (SsdRig rig = open(options())) {
-      assertThat(rig.recovered).isEmpty();
+      assertThat(rig.recovered).hasSize(20);
+      readAll(rig);
+      assertThat(Files.size(folder.resolve("a/flexkv-ssd-0000.data"))).isLessThan(CAPACITY);
+    }
+    Path a = folder.resolve("a");
+    try (SsdRig rig = open(new SsdOptions(List.of(a), CAPACITY, 4 << 20, 0, 0, 4, 0))) {
+      assertThat(rig.recovered).as("of another geometry").isEmpty();
       rig.write(chain(1, 3, 0));
     }
   }
