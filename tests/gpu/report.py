@@ -128,8 +128,11 @@ REASONS: dict[tuple[str, str], str] = {
     ("gpu-neighbour", "neighbour's time a token"): _BESIDE_COPIES,
     ("gpu-batches", "vLLM serves later than without"): "the engine waited for the sidecar's start "
     "and for the layout's proof, one after the other; since then gpu-batches-early-start",
-    ("gpu-kvmanager", "first_sight"): "three calls of Python a block make its SHA-256: "
-    "docs/decisions/keys-of-the-python-api-are-sha-256.md",
+    (
+        "gpu-kvmanager",
+        "first_sight",
+    ): "any safe hash and the lookup behind it take 80 microseconds; "
+    "the rest is two calls of Python a block: docs/decisions/keys-of-the-python-api-are-sha-256.md",
     ("gpu-kvmanager", "put_1gib_by_layer"): "rows of a layer and a token-block are small here; the "
     "limit, the mover's own rate, is as low",
     ("gpu-kvmanager", "1gib"): "an operation of 20 ms carries 2 to 4 ms of planning in Python, "
