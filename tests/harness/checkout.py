@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Everything a run leaves behind, none of it under version control.
 BUILD = ROOT / "build"
 RECORDS = BUILD / "bench"
-LOGS = BUILD / "e2e"
+#: Apart for each environment: runs on two versions of vLLM may go on at once.
+LOGS = BUILD / "e2e" / Path(sys.prefix).name.lstrip(".")
 MODELS = ROOT / ".demo"
 
 

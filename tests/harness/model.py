@@ -14,6 +14,7 @@ is a tie, with float32 one in a million.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import math
@@ -84,19 +85,25 @@ TINY_LATENT = LatentShape()
 
 
 def write_model(folder: Path, shape: ModelShape = TINY, seed: int = 1) -> Path:
-    """Writes config, tokenizer and weights of a random model unless they are there."""
+    """Writes config, tokenizer and weights of a random model unless they are there.
+
+    Whoever wants the same model meanwhile waits.
+    """
     stamp = folder / "made-from.json"
     recipe = json.dumps(
         {"recipe": 2, "seed": seed, "logit_std": ATTENTION_LOGIT_STD, **asdict(shape)}
     )
-    if stamp.exists() and stamp.read_text() == recipe:
-        return folder
-    logger.info("writing a random model into %s", folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_config(folder, shape)
-    _write_tokenizer(folder, shape)
-    _write_safetensors(folder / "model.safetensors", _weights(shape, np.random.default_rng(seed)))
-    stamp.write_text(recipe)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stamp.exists() and stamp.read_text() == recipe:
+            return folder
+        logger.info("writing a random model into %s", folder)
+        weights = _weights(shape, np.random.default_rng(seed))
+        _write_config(folder, shape)
+        _write_tokenizer(folder, shape)
+        _write_safetensors(folder / "model.safetensors", weights)
+        stamp.write_text(recipe)
     return folder
 
 

@@ -45,7 +45,7 @@ class Sidecar:
     """The sidecar at one rendezvous address, whoever started it.
 
     Args:
-        folder: a short path of the test's own; socket and lock lie in it, logs in build/e2e.
+        folder: a short path of the test's own; socket and lock lie in it, logs in `checkout.LOGS`.
         settings: further environment of whoever starts it, e.g. `FLEXKV_CPU_CACHE_GB`.
     """
 

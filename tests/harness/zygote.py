@@ -68,6 +68,8 @@ class Zygote(processes.Closing):
             # Threads that wait for each other crawl on a busy machine; the model is tiny.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": "1",
+            # Each fork would compile a few small functions anew, for as long as all else takes.
+            "TORCHDYNAMO_DISABLE": "1",
             "PYTHONPATH": os.pathsep.join(path),
         }
         self._process = processes.start(
