@@ -85,6 +85,17 @@ def counts(request: pytest.FixtureRequest) -> Counter[str]:
     return request.config.stash[_COUNTS]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _short_lived_sidecars() -> Iterator[None]:
+    """Ours live for seconds: the last tier of Java's compiler would take longer than their work.
+
+    Demo, benches, the tests of the shim and of Dynamo run with it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Path]:
     """A folder with a short name: paths of Unix sockets have a limit of 107 bytes."""
@@ -216,7 +227,7 @@ class Lines:
     ) -> Line:
         """Starts an engine with the README's flag (or `flag`), with `wait` until it is served."""
         self.count += 1
-        sidecar = sidecar or Sidecar(self.scratch / f"s{self.count}", FLEXKV_CPU_CACHE_GB="0.5")
+        sidecar = sidecar or Sidecar(self.scratch / f"s{self.count}", FLEXKV_CPU_CACHE_GB="0.2")
         engine = self.zygote.engine(
             EngineSettings(
                 str(self.model),

@@ -26,7 +26,7 @@ _TOKENS = 12
 
 @pytest.fixture(scope="module")
 def sidecar(scratch: Path) -> Sidecar:
-    return Sidecar(scratch / "server", FLEXKV_CPU_CACHE_GB="0.5")
+    return Sidecar(scratch / "server", FLEXKV_CPU_CACHE_GB="0.2")
 
 
 @pytest.fixture(scope="module")
