@@ -447,6 +447,15 @@ public final class CacheCore {
     lower.use(eviction);
   }
 
+  /**
+   * How fast engines compute, from now on: what the SSD would bring later than that is not read.
+   *
+   * @param tokensPerSecond 0 = as seen from their saves
+   */
+  public void setRecompute(long tokensPerSecond) {
+    lower.setRecompute(tokensPerSecond);
+  }
+
   /** What happened, and what is there. */
   public CacheStats stats() {
     return counters.snapshot(

@@ -87,6 +87,10 @@ final class LowerTier {
     tier.evictor.use(eviction);
   }
 
+  void setRecompute(long tokensPerSecond) {
+    tier.setRecompute(tokensPerSecond);
+  }
+
   int quarantinedSlots() {
     return tier.slots.quarantined();
   }

@@ -50,6 +50,11 @@ final class SsdTier {
     config = config.boundedBy(hostBytes);
   }
 
+  /** What engines compute in a second is given otherwise from now on; 0 = as seen from saves. */
+  void setRecompute(long tokensPerSecond) {
+    config = config.withRecompute(tokensPerSecond);
+  }
+
   /** A number for a transfer; its {@link #reference} is what the entries in it hold. */
   long nextId() {
     return ++lastId;

@@ -155,6 +155,11 @@ public final class CacheAgent implements Runnable {
     core.setEviction(eviction);
   }
 
+  /** How fast engines compute: see {@link CacheCore#setRecompute}. */
+  public void setRecompute(long tokensPerSecond) {
+    core.setRecompute(tokensPerSecond);
+  }
+
   /**
    * The host tier has another size from now on: see {@link HostPool#resize}. What a smaller one
    * holds beyond its end is freed turn by turn, as soon as nobody needs it.

@@ -124,6 +124,10 @@ final class Tuning {
     if (!eviction.equals(eviction(settings))) {
       changes.add(agent -> agent.setEviction(eviction));
     }
+    long recompute = changed.integer(Options.SSD_RECOMPUTE_TOKENS_S);
+    if (recompute != settings.integer(Options.SSD_RECOMPUTE_TOKENS_S)) {
+      changes.add(agent -> agent.setRecompute(recompute));
+    }
     boolean host = changed.hostBytes() != settings.hostBytes();
     long ssdBytes = changed.bytes(Options.SSD_CACHE_GB);
     boolean disks = ssdBytes != settings.bytes(Options.SSD_CACHE_GB);

@@ -512,6 +512,21 @@ class SsdTierTest {
   }
 
   @Test
+  void setRecompute_whileBlocksAreThere_countsFromTheNextLookupOn() {
+    f = new CoreFixture(200, 1000, LARGE, 1 << 20);
+    f.core.setBlockTokens(f.namespace, 16);
+    onSsdAloneSlowly();
+    f.core.setRecompute(1_000);
+    f.extend(2, 2, 4);
+    look(2, 0, 9);
+    assertThat(look(2, 0, 9).pending()).as("64 tokens, in 64 ms or in 2 s").isFalse();
+    f.core.setRecompute(1);
+    f.extend(5, 2, 4);
+    look(5, 0, 9);
+    assertThat(look(5, 0, 9).pending()).isTrue();
+  }
+
+  @Test
   void lookup_computingIsSeenToBeFaster_readsNothing() {
     f = new CoreFixture(200, 1000, LARGE, 1 << 20);
     onSsdAloneSlowly();
