@@ -11,13 +11,18 @@ from typing import Any
 
 import pytest
 from harness import checkout, processes
+from harness.prompts import random_tokens
 from harness.sidecar import Sidecar
 
 from e2e import scenarios
 from e2e.conftest import OUTPUT_TOKENS, Line, Lines, Reference, wait_new_sidecar
 from e2e.test_pressure import distinct_blocks
+from flexkv import cli
 
 Equal = Callable[..., None]
+
+#: What the engine of the test of speeds computes in a step; 32 blocks, of which speeds are told.
+CHUNK_TOKENS = 1024
 
 
 def ssd(sidecar: Sidecar) -> dict[str, Any]:
@@ -37,6 +42,12 @@ def with_ssd(folder: Path, disks: Path, **settings: str) -> Sidecar:
         FLEXKV_SSD_RECOMPUTE_TOKENS_S="1",
         **settings,
     )
+
+
+def computes(sidecar: Sidecar, tokens_per_second: int) -> None:
+    """Tells how fast the engine computes; 0 = as the sidecar sees it."""
+    change = f"ssd_recompute_tokens_s={tokens_per_second}"
+    assert cli.main(["set", "--address", f"ipc://{sidecar.socket}", change]) == 0
 
 
 def wait_written(sidecar: Sidecar) -> int:
@@ -107,6 +118,34 @@ def test_engine_and_sidecar_restarted_hits_come_from_the_ssd(
     again.assert_nothing_held()
 
 
+def what_computing_brings_sooner_is_not_read(
+    line: Line, reference: Reference, equal: Equal, counts: Counter[str]
+) -> None:
+    """An engine that computes a prompt at once waits for no disk, and its answers stay right."""
+    computes(line.sidecar, 1_000_000_000)
+    before = ssd(line.sidecar)["promotions_declined"]
+    some = list(range(0, len(reference.prompts), 6))
+    prompts = [reference.token_ids[i] for i in some]
+    equal(reference, line.engine.call(scenarios.run_alone, prompts, OUTPUT_TOKENS), some)
+    declined = ssd(line.sidecar)["promotions_declined"] - before
+    counts["reads from the SSD declined: computing is quicker"] += declined
+    assert declined > 0
+
+
+def what_the_ssd_brings_sooner_is_read(line: Line, rng: random.Random) -> None:
+    """By what is measured: this engine computes three chunks of each long prompt, slowly."""
+    computes(line.sidecar, 0)
+    prompts = [random_tokens(rng, 3 * CHUNK_TOKENS + 20) for _ in range(4)]
+    computed = line.engine.call(scenarios.run_alone, prompts, 1)
+    line.settle()
+    wait_written(line.sidecar)
+    before = ssd(line.sidecar)["promoted_blocks"]
+    answers = line.engine.call(scenarios.run_alone, prompts[:2], 1)
+    assert [a.token_ids for a in answers] == [a.token_ids for a in computed[:2]]
+    assert 3 * CHUNK_TOKENS in [a.external_tokens for a in answers], "a disk may be busy for one"
+    assert ssd(line.sidecar)["promoted_blocks"] > before
+
+
 def test_host_tier_of_a_third_the_ssd_has_the_rest(
     lines: Lines,
     reference: Reference,
@@ -118,7 +157,12 @@ def test_host_tier_of_a_third_the_ssd_has_the_rest(
 ) -> None:
     third = distinct_blocks(reference) // 3
     flag = {**checkout.readme_flag(), "kv_connector_extra_config": {"num_cpu_blocks": third}}
-    line = lines(sidecar=with_ssd(scratch / "ssd2", disks), flag=flag)
+    line = lines(
+        sidecar=with_ssd(scratch / "ssd2", disks),
+        flag=flag,
+        batched_tokens=CHUNK_TOKENS,
+        longest_tokens=4 * CHUNK_TOKENS,
+    )
     rng = random.Random(seed)
     for _ in range(3):
         order = list(range(len(reference.prompts)))
@@ -133,6 +177,8 @@ def test_host_tier_of_a_third_the_ssd_has_the_rest(
     counts["blocks promoted from the SSD"] += figures["promoted_blocks"]
     assert line.sidecar.counters()["evicted_blocks"] > third
     assert figures["promoted_blocks"] > 0
+    what_computing_brings_sooner_is_not_read(line, reference, equal, counts)
+    what_the_ssd_brings_sooner_is_read(line, rng)
     line.settle()
     line.assert_nothing_held()
 

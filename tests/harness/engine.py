@@ -30,6 +30,7 @@ class EngineSettings:
     block_tokens: int = BLOCK_TOKENS
     max_sequences: int = 16
     batched_tokens: int = 2048
+    longest_tokens: int = 2048
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -82,7 +83,7 @@ class Engine:
             settings.model,
             dtype="float32",
             block_size=settings.block_tokens,
-            max_model_len=2048,
+            max_model_len=settings.longest_tokens,
             num_gpu_blocks_override=settings.blocks,
             kv_cache_memory_bytes=256 << 20,
             max_num_seqs=settings.max_sequences,
