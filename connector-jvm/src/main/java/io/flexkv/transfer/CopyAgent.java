@@ -299,7 +299,7 @@ final class CopyAgent implements Agent {
         return submitted;
       }
       slice.clear();
-      geometry.fill(slice, state, limits, limits.bytesOfNext(bytesInFlight));
+      geometry.fill(slice, state, limits, pace.bytesOfNext(limits.bytesOfNext(bytesInFlight)));
       lastSubmitNanos = clock.getAsLong();
       submitting = state;
       try {
@@ -330,6 +330,9 @@ final class CopyAgent implements Agent {
   }
 
   private boolean hasRoom() {
+    if (pace.oneAtATime()) {
+      return inFlight.isEmpty();
+    }
     return inFlight.size() < limits.inFlight() && bytesInFlight < limits.bytesInFlight();
   }
 

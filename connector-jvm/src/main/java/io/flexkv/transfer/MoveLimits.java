@@ -3,9 +3,9 @@ package io.flexkv.transfer;
 import io.flexkv.device.Direction;
 
 /**
- * What the movers of a sidecar may move in a second, each direction of each rank for itself: copies
- * at the full rate of the link cost a decoding engine beside them memory bandwidth. Any thread may
- * set it at any time.
+ * What the movers of a sidecar may move in a second, each direction of each rank for itself: beside
+ * copies at the full rate of the link a decoding engine waits for its own. Any thread may set it at
+ * any time.
  */
 public final class MoveLimits {
   private volatile long loadBytesPerSecond;

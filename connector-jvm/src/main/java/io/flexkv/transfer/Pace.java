@@ -7,11 +7,19 @@ import io.flexkv.device.Direction;
  * so far would have been moved at the limit, less {@link #AHEAD_NANOS}. So what the limit allows in
  * that time goes at once, and a thread that wakes up late by less loses nothing of the rate.
  *
+ * <p>Who sets a limit does it for a neighbour. A copy engine that has work of one process takes up
+ * none of another's for a millisecond (measured), but changes over as soon as it rests. So under a
+ * limit slices are short and go one at a time: between them a neighbour's own small copies get
+ * their turn.
+ *
  * <p>Mover's thread only; the limit itself may change at any time.
  */
 final class Pace {
   /** How far copies may be ahead of the limit: ten times what a mover naps at most. */
   static final long AHEAD_NANOS = 2_000_000;
+
+  /** A slice under a limit: 40 µs of the link. */
+  static final long SLICE_BYTES = 2 << 20;
 
   private static final double NANOS_PER_SECOND = 1e9;
 
@@ -29,6 +37,16 @@ final class Pace {
   Pace(MoveLimits limits, Direction direction) {
     this.limits = limits;
     this.direction = direction;
+  }
+
+  /** Whether there is a limit: then a slice waits for the end of the one before. */
+  boolean oneAtATime() {
+    return limits.bytesPerSecond(direction) != 0;
+  }
+
+  /** How long a slice may be that could have so many bytes without a limit. */
+  long bytesOfNext(long bytes) {
+    return oneAtATime() ? Math.min(bytes, SLICE_BYTES) : bytes;
   }
 
   /** Whether the next slice may be submitted now. */

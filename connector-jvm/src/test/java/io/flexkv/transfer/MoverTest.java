@@ -125,6 +125,30 @@ final class MoverTest {
   }
 
   @Test
+  void submit_underALimit_aSliceWaitsForTheEndOfTheOneBefore() throws Exception {
+    int[] blocks = IntStream.range(0, 64).toArray();
+    try (MoverFixture f =
+        new MoverFixture(
+            256,
+            device -> {
+              device.held = true;
+              device.limits = new SliceLimits(64, 2048, 3);
+            })) {
+      f.limits.set(0, 1L << 40);
+      assertThat(f.mover.submit(f.job(1, Direction.SAVE, blocks))).isTrue();
+      MoverFixture.await("a slice", () -> f.device.submitted.get() == 1);
+      Thread.sleep(20); // time for a second, if it comes
+      assertThat(f.device.submitted.get()).isEqualTo(1);
+      f.device.mayEnd.release();
+      MoverFixture.await("the next", () -> f.device.submitted.get() == 2);
+      f.limits.set(0, 0);
+      MoverFixture.await("all that have room", () -> f.device.submitted.get() == 4);
+      f.device.mayEnd.release(1000);
+      assertThat(f.next().status()).isEqualTo(Completion.Status.OK);
+    }
+  }
+
+  @Test
   void idle_whileALoadIsExpected_noRest() throws Exception {
     try (MoverFixture f = new MoverFixture()) {
       AtomicLong now = new AtomicLong(5);

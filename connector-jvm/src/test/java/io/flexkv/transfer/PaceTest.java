@@ -73,8 +73,19 @@ class PaceTest {
   }
 
   @Test
+  void slicesUnderALimit_areShortAndGoOneAtATime() {
+    assertThat(pace.oneAtATime()).isFalse();
+    assertThat(pace.bytesOfNext(100 * SLICE)).isEqualTo(100 * SLICE);
+    limits.set(1, 0);
+    assertThat(pace.oneAtATime()).isTrue();
+    assertThat(pace.bytesOfNext(100 * SLICE)).isEqualTo(Pace.SLICE_BYTES);
+    assertThat(pace.bytesOfNext(SLICE)).isEqualTo(SLICE);
+  }
+
+  @Test
   void limit_ofTheOtherDirection_doesNotMatter() {
     limits.set(0, 1);
+    assertThat(pace.oneAtATime()).isFalse();
     pace.submitted(SLICE, 0);
     pace.submitted(SLICE, 0);
     assertThat(pace.allows(0)).isTrue();
