@@ -93,9 +93,11 @@ _BEYOND_THE_LINK = (
     "and plan: docs/decisions/loads-stay-asynchronous.md"
 )
 _BESIDE_COPIES = (
-    "copies take memory bandwidth from decode steps: 5 to 7 % at the median at full rate, 1 to "
-    "1.5 % at 10 GB/s each way, where two runs differ about the 99th percentile (load_limit_gb_s, "
-    "save_limit_gb_s; off unless set, because long hits come later with them)"
+    "a step's own small copies wait up to 1 ms for the copy engine, which serves one process at a "
+    "time: 5 to 7 % at the median at full rate, 1 to 1.5 % at 10 GB/s each way (load_limit_gb_s, "
+    "save_limit_gb_s; off unless set, because long hits come later with them). Copies under a "
+    "limit have gone in short slices since: "
+    "docs/decisions/a-copy-engine-serves-one-process-at-a-time.md"
 )
 #: Why a bar was missed, by the file and a part of the record's name.
 REASONS: dict[tuple[str, str], str] = {
@@ -106,25 +108,29 @@ REASONS: dict[tuple[str, str], str] = {
     ("gpu-copy-bench", "runs of 8"): "neighbours are not kept together on the host: "
     "docs/decisions/small-rows-move-as-strided-copies.md",
     ("gpu-copy-bench", "64 KiB rows"): "the bare batch of the same run is as far from the link",
-    ("gpu-copy-bench", "32 KiB rows"): "the driver's time for a descriptor varies within one run "
-    "between 0.4 and 1.2 microseconds, the bare loop's too; beyond 0.6 it shows at this width",
+    ("gpu-copy-bench", "32 KiB rows"): "the GPU takes 0.63 microseconds a copy; the driver's call "
+    "takes 0.4 to 0.5 in some processes and 0.8 to 1.2 in others, the bare loop's too",
     ("gpu-copy-bench", " rows, an allocation a layer, scattered"): "one descriptor a row: the "
     "driver takes 0.4 to 1.2 microseconds for each, within one run, the bare loop's as well",
-    ("gpu-copy-bench", " rows, one allocation, scattered"): "in the JVM each strided copy takes "
-    "the GPU 2 microseconds longer than in a C++ process, whether a mover or a plain loop submits "
-    "it; docs/decisions/small-rows-move-as-strided-copies.md says what it is not. The bars against "
-    "the link are of 80 layers a copy; with 32, as here, a bare loop falls short of them too",
+    ("gpu-copy-bench", " rows, one allocation, scattered"): "a strided copy takes the GPU 2 "
+    "microseconds longer than in a process that made plain batches right before, as the bare loop "
+    "here did; any fresh C++ process is as slow: "
+    "docs/decisions/small-rows-move-as-strided-copies.md. The bars against the link are of 80 "
+    "layers a copy; with 32, as here, a bare loop falls short of them too",
     ("gpu-copy-bench-large-rows", " KiB rows"): "the bare batch of the same run is about as far "
     "from the link",
-    ("gpu-stall", "longest stall"): "pinning waits for the pool's pages beyond the first GiB; what "
-    "is left is not explained (274 ms before)",
+    ("gpu-stall", "longest stall"): "while threads gave the pool its pages, the driver took 8 to "
+    "14 ms instead of 1 to 2 to pin a piece of the first GiB, with every copy behind it "
+    "(docs/performance/tried/gpu-copy-states.json): that is the 99th of a hundred, 18.5 ms; the "
+    "longest is not explained. Since then no thread gives pages while a piece is pinned; not "
+    "measured anew",
     ("gpu-pairs", "flexkv's hit"): _BEYOND_THE_LINK,
     ("gpu-pairs", "neighbour's time a token"): _BESIDE_COPIES,
     ("gpu-pairs-told-ahead", "flexkv's hit"): _BEYOND_THE_LINK,
     ("gpu-pairs-told-ahead", "neighbour's time a token"): _BESIDE_COPIES,
     ("gpu-neighbour", "scattered 16 KiB fragments"): "a descriptor a fragment: the more of them a "
-    "byte needs, the longer a step waits; a limit in bytes does not help there, and was not the "
-    "better the lower it was. Unexplained",
+    "byte needs, the longer the copy engine is busy with ours, and a step's own small copies wait "
+    "until it is not; a limit in bytes was not the better the lower it was",
     ("gpu-neighbour", "neighbour's time a token"): _BESIDE_COPIES,
     ("gpu-batches", "vLLM serves later than without"): "the engine waited for the sidecar's start "
     "and for the layout's proof, one after the other; since then gpu-batches-early-start",
