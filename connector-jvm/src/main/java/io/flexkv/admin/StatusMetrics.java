@@ -87,6 +87,7 @@ final class StatusMetrics {
           counter("flexkv_ssd_errors", REFUSED, "/ssd/io/read_errors", "kind", "read"),
           counter("flexkv_ssd_errors", REFUSED, "/ssd/io/write_errors", "kind", "write"),
           counter("flexkv_ssd_corrupt_blocks", "Did not verify", "/ssd/io/corrupt_blocks"),
+          counter("flexkv_ssd_stale_blocks", "Of those, torn at a kill", "/ssd/io/stale_blocks"),
           counter("flexkv_ssd_deadlines_missed", "Reads too slow", "/ssd/io/deadlines_missed"),
           counter("flexkv_ssd_scrubbed_blocks", "Read by the scrub", "/ssd/io/scrubbed_blocks"),
           gauge("flexkv_ssd_quarantined_bytes", "Not used again", "/ssd/io/quarantined_bytes"),

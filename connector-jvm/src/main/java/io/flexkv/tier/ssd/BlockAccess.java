@@ -106,6 +106,7 @@ final class BlockAccess extends BlockOp {
 
   private void committed(int errno) {
     if (errno != 0) {
+      directory.headerMissing();
       open.failed(block, true, false, "its header was not written: " + Errno.describe(errno));
       return;
     }

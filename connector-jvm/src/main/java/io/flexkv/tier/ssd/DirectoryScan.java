@@ -107,6 +107,7 @@ final class DirectoryScan {
   private long dropped;
   private long bytesRead;
   private long survivors;
+  private long unproven;
 
   private DirectoryScan(SsdDirectory directory, Arena arena) {
     this.directory = directory;
@@ -126,12 +127,14 @@ final class DirectoryScan {
     scan.restoreLog();
     LOG.log(
         Level.INFO,
-        "SSD directory {0}: attached, {1} blocks in {2} MiB of headers, {3} dropped ({4})",
+        "SSD directory {0}: attached, {1} blocks in {2} MiB of headers, {3} dropped ({4}; {5} were"
+            + " stored before an unclean end and not verified since)",
         directory.path(),
         scan.survivors,
         scan.bytesRead >> 20,
         scan.dropped,
-        scan.meta.clean ? "ended cleanly" : "did not end cleanly");
+        scan.meta.clean ? "ended cleanly" : "did not end cleanly",
+        scan.unproven);
     return scan;
   }
 
@@ -168,6 +171,9 @@ final class DirectoryScan {
       }
     }
     directory.log().startAfter(lastSequence, lastUse);
+    if (!meta.clean) {
+      meta.doubtBelow = lastSequence + 1;
+    }
   }
 
   private void takeChunk(FoundExtent found, LogReader.Chunk chunk) {
@@ -250,6 +256,11 @@ final class DirectoryScan {
     span.setIdentityDigest(index, isVoid ? 0 : record.identityDigest());
     span.setSum(index, record.sum());
     span.setHeaderPage(index, isVoid ? 0 : page);
+    if (meta.clean && sequence >= meta.doubtBelow) {
+      span.unmark(index, UNPROVEN);
+    } else {
+      span.mark(index, UNPROVEN);
+    }
     dropped += isVoid ? 1 : 0;
   }
 
@@ -322,7 +333,7 @@ final class DirectoryScan {
     for (SlotSpan span : spans) {
       restore(span);
     }
-    directory.space().unproven(meta.clean ? 0 : survivors);
+    directory.space().unproven(unproven);
   }
 
   private static long count(SlotSpan span) {
@@ -399,8 +410,9 @@ final class DirectoryScan {
     for (int index = 0; index < span.slots; index++) {
       if (span.identityDigest(index) != 0) {
         span.takeAt(index);
-        span.mark(index, NOT_OFFERED | (meta.clean ? 0 : UNPROVEN));
+        span.mark(index, NOT_OFFERED);
         survivors++;
+        unproven += span.isMarked(index, UNPROVEN) ? 1 : 0;
       }
     }
     directory.space().restore(span);

@@ -100,9 +100,9 @@ final class DirectorySpace {
   }
 
   /**
-   * Whether every header that the next start may find is right about its slot. One that came back
-   * after an unclean end, and was given back without having been verified, may be wrong: its slot
-   * may be free, but it stands in the log as long as nothing takes its place. Any thread.
+   * Whether every header from before an unclean end has been verified or replaced. One that was
+   * given back without may be wrong: its slot is free, but it stands in the log as long as nothing
+   * takes its place. Any thread.
    */
   boolean proven() {
     return unproven.get() == 0;

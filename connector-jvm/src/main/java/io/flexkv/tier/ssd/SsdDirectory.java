@@ -69,6 +69,7 @@ final class SsdDirectory {
   private volatile boolean dirty;
   private volatile boolean extentAsked;
   private volatile boolean mayClean;
+  private volatile boolean doubtful;
   private volatile @Nullable DirectoryScan scan;
   private long lastBarrier = System.nanoTime();
 
@@ -316,6 +317,13 @@ final class SsdDirectory {
     dirty = true;
   }
 
+  /**
+   * A payload was written, but its header was not: the slot's old one, in the log, may be wrong.
+   */
+  void headerMissing() {
+    doubtful = true;
+  }
+
   /** A payload has been written, or not; says whether others are on their way. */
   boolean payloadOver() {
     return payloadWrites.decrementAndGet() > 0;
@@ -533,8 +541,14 @@ final class SsdDirectory {
     boolean quiet =
         careThread.getState() == Thread.State.NEW
             || ThreadBlockIo.joinAll(List.of(careThread), timeoutNanos);
-    if (quiet && wasServing && log.quiet() && payloadWrites.get() == 0 && space.proven()) {
-      files.meta().clean = true;
+    if (quiet && wasServing && log.quiet() && payloadWrites.get() == 0) {
+      DirectoryMeta meta = files.meta();
+      meta.clean = true;
+      if (doubtful) {
+        meta.doubtBelow = log.nextSequence();
+      } else if (space.proven()) {
+        meta.doubtBelow = 0;
+      }
       storeMeta();
     }
     if (io.close(Math.max(1, deadline - System.nanoTime())) && quiet) {

@@ -171,8 +171,9 @@ class SsdDamageTest {
     Path data = killed.resolve("flexkv-ssd-0000.data");
     try (SsdRig rig = open(killed);
         RandomAccessFile file = new RandomAccessFile(data.toFile(), "rw")) {
-      long slot = rig.recovered.keySet().iterator().next();
-      put(file, SlotNumber.offset(slot) + SECTOR, new byte[SECTOR]);
+      for (long slot : rig.recovered.keySet()) {
+        put(file, SlotNumber.offset(slot) + SECTOR, new byte[SECTOR]);
+      }
     }
   }
 
@@ -194,6 +195,27 @@ class SsdDamageTest {
         assertThat(rig.engine.stats().staleBlocks()).as("life %d", life).isOne();
         rig.engine.free(slot);
         assertThat(rig.engine.usedBytes()).as("the disk is not to blame").isZero();
+      }
+    }
+  }
+
+  @Test
+  void blockOfALifeAfterAKill_isDamagedWhenItChanges_thoseBeforeAreNot() throws IOException {
+    SlotHeader before = SsdRig.header(1, 0, 0, PAYLOAD);
+    SlotHeader after = SsdRig.header(2, 0, 0, PAYLOAD);
+    Path killed = killedWith(before);
+    try (SsdRig rig = open(killed)) {
+      rig.write(after);
+    }
+    for (int life = 0; life < 2; life++) { // what is in doubt stays so over clean ends
+      tear(killed);
+      try (SsdRig rig = open(killed)) {
+        rig.recovered.forEach((slot, header) -> {
+          boolean torn = rig.read(slot, header.identity()).outcome() == SsdEvent.Outcome.FAILED;
+          assertThat(torn).isTrue();
+        });
+        assertThat(rig.engine.stats().corruptBlocks()).as("life %d", life).isEqualTo(2);
+        assertThat(rig.engine.stats().staleBlocks()).as("life %d", life).isOne();
       }
     }
   }
