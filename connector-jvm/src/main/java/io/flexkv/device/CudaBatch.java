@@ -9,8 +9,12 @@ import java.lang.foreign.MemorySegment;
 
 /**
  * The arrays of one slice as the driver takes them, and the calls that submit them. Plain copies go
- * by one batched call, strided ones by one batched 3-D call, in any order, since no two copies of a
+ * by batched calls, strided ones by one batched 3-D call, in any order, since no two copies of a
  * slice touch the same byte. Owned by one stream.
+ *
+ * <p>A batched call holds copies of one length, and no more than {@value #COPIES_A_CALL}: of 512
+ * that were not all of one length the driver left one out now and then, and reported success
+ * (docs/decisions/batches-of-one-length.md).
  *
  * <p>{@code CUmemcpyAttributes}: 0 i32 source access order | 4 i32 type, 8 i32 id of the source's
  * location (0 = none) | 12, 16 of the destination's | 20 u32 flags.
@@ -24,6 +28,8 @@ final class CudaBatch {
   private static final int ORDER_ANY = 3;
   private static final int PREFER_OVERLAP_WITH_COMPUTE = 1;
 
+  private static final int COPIES_A_CALL = 256;
+
   private final CudaDriver driver;
   private CudaCopyPath path;
   private boolean strided = true;
@@ -34,6 +40,9 @@ final class CudaBatch {
   private final MemorySegment destinations;
   private final MemorySegment sources;
   private final MemorySegment lengths;
+  private final MemorySegment callDestinations;
+  private final MemorySegment callSources;
+  private final MemorySegment callLengths;
   private final MemorySegment attributes;
   private final MemorySegment firstIndex;
   private final MemorySegment failIndex;
@@ -53,6 +62,9 @@ final class CudaBatch {
     this.destinations = arena.allocate(8L * capacity, 8);
     this.sources = arena.allocate(8L * capacity, 8);
     this.lengths = arena.allocate(8L * capacity, 8);
+    this.callDestinations = arena.allocate(8L * COPIES_A_CALL, 8);
+    this.callSources = arena.allocate(8L * COPIES_A_CALL, 8);
+    this.callLengths = arena.allocate(8L * COPIES_A_CALL, 8);
     this.attributes = arena.allocate(CudaDriver.ATTRIBUTES_BYTES, 8);
     this.firstIndex = arena.allocate(8, 8);
     this.failIndex = arena.allocate(8, 8);
@@ -194,11 +206,51 @@ final class CudaBatch {
     if (!pinned || path == CudaCopyPath.LOOP) {
       return loop(plain, stream);
     }
-    if (path == CudaCopyPath.BATCH_V2) {
-      return driver.batchV2(destinations, sources, lengths, plain, attributes, firstIndex, stream);
+    for (int i = 0; i < plain; i++) {
+      long length = lengths.getAtIndex(JAVA_LONG, i);
+      code = length == 0 ? CudaDriver.SUCCESS : batches(i, plain, length, stream);
+      if (code != CudaDriver.SUCCESS) {
+        return code;
+      }
     }
-    return driver.batchV1(
-        destinations, sources, lengths, plain, attributes, firstIndex, failIndex, stream);
+    return CudaDriver.SUCCESS;
+  }
+
+  /** Submits the copies of one length from {@code first} on; their lengths are 0 afterwards. */
+  private int batches(int first, int plain, long length, long stream) {
+    int copies = 0;
+    for (int i = first; i < plain; i++) {
+      if (lengths.getAtIndex(JAVA_LONG, i) != length) {
+        continue;
+      }
+      lengths.setAtIndex(JAVA_LONG, i, 0);
+      callDestinations.setAtIndex(JAVA_LONG, copies, destinations.getAtIndex(JAVA_LONG, i));
+      callSources.setAtIndex(JAVA_LONG, copies, sources.getAtIndex(JAVA_LONG, i));
+      callLengths.setAtIndex(JAVA_LONG, copies, length);
+      if (++copies == COPIES_A_CALL) {
+        int code = batch(copies, stream);
+        if (code != CudaDriver.SUCCESS) {
+          return code;
+        }
+        copies = 0;
+      }
+    }
+    return copies == 0 ? CudaDriver.SUCCESS : batch(copies, stream);
+  }
+
+  private int batch(int copies, long stream) {
+    return path == CudaCopyPath.BATCH_V2
+        ? driver.batchV2(
+            callDestinations, callSources, callLengths, copies, attributes, firstIndex, stream)
+        : driver.batchV1(
+            callDestinations,
+            callSources,
+            callLengths,
+            copies,
+            attributes,
+            firstIndex,
+            failIndex,
+            stream);
   }
 
   /**

@@ -139,11 +139,15 @@ final class Geometry {
     return true;
   }
 
-  /** As much as has room of what is left of the region at the cursor. */
+  /**
+   * What is left of the region at the cursor. It is split only where it is longer than a slice: its
+   * pieces would be copies of other lengths than all the rest.
+   */
   private boolean addRow(CopySlice slice, JobState state, long maxBytes) {
     long width = bytes[state.region];
-    long length = Math.min(width - state.offset, maxBytes - slice.bytes());
-    if (!slice.add(device(state), host(state), length)) {
+    long left = width - state.offset;
+    long length = Math.min(left, maxBytes - slice.bytes());
+    if ((length < left && slice.count() > 0) || !slice.add(device(state), host(state), length)) {
       return false;
     }
     state.offset += length;

@@ -1,8 +1,9 @@
 /*
  * A stand-in for libcuda.so.1 on machines without a GPU: "device memory" is a shared file, so that
  * handles work between processes. It is stricter than the driver where the driver's behaviour must
- * not be relied upon: batches refuse memory that is not registered, every copy refuses a host range
- * that lies in two registrations, and an event is complete only at its third query. What is on a
+ * not be relied upon: batches refuse memory that is not registered and copies of several lengths,
+ * every copy refuses a host range that lies in two registrations, and an event is complete only at
+ * its third query. What is on a
  * stream runs when it must (somebody waits for it) or, by chance, as soon as it may: so an order that
  * nobody demanded does not hold.
  */
@@ -273,6 +274,7 @@ static CUresult batch(uint64_t *dst, uint64_t *src, size_t *size, size_t count, 
     uint64_t host = load ? src[i] : dst[i];
     if (a->order != (load ? 3 : 1) || pinned(host, size[i]) != 1) return INVALID;
     if (!load && !on_device(src[i], size[i])) return INVALID;
+    if (size[i] != size[0]) return INVALID;
     copy(s, (void *)dst[i], (void *)src[i], size[i]);
   }
   return OK;
