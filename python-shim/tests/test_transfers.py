@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class Ring:
         self.room, self.session_id, self.boot_epoch = room, session_id, boot_epoch
         self.sent: list[list[Any]] = []
         self.over = self.killed = False
+        self.server_pid = 1
 
     def alive(self) -> bool:
         return not self.over
@@ -45,8 +47,9 @@ class Ring:
         return [r for batch in self.sent for r in batch if isinstance(r, kind)]
 
 
-def transfers(ranks: int = 1) -> Transfers:
-    return Transfers(GenerationTable(4096), ranks, 10.0, 5.0, lambda: 0.0)
+def transfers(ranks: int = 1, clock: Callable[[], float] = lambda: 0.0) -> Transfers:
+    """With 10 s for a load and 5 s to drain one that was taken back."""
+    return Transfers(GenerationTable(4096), ranks, 10.0, 5.0, clock)
 
 
 def put_of(blocks: int, session: Ring, first: int = 0, known: int = 0) -> Task:
@@ -205,6 +208,24 @@ def test_get_whose_session_breaks_is_taken_back_through_the_next_one() -> None:
     assert work.job_done(after, gone) is None  # type: ignore[arg-type]
     assert work.job_done(after, gone) is task, "each rank is answered for anew"  # type: ignore[arg-type]
     assert (task.status, task.done, len(work)) == (TaskStatus.FAILED, 0, 0)
+
+
+def test_get_whose_connections_break_again_and_again_has_one_time_to_drain() -> None:
+    now = [0.0]
+    work, session = transfers(clock=lambda: now[0]), Ring()
+    work.launch(get_of(100, session), range(100), lambda: False)
+    for later in range(1, 6):
+        session.over = True
+        session, now[0] = Ring(session_id=3 + later), now[0] + 1.5
+        assert work.advance(session) == []  # type: ignore[arg-type]
+        assert session.killed == (now[0] > 1.5 + 5), "5 s after the first hand-over"
+
+
+def test_ended_put_lets_go_of_its_prompt() -> None:
+    session = Ring()
+    task = put_of(1024, session)
+    task.end(TaskStatus.COMPLETED, 1024)
+    assert task.keys is None, "ended tasks are kept by the thousand"
 
 
 def test_get_whose_sidecar_has_another_life_is_not_handed_over() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import random
 import tempfile
@@ -89,10 +90,11 @@ def counts(request: pytest.FixtureRequest) -> Counter[str]:
 def _short_lived_sidecars() -> Iterator[None]:
     """Ours live for seconds: the last tier of Java's compiler would take longer than their work.
 
-    Demo, benches, the tests of the shim and of Dynamo run with it.
+    That tier runs in the demo, the benches and the tests of the shim and of Dynamo.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+        given = os.environ.get("JAVA_TOOL_OPTIONS", "")
+        patch.setenv("JAVA_TOOL_OPTIONS", f"{given} -XX:TieredStopAtLevel=1".strip())
         yield
 
 

@@ -90,6 +90,7 @@ def answer_all(line: Line, reference: Reference, equal: Equal) -> int:
     return sum(answer.external_tokens for answer in answers)
 
 
+@pytest.mark.both_versions
 def test_engine_and_sidecar_restarted_hits_come_from_the_ssd(
     lines: Lines,
     reference: Reference,

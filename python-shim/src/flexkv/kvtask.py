@@ -93,8 +93,8 @@ class Task:
         return mask_of(self.tokens, self.first, self.first + self.blocks, self.block_tokens)
 
     def end(self, status: TaskStatus, done: int) -> None:
-        """The task is over, ``done`` blocks of it went well."""
-        self.status, self.done = status, done
+        """The task is over, ``done`` blocks of it went well; its prompt is let go."""
+        self.status, self.done, self.keys = status, done, None
 
     def fitting(self, ids: list[int]) -> list[int]:
         """Its GPU blocks, from those that a slot mapping names; raises ``ValueError``.

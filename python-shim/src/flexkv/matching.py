@@ -39,7 +39,7 @@ FIRST_BLOCKS = 64
 """Blocks that an eager put asks about first: a millisecond's copy, while the rest is prepared."""
 
 _RECORDS_AT_ONCE = 3
-"""Two of them hold 8,192 keys: an eighth of the ring to the sidecar."""
+"""Two of them hold 8,192 keys: a quarter of the ring to the sidecar."""
 
 
 @dataclass(slots=True)

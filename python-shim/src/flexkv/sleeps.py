@@ -14,6 +14,9 @@ _NANOS = 1
 
 
 def exact_sleeps() -> bool:
-    """Does without that slack, for the calling thread; false where the kernel does not know it."""
+    """Does without that slack, for the calling thread; false where the kernel does not know it.
+
+    Threads and processes that it starts later inherit that.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(_NANOS), 0, 0, 0) == 0)

@@ -257,7 +257,9 @@ class Transfers:
             and present.send(p.Revoke(job_id))
         ):
             job.session, job.ranks_open = present, self._ranks
-            job.revoked_at = now
+            job.deadline = min(job.deadline, now)
+            if job.revoked_at is None:  # however often connections break, one time to drain
+                job.revoked_at = now
 
     def _is_lost(self, job: _Job, now: float) -> bool:
         """Whether nothing can come back for a job, nor touch the caller's memory any more."""

@@ -168,11 +168,13 @@ final class JobRouter implements CacheEffects {
 
   /**
    * A scheduler takes a load back on every rank where it has not ended. If the load was begun by a
-   * session of this instance that has ended, it is answered for every rank, once: where no copy of
-   * it can run any more at once.
+   * session of this instance that this one follows, it is answered for every rank, once: where no
+   * copy of it can run any more at once.
    */
   void revokeAll(Session scheduler, Instance instance, long jobId) throws ProtocolException {
-    boolean handedOver = directory.session(Protocol.sessionOfJob(jobId)) == null;
+    Session owner = directory.session(Protocol.sessionOfJob(jobId));
+    // The new session may be known here before the end of the one that it follows.
+    boolean handedOver = owner == null || (owner != scheduler && owner.instance == instance);
     if (!handedOver) {
       checkOwner(scheduler, jobId);
     }
