@@ -124,7 +124,7 @@ def test_smaller_tier_gives_memory_back_and_a_larger_one_holds_more(address: str
         assert [get(fleet, prompt) for prompt in range(20)] == [DEPTH] * 20, "nothing was lost"
         assert resize(address, 0.01) == 0
         wait_for(lambda: settled(address), address)
-        assert large - resident() > 400_000_000
+        wait_for(lambda: large - resident() > 400_000_000, address)
         assert sum(get(fleet, prompt) for prompt in range(20)) in range(20, 300), "of 480"
         assert resize(address, 0.02) == 0
         put(fleet, 30)

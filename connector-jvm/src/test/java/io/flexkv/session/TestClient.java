@@ -51,6 +51,8 @@ final class TestClient implements AutoCloseable {
     generationsFd = SharedMemory.createMemfd("test-generations", bytes);
     generations = SharedMemory.mapShared(generationsFd, bytes, arena);
     GenerationFileDescriptor.writeHeader(generations, BLOCKS);
+    // What a hello needs is loaded before the sidecar begins to wait for it, 1 s long.
+    FrameDescriptor.encode(FrameDescriptor.HELLO, Json.bytes(hello("warm-up")));
     socket = UnixSocket.connect(path);
   }
 

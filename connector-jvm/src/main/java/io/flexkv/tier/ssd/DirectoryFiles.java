@@ -360,7 +360,13 @@ final class DirectoryFiles implements AutoCloseable {
       gone.truncate(0); // whoever has it open still: its room is free all the same
       gone.close();
     }
-    for (int file = needed; Files.deleteIfExists(dataPath(file)); file++) {
+    int end = needed;
+    while (Files.exists(dataPath(end))) {
+      end++;
+    }
+    // From the last one on: a start looks for one that is too many behind the last that it needs.
+    for (int file = end - 1; file >= needed; file--) {
+      Files.deleteIfExists(dataPath(file));
       LOG.log(Level.INFO, "SSD directory {0}: {1} is not needed any more", path, dataPath(file));
     }
   }

@@ -102,8 +102,8 @@ final class DirectoryMeta {
     cuts.add(new Cut(extents, sequence));
     if (cuts.size() > MAX_CUTS) {
       // The two last become one: blocks between them are lost, if there are any.
-      cuts.remove(MAX_CUTS - 1);
-      Cut least = cuts.remove(MAX_CUTS - 1 - 1);
+      cuts.remove(MAX_CUTS);
+      Cut least = cuts.remove(MAX_CUTS - 1);
       cuts.add(new Cut(least.extent, sequence));
     }
   }

@@ -51,9 +51,12 @@ final class DirectoryResizing {
   /** Reserves room for so many extents if it has fewer; where that fails all is as before. */
   void reserve(int extents) throws IOException {
     if (extents > files.meta().extents) {
-      files.reserve(extents);
-      onDisk = extents;
-      directory.io().useFiles(files.all());
+      try {
+        files.reserve(extents);
+        onDisk = extents;
+      } finally {
+        directory.io().useFiles(files.all());
+      }
     }
   }
 
@@ -61,11 +64,15 @@ final class DirectoryResizing {
   CompletableFuture<Integer> describe(int extents) {
     CompletableFuture<Integer> done = new CompletableFuture<>();
     directory.whenPossible(() -> {
-      boolean more = extents > files.meta().extents;
-      if (more) {
-        files.meta().resize(extents);
+      try {
+        boolean more = extents > files.meta().extents;
+        if (more) {
+          files.meta().resize(extents);
+        }
+        done.complete(more ? directory.storeMeta() : 0);
+      } catch (RuntimeException e) {
+        done.completeExceptionally(e);
       }
-      done.complete(more ? directory.storeMeta() : 0);
     });
     return done;
   }
@@ -113,6 +120,9 @@ final class DirectoryResizing {
   }
 
   private boolean giveBack(int end) {
+    if (!directory.log().leaveBeyond()) {
+      return false; // it took an extent there after all
+    }
     DirectoryMeta meta = files.meta();
     long bytes = surplusBytes();
     meta.resize(end);
@@ -124,11 +134,13 @@ final class DirectoryResizing {
       directory.writeFailed(errno);
       return false;
     }
-    directory.log().forgetBeyond();
     unsettled = true;
     try {
-      files.trim();
-      directory.io().useFiles(files.all());
+      try {
+        files.trim();
+      } finally {
+        directory.io().useFiles(files.all());
+      }
       LOG.log(
           Level.INFO,
           "SSD directory {0}: {1} MiB given back, it has {2} MiB now",

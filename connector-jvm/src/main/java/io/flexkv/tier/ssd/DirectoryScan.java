@@ -348,15 +348,14 @@ final class DirectoryScan {
     int pages = directory.log().pagesPerExtent();
     @Nullable FoundExtent[] byExtent = new @Nullable FoundExtent[meta.extents];
     extents.forEach(found -> byExtent[found.extent] = found);
-    BitSet livePages = new BitSet();
+    PageSet livePages = new PageSet(pages);
     for (SlotSpan span : spans) {
       for (int i = 0; i < span.slots; i++) {
         int page = span.headerPage(i);
         if (page != 0) {
           FoundExtent found = Objects.requireNonNull(byExtent[(page - 1) / pages]);
           found.live++;
-          found.livePages += livePages.get(page) ? 0 : 1;
-          livePages.set(page);
+          found.livePages += livePages.add(page) ? 1 : 0;
         }
       }
     }

@@ -222,9 +222,13 @@ final class HeaderLog {
     return !leavesEnd() || (usedBeyond() == 0 && freeBefore() >= RESERVED);
   }
 
-  /** What it has beyond the end is not the directory's any more. */
-  synchronized void forgetBeyond() {
-    freeExtents.removeIf(extent -> extent >= end);
+  /** Takes no extent beyond the end from now on; false if it uses one there. */
+  synchronized boolean leaveBeyond() {
+    boolean vacant = vacant();
+    if (vacant) {
+      freeExtents.removeIf(extent -> extent >= end);
+    }
+    return vacant;
   }
 
   /** Whether another extent would spare work. */

@@ -1,7 +1,6 @@
 package io.flexkv.tier.ssd;
 
 import java.lang.foreign.MemorySegment;
-import java.util.BitSet;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
@@ -15,10 +14,10 @@ final class RecoveryCursor implements AutoCloseable {
   private final LogReader reader;
   private final int[] extents;
   private final long pages;
-  private final BitSet again = new BitSet();
+  private PageSet again;
 
   /** Pages to look at; null = all. */
-  private @Nullable BitSet wanted;
+  private @Nullable PageSet wanted;
 
   private LogReader.@Nullable Chunk chunk;
   private int inChunk;
@@ -31,6 +30,7 @@ final class RecoveryCursor implements AutoCloseable {
     this.directory = directory;
     this.scan = scan;
     this.reader = new LogReader(directory);
+    this.again = new PageSet(directory.log().pagesPerExtent());
     this.extents = scan.extentsInOrder();
     long sum = 0;
     for (int extent : extents) {
@@ -58,13 +58,13 @@ final class RecoveryCursor implements AutoCloseable {
 
   /** A page, by {@link HeaderLog#pageNumber}, is to be looked at once more. */
   void again(int page) {
-    again.set(page);
+    again.add(page);
   }
 
   /** Begins anew, with the pages of {@link #again} alone. */
   void restart() {
-    wanted = (BitSet) again.clone();
-    again.clear();
+    wanted = again;
+    again = new PageSet(directory.log().pagesPerExtent());
     askedExtents = 0;
     askedPage = 0;
     done = 0;
@@ -85,7 +85,7 @@ final class RecoveryCursor implements AutoCloseable {
       int number = directory.log().pageNumber(here.extent(), index);
       done++;
       long id = directory.files().meta().directoryId;
-      if ((wanted == null || wanted.get(number))
+      if ((wanted == null || wanted.contains(number))
           && HeaderPageDescriptor.valid(here.page(inChunk), id, here.extent(), index)) {
         return number;
       }
@@ -141,9 +141,7 @@ final class RecoveryCursor implements AutoCloseable {
     if (wanted == null) {
       return true;
     }
-    int number = directory.log().pageNumber(extent, first);
-    int next = wanted.nextSetBit(number);
-    return next >= 0 && next < number + count;
+    return wanted.anyOf(directory.log().pageNumber(extent, first), count);
   }
 
   @Override

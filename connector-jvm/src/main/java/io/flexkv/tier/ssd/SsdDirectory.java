@@ -353,6 +353,10 @@ final class SsdDirectory {
     }
     extentAsked = true;
     care.add(() -> {
+      if (extent >= files.meta().extents) {
+        extentAsked = false; // the directory has come to end before it
+        return;
+      }
       files.meta().logExtents.set(extent);
       int errno = storeMeta();
       if (errno == 0) {

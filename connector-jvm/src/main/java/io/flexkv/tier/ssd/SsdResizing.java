@@ -23,8 +23,15 @@ final class SsdResizing {
   /** Where each directory will end. */
   private volatile Map<SsdDirectory, Integer> ends = Map.of();
 
+  /** Done when the disks have answered a change that was given up. */
+  private CompletableFuture<Void> late = CompletableFuture.completedFuture(null);
+
   /** See {@link SsdStore#prepareResize}. */
   void prepare(List<SsdDirectory> directories, SsdOptions wanted) throws IOException {
+    if (!late.isDone()) {
+      throw new IOException(
+          "the disks have not given the room of the last change yet: try again in a moment");
+    }
     Map<SsdDirectory, Integer> planned = new LinkedHashMap<>();
     for (SsdDirectory directory : directories) {
       if (directory.state() == SsdStore.State.LOST) {
@@ -78,12 +85,12 @@ final class SsdResizing {
   }
 
   /** What has its room and is not wanted after all is given back as that of a smaller size is. */
-  private static void await(Map<SsdDirectory, Integer> planned, CompletableFuture<Void> grown)
+  private void await(Map<SsdDirectory, Integer> planned, CompletableFuture<Void> grown)
       throws IOException {
     try {
       grown.get(PATIENCE_MILLIS, TimeUnit.MILLISECONDS);
     } catch (TimeoutException | InterruptedException e) {
-      var _ = grown.whenComplete((nothing, failure) -> over(planned));
+      late = grown.whenComplete((nothing, failure) -> over(planned));
       if (e instanceof InterruptedException) {
         Thread.currentThread().interrupt();
       }
