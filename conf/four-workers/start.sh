@@ -11,7 +11,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mode=${1:-}
 model=${2:-}
-case $mode in shared | private) ;; *) sed -n '2,9p' "${BASH_SOURCE[0]}" | cut -c3-; exit 2 ;; esac
+case $mode in shared | private) ;; *) sed -n '2,8p' "${BASH_SOURCE[0]}" | cut -c3-; exit 2 ;; esac
 [ -n "$model" ] || { echo "start.sh: which MODEL?" >&2; exit 2; }
 shift 2
 

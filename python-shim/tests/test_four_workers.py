@@ -128,3 +128,4 @@ def test_wrong_use_is_explained(tmp_path: Path) -> None:
     said, _ = process.communicate(timeout=20)
     assert process.returncode == 2
     assert "start.sh shared|private MODEL" in said
+    assert "ends all.\n" in said and "pipefail" not in said
