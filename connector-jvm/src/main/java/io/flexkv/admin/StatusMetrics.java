@@ -42,12 +42,14 @@ final class StatusMetrics {
   private static final String UNDER_WAY = "Transfers of the SSD under way";
   private static final String TRANSFERRED = "Payload read from and written to the SSD";
   private static final String REFUSED = "Accesses that a disk refused";
+  private static final String HITS =
+      "Lookups that found something, also where the engine had it itself";
   private static final String TOLD = "KV events told to engines";
 
   private static final List<Figure> FIGURES =
       List.of(
           counter("flexkv_lookups", "Lookups answered", "/cache/lookups"),
-          counter("flexkv_hits", "Lookups that found something to load", "/cache/hits"),
+          counter("flexkv_hits", HITS, "/cache/hits"),
           counter("flexkv_hit_blocks", "Blocks that those found", "/cache/hit_blocks"),
           counter("flexkv_loads_planned", "Loads planned", "/cache/loads_planned"),
           counter("flexkv_loads_refused", "Loads refused", "/cache/loads_refused"),
