@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rig import Rig, prompt
 
+from flexkv.errors import ConfigError
 from flexkv.hooks import SchedulerHooks, WorkerHooks
 from flexkv.metadata import StepJob, StepMetadata
 from flexkv.protocol import KIND_LOAD
+from flexkv.wiring import scheduler_hooks, worker_hooks
 from flexkv.worker import WorkerLimits
 
 LIMITS = WorkerLimits(load_deadline_ms=1000, drain_timeout_ms=5000)
@@ -206,3 +209,36 @@ def test_scheduler_that_cannot_be_built_answers_neutrally(caplog: Any) -> None:
     hooks.update_state_after_alloc(object(), object(), 0)
     hooks.request_finished(object())
     hooks.shutdown()
+
+
+def test_setting_that_is_refused_is_one_line_without_traceback(
+    caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEXKV_CPU_CACHE_GB", "abc")
+    vllm_config = SimpleNamespace(kv_transfer_config=SimpleNamespace(kv_connector_extra_config={}))
+    monkeypatch.setattr("flexkv.guard._refusals", set())
+    with caplog.at_level(logging.INFO):
+        worker = worker_hooks(vllm_config, None)
+        scheduler = scheduler_hooks(vllm_config, None)
+        worker.register_kv_caches({})
+    (record,) = [r for r in caplog.records if r.name.startswith("flexkv")]
+    assert record.levelname == "ERROR"
+    assert record.exc_info is None
+    assert record.message.startswith(
+        "FlexKV is off: FLEXKV_CPU_CACHE_GB is 'abc', must be a number of GB"
+    )
+    assert record.message.endswith(". vLLM serves on without it")
+    assert "report" not in record.message
+    assert scheduler.get_num_new_matched_tokens(object(), 0) == (0, False)
+    assert worker.get_finished() == set()
+
+
+def test_bug_behind_a_refused_setting_still_asks_to_be_reported(caplog: Any) -> None:
+    def refused() -> Any:
+        raise ConfigError("a setting of this test is refused")
+
+    hooks = WorkerHooks(broken)
+    hooks.guard.run("__init__", None, refused)
+    hooks.register_kv_caches({})
+    assert "register_kv_caches failed (error 2)" in caplog.text
+    assert "please report this" in caplog.text

@@ -2,6 +2,9 @@
 
 The first exception switches the side off, is logged with its traceback, and the side's own way of
 switching off finishes what is open.  Later exceptions are counted, logged at most once a minute.
+
+A setting that is refused is the user's to mend and nobody's to report: one line with its message,
+once a process, although both sides meet it.
 """
 
 from __future__ import annotations
@@ -11,10 +14,15 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from flexkv.errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LOG_EVERY_S = 60.0
+
+_refusals: set[str] = set()
+"""What was said in this process of settings that are refused."""
 
 
 class Guard:
@@ -39,7 +47,9 @@ class Guard:
         """Notes what was raised, and switches the side off."""
         self.errors += 1
         now = time.monotonic()
-        if now - self._logged_at >= LOG_EVERY_S:
+        if isinstance(error, ConfigError):
+            _log_refusal(str(error))
+        elif now - self._logged_at >= LOG_EVERY_S:
             self._logged_at = now
             logger.error(
                 "FlexKV is off for this engine's %s from now on: %s failed (error %d). vLLM goes "
@@ -52,3 +62,9 @@ class Guard:
                 self._on_trip()
             except Exception:
                 logger.exception("FlexKV could not switch its %s side off cleanly", self._side)
+
+
+def _log_refusal(text: str) -> None:
+    level = logging.DEBUG if text in _refusals else logging.ERROR
+    _refusals.add(text)
+    logger.log(level, "FlexKV is off: %s. vLLM serves on without it", text)

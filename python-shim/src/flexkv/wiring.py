@@ -18,6 +18,7 @@ from flexkv.engine import (
     page_sizes,
     read_facts,
 )
+from flexkv.errors import ConfigError
 from flexkv.events import MAX_BLOCK_BYTES, EventFeed
 from flexkv.fences import FENCE_EVENTS, Fences, NoFences, cuda_fences
 from flexkv.hooks import SchedulerHooks, WorkerHooks
@@ -74,9 +75,13 @@ def worker_hooks(
 
 
 def load_settings(vllm_config: Any) -> Settings:
-    """The user's settings, ``kv_connector_extra_config`` above all else."""
+    """The user's settings, ``kv_connector_extra_config`` above all else; raises ``ConfigError``."""
     transfer = vllm_config.kv_transfer_config
-    settings = Settings.load(getattr(transfer, "kv_connector_extra_config", None) or {})
+    try:
+        settings = Settings.load(getattr(transfer, "kv_connector_extra_config", None) or {})
+    except ConfigError:
+        setup_logging()  # whoever catches it has to be heard
+        raise
     setup_logging(settings.log_level, settings.logging_prefix)
     return settings
 
