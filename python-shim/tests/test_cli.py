@@ -337,6 +337,34 @@ def test_doctor_host_pool_larger_than_the_machine_is_refused(tmp_path: Path) -> 
     assert small.state == doctor.OK
 
 
+def test_doctor_has_a_line_for_each_ssd_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "used").mkdir()
+    names = [str(tmp_path / name) for name in ("new/a", "file", "used")]
+    settings = Settings.load({"ssd_cache_gb": 3e-3, "ssd_cache_dir": names}, {})
+    new, file, used = [f for f in doctor.examine(settings) if f.name == "ssd"]
+    assert new.state == used.state == doctor.OK
+    assert new.text.startswith(f"{tmp_path}/new/a: 0.001 GB for blocks, ")
+    assert not (tmp_path / "new").exists(), "it only looks"
+    assert file.state == doctor.WARN
+    assert f"{tmp_path}/file is not a folder. Remedy: set ssd_cache_dir" in file.text
+
+
+def test_doctor_counts_what_an_ssd_folder_holds_already_as_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_check, "free_bytes", lambda _: 10)
+    assert "not enough room" in config_check.folder_objection(tmp_path, 110)
+    (tmp_path / "flexkv-ssd-0000.data").write_bytes(b"x" * 100)
+    assert config_check.folder_objection(tmp_path, 110) == ""
+
+
+def test_doctor_repeats_the_warnings_on_settings(tmp_path: Path) -> None:
+    found = findings(Settings.load(env={"FLEXKV_SSD_CACHE_DIR": str(tmp_path)}))["settings"]
+    assert found.state == doctor.WARN
+    assert "FLEXKV_SSD_CACHE_DIR without ssd_cache_gb makes no SSD tier" in found.text
+
+
 def test_doctor_file_in_the_sockets_place_is_named(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_text("precious")
@@ -383,9 +411,12 @@ def test_config_check_says_what_a_file_would_do(address: str, tmp_path: Path, ca
         f"ssd_cache_dir: {tmp_path}/a;{tmp_path}/b\nredis_password: hunter2\nevict_ratoi: 0.1\n"
     )
     code, said, _ = check(capsys, path)
-    assert code == 0
+    assert code == 1
+    assert said.startswith(
+        f"{path} cannot be used on this machine: the host pool is to have 100000.0 GB"
+    )
+    assert "can be used." not in said
     assert "Host memory: 100000 GB, taken at the start; of " in said
-    assert "warning: no sidecar starts with it: the host pool is to have 100000.0 GB" in said
     assert f"  {tmp_path}/a: " in said and "GB free for 450000 GB" in said
     assert f"warning: {tmp_path}/b has not enough room and would not be used: make " in said
     assert f"cpu_cache_gb = 100000.0  ({path} cpu_cache_gb)" in said
@@ -400,7 +431,7 @@ def test_config_check_ssd_folder_without_a_size_is_a_warning(
     path.write_text(f"cpu_cache_gb: 0.1\nssd_cache_dir: {tmp_path}/a\n")
     code, said, _ = check(capsys, path)
     assert code == 0
-    assert "warning: ssd_cache_dir without ssd_cache_gb does nothing: give its size too." in said
+    assert f"warning: {path} ssd_cache_dir without ssd_cache_gb makes no SSD tier: give its" in said
 
 
 def test_config_check_folder_that_cannot_be_looked_at_is_no_traceback() -> None:

@@ -32,7 +32,8 @@ def test_variable_works_or_is_answered(name: str) -> None:
     if option.quiet:
         assert option.says
         return
-    settings = Settings.load(env={name: sample(option), "FLEXKV_INSTANCE_NUM": "9"})
+    beside = {"FLEXKV_INSTANCE_NUM": "9", "FLEXKV_SSD_CACHE_GB": "1"}
+    settings = Settings.load(env={**beside, name: sample(option)})
     said = [note.text for note in settings.notes]
     if option.status == "works":
         assert settings.sources[option.name] == name
@@ -46,6 +47,8 @@ def test_variable_works_or_is_answered(name: str) -> None:
 def test_key_works_or_is_answered(key: str, form: str, tmp_path: Path) -> None:
     option = BY_KEY[key]
     values = {key: sample(option)}
+    if option.name == "ssd_cache_dir":
+        values["num_ssd_blocks"] = "1"  # without a size it is a warning
     path = tmp_path / "c.json"
     path.write_text(json.dumps(values if form == "flat" else {"cache_config": values}))
 

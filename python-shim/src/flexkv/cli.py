@@ -46,9 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("config check needs a FILE")
     try:
         if getattr(arguments, "file", None):
-            for line in config_check.explain(arguments.file, os.environ):
+            found = config_check.load(arguments.file, os.environ)
+            for line in config_check.explain(arguments.file, found):
                 sys.stdout.write(line + "\n")
-            return 0
+            return 1 if config_check.objection(found) else 0
         named_by = "--config" if arguments.config else CONFIG_PATH_ENV
         settings = Settings.load(file_named_by=named_by)
         if arguments.address:

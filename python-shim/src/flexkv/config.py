@@ -170,6 +170,7 @@ class _Loading:
         ]
         self._unknown(strict=bool(values["strict"]))
         self._notes += [Note(False, text) for text in self._file.remarks]
+        self._folder_without_size(values, sources)
         self._instance(values)
         return Settings(
             **{name: value for name, value in values.items() if name in FIELDS},  # type: ignore[arg-type]
@@ -198,6 +199,14 @@ class _Loading:
         elif given:
             return given[0], self._env[given[0]]
         return "default", option.default_text
+
+    def _folder_without_size(self, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+        """A folder alone makes no SSD tier, which its owner would find out late."""
+        sized = values["ssd_cache_gb"] > 0 or values["num_ssd_blocks"] > 0
+        off = str(values["enable_ssd"]) in ("0", "false")
+        if sources["ssd_cache_dir"] != "default" and not sized and not off:
+            text = f"{sources['ssd_cache_dir']} without ssd_cache_gb makes no SSD tier: "
+            self._notes.append(Note(True, text + "give its size too (FLEXKV_SSD_CACHE_GB)"))
 
     def _instance(self, values: Mapping[str, Any]) -> None:
         """Instances may come late and be more than announced: that is only worth a line."""

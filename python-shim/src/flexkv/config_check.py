@@ -16,10 +16,23 @@ from flexkv.options import OPTIONS
 GB = 1e9
 
 
-def explain(path: str, env: Mapping[str, str]) -> Iterator[str]:
-    """Lines for people; raises ``ConfigError`` if the file cannot be used."""
-    settings = Settings.load(env={**env, CONFIG_PATH_ENV: path}, file_named_by="FILE")
-    yield f"{path} can be used."
+def load(path: str, env: Mapping[str, str]) -> Settings:
+    """The settings of a start with this file; raises ``ConfigError`` if it cannot be used."""
+    return Settings.load(env={**env, CONFIG_PATH_ENV: path}, file_named_by="FILE")
+
+
+def objection(settings: Settings) -> str:
+    """Why no sidecar would start on this machine, with the remedy; empty if one would."""
+    if not settings.enabled:
+        return ""
+    machine = MachineMemory.read()
+    return machine.objection(machine.host_gb(settings))
+
+
+def explain(path: str, settings: Settings) -> Iterator[str]:
+    """Lines for people."""
+    why = objection(settings)
+    yield f"{path} cannot be used on this machine: {why}" if why else f"{path} can be used."
     yield from _meeting(settings)
     yield from _host_tier(settings)
     yield from _ssd_tier(settings)
@@ -56,10 +69,7 @@ def _host_tier(settings: Settings) -> Iterator[str]:
         f"Host memory: {wanted / GB:g} GB{cap}, taken at the start; of {total / GB:.1f} GB here "
         f"{available / GB:.1f} GB are available."
     )
-    objection = MachineMemory.read().objection(wanted / GB)
-    if objection:
-        yield f"warning: no sidecar starts with it: {objection}"
-    elif wanted > available:
+    if wanted > available and not objection(settings):
         yield f"warning: that is {(wanted - available) / GB:.1f} GB too much for this machine now."
 
 
@@ -72,8 +82,6 @@ def _ssd_tier(settings: Settings) -> Iterator[str]:
         return
     if not (wanted or blocks):
         yield "SSD: none."
-        if settings.sources["ssd_cache_dir"] != "default":
-            yield "warning: ssd_cache_dir without ssd_cache_gb does nothing: give its size too."
         return
     folders: Any = values["ssd_cache_dir"]
     size = f"{wanted / GB:g} GB" if wanted else f"what {blocks:.0f} of the engine's blocks take"
@@ -82,11 +90,9 @@ def _ssd_tier(settings: Settings) -> Iterator[str]:
         free = free_bytes(Path(folder))
         share = f" for {wanted / len(folders) / GB:g} GB" if wanted else ""
         yield f"  {folder}: {free / GB:.1f} GB free{share}"
-        if wanted / len(folders) > free:
-            yield (
-                f"warning: {folder} has not enough room and would not be used: make ssd_cache_gb "
-                "smaller, or free some room."
-            )
+        why = folder_objection(Path(folder), wanted / len(folders))
+        if why:
+            yield f"warning: {why}"
 
 
 def _number(value: Any) -> float:
@@ -106,9 +112,33 @@ def memory() -> tuple[int, int]:
     return min(total, limit), max(0, min(available, limit - used))
 
 
-def free_bytes(folder: Path) -> int:
-    """Free bytes where a folder is or would be."""
+def folder_objection(folder: Path, wanted_bytes: float) -> str:
+    """Why a folder of the SSD tier would not be used, with the remedy; empty if it would."""
+    place = _nearest(folder)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = "cannot be written" if place.is_dir() else "is not a folder"
+        return (
+            f"{folder} would not be used: {place} {what}. Remedy: set ssd_cache_dir "
+            "(FLEXKV_SSD_CACHE_DIR) to a folder of a local disk that this user can write"
+        )
+    ours = sum(file.stat().st_size for file in folder.glob("flexkv-ssd-*.data"))
+    if wanted_bytes > free_bytes(folder) + ours:
+        return (
+            f"{folder} has not enough room and would not be used: make ssd_cache_gb smaller, or "
+            "free some room."
+        )
+    return ""
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or what there is of the way to it."""
     place = folder.absolute()
     while not os.path.exists(place):  # False, too, where we may not look
         place = place.parent
+    return place
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes where a folder is or would be."""
+    place = _nearest(folder)
     return shutil.disk_usage(place).free if os.access(place, os.R_OK) else 0

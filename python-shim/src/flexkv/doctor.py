@@ -11,10 +11,12 @@ import select
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flexkv import protocol as p
 from flexkv.client import rings_usable
 from flexkv.config import Settings
+from flexkv.config_check import folder_objection, free_bytes
 from flexkv.errors import FlexKVError
 from flexkv.java import find_jar, find_java
 from flexkv.launcher import runtime_dir
@@ -44,6 +46,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
         except Exception as error:
             state, text = FAIL, f"{type(error).__name__}: {error}"
         yield Finding(state, name, text)
+    yield from _ssd(settings)
+    for warning, text in settings.notes:
+        if warning:
+            yield Finding(WARN, "settings", text)
 
 
 def _python(settings: Settings) -> tuple[str, str]:
@@ -186,6 +192,19 @@ def _host_pool(settings: Settings) -> tuple[str, str]:
     if objection:
         return FAIL, objection
     return OK, f"{size:g} GB for blocks, {memory.source} {memory.limit / GB:.1f} GB"
+
+
+def _ssd(settings: Settings) -> Iterator[Finding]:
+    """A line a folder; without them the host tier serves alone, so none is a failure."""
+    wanted = float(str(settings.values.get("ssd_cache_gb", 0))) * GB
+    if not wanted or settings.values["enable_ssd"] in ("0", "false"):
+        return
+    names: Any = settings.values["ssd_cache_dir"]
+    for folder in map(Path, names):
+        why = folder_objection(folder, wanted / len(names))
+        free = free_bytes(folder) / GB
+        shown = f"{folder}: {wanted / len(names) / GB:g} GB for blocks, {free:.1f} GB free"
+        yield Finding(WARN if why else OK, "ssd", why or shown)
 
 
 def _cuda(_: Settings) -> tuple[str, str]:

@@ -82,6 +82,16 @@ public final class Settings {
           notes.add(new Note(answer.warning(), joined(found) + ": " + answer.text())));
       unknown("1".equals(values.get(Options.STRICT.name())));
       file.remarks().forEach(remark -> notes.add(new Note(false, remark)));
+      Settings read = new Settings(values, sources, notes);
+      String folder = read.source(Options.SSD_CACHE_DIR);
+      if (!folder.equals("default") && !read.hasSsdSize() && !read.ssdIsSwitchedOff()) {
+        notes.add(
+            new Note(
+                true,
+                folder
+                    + " without ssd_cache_gb makes no SSD tier: give its size too"
+                    + " (FLEXKV_SSD_CACHE_GB)"));
+      }
       return new Settings(values, sources, notes);
     }
 
@@ -255,9 +265,16 @@ public final class Settings {
    * does not say no.
    */
   public boolean wantsSsd() {
-    boolean sized = number(Options.SSD_CACHE_GB) > 0 || integer(Options.NUM_SSD_BLOCKS) > 0;
+    return hasSsdSize() && !ssdIsSwitchedOff();
+  }
+
+  private boolean hasSsdSize() {
+    return number(Options.SSD_CACHE_GB) > 0 || integer(Options.NUM_SSD_BLOCKS) > 0;
+  }
+
+  private boolean ssdIsSwitchedOff() {
     String enabled = text(Options.ENABLE_SSD);
-    return sized && !enabled.equals("0") && !enabled.equals("false");
+    return enabled.equals("0") || enabled.equals("false");
   }
 
   /** What the user should read once. */
