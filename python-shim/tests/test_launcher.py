@@ -258,12 +258,13 @@ def test_settings_that_cannot_be_used_are_told_by_their_cause(
 def test_folder_that_another_sidecar_has_is_tried_once_more(
     settings: Settings, socket_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "IN_USE_WAIT_S", 0.1)
+    monkeypatch.setattr(launcher, "IN_USE_WAIT_S", 1.5)
+    monkeypatch.setattr(launcher, "IN_USE_PAUSE_S", 0.05)
     said = "flexkv: SSD directory /d is in use by process 7: stop that one"
     monkeypatch.setenv("FAKE_SIDECAR", json.dumps({"fail": said, "code": 2}))
     with pytest.raises(UnusableError, match="stop that one"):
         start(settings)
-    assert len(starts(socket_path)) == 2, "that one may just be ending"
+    assert len(starts(socket_path)) >= 2, "that one may just be ending"
 
 
 @pytest.mark.parametrize("fault", ["settings", "folder"])

@@ -52,8 +52,11 @@ EXIT_SETTINGS = 2
 IN_USE = "is in use by process"
 """In its last line: another sidecar has its SSD folder, perhaps one that is just ending."""
 
-IN_USE_WAIT_S = 1.0
-"""How long one that is ending may take: the kernel frees a pool of 72 GB in 0.6 s."""
+IN_USE_WAIT_S = 8.0
+"""How long one that is ending may take: 0.6 s with a pool of 72 GB, where the machine has time."""
+
+IN_USE_PAUSE_S = 1.0
+"""Between the starts meanwhile."""
 
 _SLICE_S = 0.05
 _KILL_WAIT_S = 5.0
@@ -233,17 +236,18 @@ def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
 def _start_and_wait(
     settings: Settings, attempt: Callable[[], T], stopping: Callable[[], bool]
 ) -> T | None:
-    try:
-        return _start_once(settings, attempt, stopping)
-    except UnusableError as error:
-        if IN_USE not in str(error):
-            raise
     until = time.monotonic() + IN_USE_WAIT_S
-    while time.monotonic() < until:
-        if stopping():
-            return None
-        time.sleep(_SLICE_S)
-    return _start_once(settings, attempt, stopping)
+    while True:
+        try:
+            return _start_once(settings, attempt, stopping)
+        except UnusableError as error:
+            if IN_USE not in str(error) or time.monotonic() >= until:
+                raise
+        again = time.monotonic() + IN_USE_PAUSE_S
+        while time.monotonic() < again:
+            if stopping():
+                return None
+            time.sleep(_SLICE_S)
 
 
 def _start_once(
