@@ -6,6 +6,8 @@ import java.io.IOException;
 import java.lang.System.Logger.Level;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.math.BigDecimal;
+import java.math.RoundingMode;
 import java.nio.file.Files;
 import java.nio.file.LinkOption;
 import java.nio.file.Path;
@@ -170,14 +172,26 @@ final class DirectoryFiles implements AutoCloseable {
     long count = Math.max(0, room) / extent;
     long pages = count * extent / SsdStore.PAGE_BYTES;
     if (count < MIN_EXTENTS || count > DirectoryMeta.MAX_EXTENTS || pages > Integer.MAX_VALUE - 1) {
+      long least = MIN_EXTENTS * (extentBytes > 0 ? extentBytes : MIN_EXTENT_BYTES);
+      long most = (Integer.MAX_VALUE - 1L) * SsdStore.PAGE_BYTES;
+      long fixed = 2L * DirectoryMeta.BYTES;
       throw new IOException(
-          "SSD directory %s would have %d bytes, wanted %d to %d: change ssd_cache_gb, or the number"
-                  .formatted(path, room, MIN_EXTENTS * extent, (long) Integer.MAX_VALUE * 4096)
+          "SSD directory %s would have %s GB, wanted %s to %s: change ssd_cache_gb, or the number"
+                  .formatted(
+                      path,
+                      gigabytes(room + fixed, RoundingMode.DOWN),
+                      gigabytes(least + fixed, RoundingMode.UP),
+                      gigabytes(most + fixed, RoundingMode.DOWN))
               + " of directories in ssd_cache_dir");
     }
     long file = maxFileBytes == 0 ? count * extent : Math.max(1, maxFileBytes / extent) * extent;
     // One file may grow later; of several, each has the same length.
     return new DirectoryMeta(id, extent, maxFileBytes == 0 ? 0 : file, (int) count);
+  }
+
+  /** GB as {@code ssd_cache_gb} has them; bounds are rounded so that what is shown is allowed. */
+  private static String gigabytes(long bytes, RoundingMode rounding) {
+    return BigDecimal.valueOf(bytes, 9).setScale(4, rounding).stripTrailingZeros().toPlainString();
   }
 
   /**
@@ -293,8 +307,9 @@ final class DirectoryFiles implements AutoCloseable {
     long free = Files.getFileStore(path).getUsableSpace();
     if (more > free) {
       throw new IOException(
-          "SSD directory %s needs %d bytes more, its disk has %d free: make ssd_cache_gb smaller,"
-                  .formatted(path, more, free)
+          "SSD directory %s needs %s GB more, its disk has %s free: make ssd_cache_gb smaller,"
+                  .formatted(
+                      path, gigabytes(more, RoundingMode.UP), gigabytes(free, RoundingMode.DOWN))
               + " or free some room");
     }
   }

@@ -2,15 +2,20 @@ package io.flexkv.tier.ssd;
 
 import java.io.IOException;
 import java.lang.System.Logger.Level;
+import java.nio.file.AccessDeniedException;
+import java.nio.file.FileAlreadyExistsException;
 import java.nio.file.FileSystemException;
 import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.security.SecureRandom;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HashSet;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.stream.LongStream;
 
@@ -39,7 +44,7 @@ final class SsdOpening {
     SecureRandom random = new SecureRandom();
     long share = options.share();
     Set<Path> seen = new HashSet<>();
-    IOException first = null;
+    Map<Path, IOException> failed = new LinkedHashMap<>();
     for (Path directory : options.directories()) {
       Path path = directory.toAbsolutePath().normalize();
       if (!seen.add(Files.exists(path) ? path.toRealPath() : path)) {
@@ -52,14 +57,16 @@ final class SsdOpening {
       } catch (SsdInUseException e) {
         throw e; // two owners would be a mistake of whoever configured it
       } catch (IOException e) {
-        LOG.log(
-            Level.ERROR, "SSD directory {0} cannot be used, the others go on: {1}", path, why(e));
-        if (first == null) {
-          first = e;
-        }
+        failed.put(path, e);
       }
     }
-    if (files.isEmpty() && first != null) {
+    if (options.directories().size() > 1) { // of a single one the caller says all
+      String rest = files.isEmpty() ? "no other serves" : "the others go on";
+      failed.forEach((path, e) ->
+          LOG.log(Level.ERROR, "SSD directory {0} cannot be used, {1}: {2}", path, rest, why(e)));
+    }
+    if (files.isEmpty() && !failed.isEmpty()) {
+      IOException first = failed.values().iterator().next();
       throw new IOException("no SSD directory can be used: " + why(first), first);
     }
   }
@@ -92,9 +99,25 @@ final class SsdOpening {
     }
   }
 
-  /** What went wrong, for people: the JDK's errors of the file system often say the path alone. */
+  /**
+   * What went wrong, with the remedy, for people: the JDK's errors of the file system often say the
+   * path alone. Ours say all themselves.
+   */
   static String why(Exception e) {
-    return e instanceof FileSystemException ? e.toString() : String.valueOf(e.getMessage());
+    return e instanceof FileSystemException f
+        ? "%s %s. Remedy: set ssd_cache_dir (FLEXKV_SSD_CACHE_DIR) to a folder of a local disk that"
+                .formatted(f.getFile(), cause(f))
+            + " this user can write"
+        : String.valueOf(e.getMessage());
+  }
+
+  private static String cause(FileSystemException e) {
+    return switch (e) {
+      case NoSuchFileException missing -> "is not there and cannot be made";
+      case AccessDeniedException denied -> "may not be used: permission denied";
+      case FileAlreadyExistsException other -> "is not a folder";
+      default -> "cannot be used: %s".formatted(Objects.requireNonNullElse(e.getReason(), e));
+    };
   }
 
   /** Opens a directory as if it had never been used. */

@@ -5,8 +5,12 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.flexkv.ffm.Errno;
 import java.io.IOException;
+import java.nio.file.AccessDeniedException;
+import java.nio.file.FileSystemException;
 import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
+import java.security.SecureRandom;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CountDownLatch;
@@ -329,6 +333,38 @@ class SsdFaultTest {
     assertThatThrownBy(() -> open(SsdRig.options(0, CAPACITY, folder.resolve("c"))))
         .isInstanceOf(IOException.class)
         .hasMessageContaining("no SSD directory can be used");
+  }
+
+  @Test
+  void directoryThatCannotBeMade_namesCauseAndRemedy() throws IOException {
+    Path file = Files.createFile(folder.resolve("file"));
+    assertThatThrownBy(() -> open(SsdRig.options(0, CAPACITY, file.resolve("ssd"))))
+        .hasMessage(
+            "no SSD directory can be used: %s is not a folder. Remedy: set ssd_cache_dir"
+                    .formatted(file)
+                + " (FLEXKV_SSD_CACHE_DIR) to a folder of a local disk that this user can write");
+    assertThat(SsdOpening.why(new NoSuchFileException("/proc/x")))
+        .startsWith("/proc/x is not there and cannot be made. Remedy: ");
+    assertThat(SsdOpening.why(new AccessDeniedException("/x")))
+        .startsWith("/x may not be used: permission denied. Remedy: ");
+    assertThat(SsdOpening.why(new FileSystemException("/x", null, "Read-only file system")))
+        .startsWith("/x cannot be used: Read-only file system. Remedy: ");
+    assertThat(SsdOpening.why(new IOException("our own words"))).isEqualTo("our own words");
+  }
+
+  @Test
+  void sizeOutOfBounds_boundsThatAreNamedInGigabytesHold() throws IOException {
+    assertThatThrownBy(() -> openPlain(0.0002))
+        .hasMessageContaining("would have 0.0002 GB, wanted 0.0007 to 8796.0931: change");
+    assertThatThrownBy(() -> openPlain(10_000))
+        .hasMessageContaining("would have 10000 GB, wanted 0.0007 to 8796.0931: change");
+    assertThatThrownBy(() -> openPlain(8796.0931)).hasMessageContaining(" GB more, its disk has ");
+    openPlain(0.0007);
+  }
+
+  private void openPlain(double gigabytes) throws IOException {
+    long bytes = Math.round(gigabytes * 1e9);
+    DirectoryFiles.open(folder.resolve("plain"), bytes, 0, 0, new SecureRandom()).close();
   }
 
   @Test
