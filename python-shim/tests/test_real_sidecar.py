@@ -158,9 +158,10 @@ def test_printed_file_of_the_original_starts_a_sidecar(
         os.kill(session.server_pid, signal.SIGKILL)
 
 
-def test_ssd_folder_of_another_sidecar_is_an_error_at_once(
-    socket_path: str, tmp_path: Path
+def test_ssd_folder_of_another_sidecar_is_an_error(
+    socket_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(launcher, "IN_USE_WAIT_S", 0.0)  # this one is not ending
     folder = tmp_path / "ssd"
     first = start(
         settings(socket_path, tmp_path / "run", cpu_cache_gb=0.1, ssd_cache_gb=0.2,
