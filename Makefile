@@ -110,9 +110,7 @@ shim-tests:
 
 end-to-end:
 	@$(SETUP) install
-	$(SECTION) 'End to end: real vLLM 0.32.0, real sidecar (0.26.0 beside it: build/end-to-end-0.26.0.log)'
-	@mkdir -p build; log=build/end-to-end-0.26.0.log; \
-	.venv-vllm-0.26.0/bin/pytest -o cache_dir=.cache/pytest-0.26.0 tests/e2e -m both_versions >$$log 2>&1 & \
-	beside=$$!; trap 'kill $$beside 2>/dev/null || :' EXIT; \
-	failed=0; $(BIN)/pytest tests/e2e || failed=1; wait $$beside || failed=1; trap - EXIT; \
-	printf '\n=== End to end: real vLLM 0.26.0, real sidecar\n'; cat $$log; exit $$failed
+	$(SECTION) 'End to end: real vLLM 0.32.0, real sidecar'
+	@$(BIN)/pytest tests/e2e
+	$(SECTION) 'End to end: real vLLM 0.26.0, real sidecar'
+	@.venv-vllm-0.26.0/bin/pytest -o cache_dir=.cache/pytest-0.26.0 tests/e2e -m both_versions
