@@ -135,7 +135,7 @@ final class GeometryTest {
             new SliceLimits(
                 1 + random.nextInt(64),
                 bytes,
-                1 + random.nextInt(bytes),
+                bytes / 20 + random.nextInt(bytes - bytes / 20),
                 1 + random.nextInt(4),
                 bytes,
                 random.nextInt(3000));
