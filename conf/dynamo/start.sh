@@ -94,11 +94,12 @@ signal() { kill "-$2" -- "-$1" 2>/dev/null || { child "$1" && kill "-$2" "$1" 2>
 some_alive() { for group in "${groups[@]}"; do if alive "$group"; then return 0; fi; done; return 1; }
 # Newest first: workers leave before the frontend and their sidecar.
 signal_all() { for ((g = ${#groups[@]} - 1; g >= 0; g--)); do signal "${groups[g]}" "$1"; done; }
-discovery=
+discovery= interrupted=
 stop() {
+    local code=$? pid
     trap - EXIT
     trap '' INT TERM
-    local pid
+    [ -z "$interrupted" ] || code=130
     for pid in $(jobs -rp); do    # a signal may have come before start() noted its child
         case " ${groups[*]:-} " in *" $pid "*) ;; *) groups+=("$pid") ;; esac
     done
@@ -110,12 +111,16 @@ stop() {
         wait
     }
     [ -z "$discovery" ] || rm -rf "$discovery"
+    exit "$code"
 }
 trap stop EXIT
-trap 'exit 130' INT TERM
+# Only noted here: where the signal comes while bash starts a pipeline, a trap that exits is cut short and would
+# leave children behind, and `set -e` ends the script after one that does not.
+trap 'interrupted=1' INT TERM
 
-# Fails where one of them has ended.
+# Fails where one of them has ended, and ends where a signal asked for it.
 check() {
+    [ -z "$interrupted" ] || exit 130
     for ((g = 0; g < ${#groups[@]}; g++)); do
         kill -0 "${groups[g]}" 2>/dev/null && continue
         echo "start.sh: ${names[g]} ended: ending all. The last lines of $logs/${names[g]}.log:" >&2
@@ -131,7 +136,7 @@ wait_for() {
     until "$@"; do
         check
         [ $((SECONDS - began)) -lt "$start_timeout" ] || fail "$what: not within $start_timeout s (START_TIMEOUT_S); see $logs"
-        sleep 0.3
+        sleep 0.3 || true
     done
 }
 
@@ -182,4 +187,4 @@ PYTHON
 }
 wait_for "$workers workers serve" healthy
 echo "serving at http://$host:$port ($workers workers, $mode)"
-while check; do sleep 1; done
+while check; do sleep 1 || true; done

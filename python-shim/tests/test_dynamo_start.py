@@ -316,7 +316,8 @@ def test_child_that_has_no_group_yet_is_ended(script_only: Deployment) -> None:
     assert process.stdout is not None
     assert process.stdout.readline().startswith("sidecar-0: pid")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 130
+    code = process.wait(20)
+    assert code == 130, process.stdout.read()
     assert script_only.living() == []
 
 
