@@ -33,6 +33,7 @@ _PARTS = {
     "ready": ("tests/bench/ready.py", False),
     "ssd": ("tests/bench/ssd.py", False),
     "ssd-hit": ("tests/bench/ssd_hit.py", False),
+    "ssd-start": ("tests/bench/ssd_start.py", False),
     "two_instances": ("python-shim/tests/bench/two_instances.py", True),
 }
 

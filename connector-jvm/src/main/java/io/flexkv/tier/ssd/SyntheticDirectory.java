@@ -12,14 +12,23 @@ import java.util.SplittableRandom;
 /**
  * A directory as a life leaves it that stored many blocks and ended cleanly, made by writing its
  * header log alone: what a start does with it does not depend on the payloads, and these would take
- * minutes. Chains of {@value #CHAIN} blocks, one after another; keys look like hashes.
+ * minutes. For benches and tests. Chains of {@value #CHAIN} blocks, {@value #CHAINS} at a time and
+ * {@value #RUN} blocks of each in turn, as engines write them; keys look like hashes.
  */
 public final class SyntheticDirectory {
-  public static final long NAMESPACE_HI = 0x1111;
-  public static final long NAMESPACE_LO = 0x2222;
+  private static final long NAMESPACE_HI = 0x1111;
+  private static final long NAMESPACE_LO = 0x2222;
 
   /** Blocks of a chain. */
-  public static final int CHAIN = 128;
+  private static final int CHAIN = 128;
+
+  /** Chains that grow side by side. */
+  private static final int CHAINS = 32;
+
+  /** Blocks of a chain between those of others. */
+  private static final int RUN = 8;
+
+  private static final int ROUND = CHAINS * CHAIN;
 
   private static final int BATCH_PAGES = 1024;
   private static final int BLOCK_TOKENS = 16;
@@ -31,6 +40,11 @@ public final class SyntheticDirectory {
   private final boolean lateRoots;
   private final MemorySegment batch;
   private final SplittableRandom random = new SplittableRandom(1);
+
+  /** The last keys of the chains that grow. */
+  private final long[] lastHi = new long[CHAINS];
+
+  private final long[] lastLo = new long[CHAINS];
   private long sequence = 1;
   private int extent;
   private int page;
@@ -53,8 +67,8 @@ public final class SyntheticDirectory {
    *
    * @param blockBytes of each block, a multiple of a page
    * @param eventBytes of event data of each
-   * @param lateRoots whether the roots of the first and the last chain lie behind all others, as
-   *     cleaning the log may leave them
+   * @param lateRoots whether the first root, and the first of the last chains, lie behind all
+   *     others, as cleaning the log may leave them
    * @return the capacity to open it with
    */
   public static long make(
@@ -78,21 +92,19 @@ public final class SyntheticDirectory {
     int nextExtent = logExtents;
     List<MemorySegment> late = new ArrayList<>();
     SlotSpan span = null;
-    long parentHi = 0;
-    long parentLo = 0;
     for (long block = 0; block < blocks; block++) {
       if (span == null || span.full()) {
         int extents = (int) ((blockBytes + meta.extentBytes - 1) / meta.extentBytes);
         span = new SlotSpan(nextExtent, extents, meta.extentBytes, blockBytes, sequence++, 0);
         nextExtent += extents;
       }
-      boolean root = block % CHAIN == 0;
-      SlotHeader header = header(root, parentHi, parentLo);
-      parentHi = header.identity().keyHi();
-      parentLo = header.identity().keyLo();
+      int chain = (int) (block / RUN % CHAINS);
+      boolean root = block % ROUND < CHAINS * RUN && block % RUN == 0;
+      SlotHeader header = header(root, chain);
       MemorySegment record = MemorySegment.ofArray(new long[HeaderRecord.length(header) / 8]);
       HeaderRecord.encode(record, header, span, span.take(), 0, sequence++);
-      if (lateRoots && root && (block == 0 || block + CHAIN >= blocks)) {
+      boolean first = block == 0 || block == (blocks - 1) / ROUND * ROUND;
+      if (lateRoots && first) {
         late.add(record);
       } else {
         append(record);
@@ -106,15 +118,20 @@ public final class SyntheticDirectory {
     describe();
   }
 
-  private SlotHeader header(boolean root, long parentHi, long parentLo) {
+  /** Of the next block of a chain. */
+  private SlotHeader header(boolean root, int chain) {
+    long parentHi = lastHi[chain];
+    long parentLo = lastLo[chain];
+    lastHi[chain] = random.nextLong();
+    lastLo[chain] = random.nextLong();
     SlotIdentity identity =
         new SlotIdentity(
             NAMESPACE_HI,
             NAMESPACE_LO,
             0,
             0,
-            random.nextLong(),
-            random.nextLong(),
+            lastHi[chain],
+            lastLo[chain],
             NAMESPACE_LO,
             blockBytes);
     return new SlotHeader(
