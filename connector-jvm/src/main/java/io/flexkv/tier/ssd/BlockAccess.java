@@ -90,14 +90,18 @@ final class BlockAccess extends BlockOp {
   }
 
   private void written(int errno) {
-    boolean more = directory.payloadOver();
     if (errno == 0) {
-      directory.log().append(open.job().header(block), span, index, sum, more, this::committed);
+      // It is over only when the log has its header: else a clean end would be noted in between.
+      directory.log().append(open.job().header(block), span, index, sum, this::committed);
+      boolean more = directory.payloadOver();
+      directory.log().start(!more);
       return;
     }
     if (begun) {
       counters.writeErrors.increment();
+      directory.log().headerMissing();
     }
+    directory.payloadOver();
     open.failed(block, begun, false, text(errno));
     if (begun) {
       directory.writeFailed(errno); // afterwards, for it ends what else is under way
@@ -106,7 +110,6 @@ final class BlockAccess extends BlockOp {
 
   private void committed(int errno) {
     if (errno != 0) {
-      directory.headerMissing();
       open.failed(block, true, false, "its header was not written: " + Errno.describe(errno));
       return;
     }

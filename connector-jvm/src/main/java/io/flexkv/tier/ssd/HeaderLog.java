@@ -113,6 +113,7 @@ final class HeaderLog {
   private int waitingBytes;
   private boolean writing;
   private boolean failed;
+  private boolean headersMissing;
   private long pagesWritten;
   private volatile boolean wantsExtent;
   private volatile boolean stuck;
@@ -249,16 +250,15 @@ final class HeaderLog {
   // ---- appending
 
   /**
-   * Appends the header of a slot whose payload has been written.
-   *
-   * @param more whether other payloads are being written, so that it may wait for theirs
+   * Appends the header of a slot whose payload has been written. {@link #start} must follow: it may
+   * wait for those of other payloads that are being written.
    */
-  void append(
-      SlotHeader header, SlotSpan span, int index, int sum, boolean more, Committed callback) {
+  void append(SlotHeader header, SlotSpan span, int index, int sum, Committed callback) {
     MemorySegment bytes = MemorySegment.ofArray(new long[HeaderRecord.length(header) / 8]);
     boolean refused;
     synchronized (this) {
       refused = failed;
+      headersMissing |= refused;
       if (!refused) {
         HeaderRecord.encode(bytes, header, span, index, sum, nextSequence++);
         long digest = header.identity().digest();
@@ -268,9 +268,20 @@ final class HeaderLog {
     }
     if (refused) {
       callback.committed(Errno.EIO);
-    } else {
-      start(!more);
     }
+  }
+
+  /**
+   * A payload was written, or in part, and its header was not: the slot's old one, which is in the
+   * log still, may be wrong.
+   */
+  synchronized void headerMissing() {
+    headersMissing = true;
+  }
+
+  /** Whether that was so of any. Known no later than {@link #quiet}. */
+  synchronized boolean headersMissing() {
+    return headersMissing;
   }
 
   /**
@@ -347,6 +358,7 @@ final class HeaderLog {
       due = oldest != null && nanos - oldest.nanos() > MAX_WAIT_NANOS;
       if (oldest != null && !writing && nanos - oldest.nanos() > MAX_STUCK_NANOS) {
         takeWaiting(hopeless);
+        headersMissing = true;
       }
     }
     hopeless.forEach(entry -> entry.callback().committed(Errno.ENOSPC));
@@ -470,6 +482,7 @@ final class HeaderLog {
         publish(into, firstPage, pages, entries);
       } else {
         failed = true;
+        headersMissing = true;
         refused.addAll(moving);
         moving.clear();
         takeWaiting(refused);

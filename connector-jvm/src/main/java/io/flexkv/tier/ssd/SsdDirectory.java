@@ -69,7 +69,6 @@ final class SsdDirectory {
   private volatile boolean dirty;
   private volatile boolean extentAsked;
   private volatile boolean mayClean;
-  private volatile boolean doubtful;
   private volatile @Nullable DirectoryScan scan;
   private long lastBarrier = System.nanoTime();
 
@@ -317,16 +316,14 @@ final class SsdDirectory {
     dirty = true;
   }
 
-  /**
-   * A payload was written, but its header was not: the slot's old one, in the log, may be wrong.
-   */
-  void headerMissing() {
-    doubtful = true;
-  }
-
-  /** A payload has been written, or not; says whether others are on their way. */
+  /** A payload's header is in the log, or there is none; says whether others are on their way. */
   boolean payloadOver() {
     return payloadWrites.decrementAndGet() > 0;
+  }
+
+  /** Whether nothing is being written. Payloads first: each becomes a header before it is over. */
+  boolean quiet() {
+    return payloadWrites.get() == 0 && log.quiet();
   }
 
   // ---- the cache thread
@@ -536,26 +533,26 @@ final class SsdDirectory {
   private void closeOnce(long timeoutNanos) {
     long deadline = System.nanoTime() + timeoutNanos;
     boolean wasServing = state == SsdStore.State.SERVING;
-    log.start(true);
-    while (wasServing && !log.quiet() && System.nanoTime() - deadline < 0) {
+    while (wasServing && !quiet() && System.nanoTime() - deadline < 0) {
+      log.start(true);
       LockSupport.parkNanos(POLL_NANOS);
     }
     closing = true;
     careThread.interrupt();
-    boolean quiet =
+    boolean careEnded =
         careThread.getState() == Thread.State.NEW
             || ThreadBlockIo.joinAll(List.of(careThread), timeoutNanos);
-    if (quiet && wasServing && log.quiet() && payloadWrites.get() == 0) {
+    if (careEnded && wasServing && quiet()) {
       DirectoryMeta meta = files.meta();
       meta.clean = true;
-      if (doubtful) {
+      if (log.headersMissing()) {
         meta.doubtBelow = log.nextSequence();
       } else if (space.proven()) {
         meta.doubtBelow = 0;
       }
       storeMeta();
     }
-    if (io.close(Math.max(1, deadline - System.nanoTime())) && quiet) {
+    if (io.close(Math.max(1, deadline - System.nanoTime())) && careEnded) {
       closeFiles();
     } else {
       LOG.log(

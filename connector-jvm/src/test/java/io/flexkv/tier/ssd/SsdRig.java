@@ -35,9 +35,17 @@ final class SsdRig implements AutoCloseable {
   RecoverySink.Report report;
   private long nextJob = 1;
 
+  /** What else threads of the store do when they have news. */
+  volatile Runnable onNews = () -> {};
+
   private SsdRig(SsdOptions options, SsdTuning tuning, long memoryBytes) throws IOException {
     memory = arena.allocate(memoryBytes, SsdStore.PAGE_BYTES);
-    engine = SsdOpening.open(options, tuning, wakeUps::release);
+    engine = SsdOpening.open(options, tuning, this::wakeUp);
+  }
+
+  private void wakeUp() {
+    wakeUps.release();
+    onNews.run();
   }
 
   /** An assertion without a library: processes that are killed begin with this class. */
