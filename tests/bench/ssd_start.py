@@ -58,6 +58,8 @@ def _record(records: Records, kib: int, figures: dict[str, float]) -> None:
     )
     records.add(f"{blocks}: all are back", seconds, "s", bar=_BAR_S, met=seconds <= _BAR_S)
     records.add(f"{blocks}: … a second time, code compiled", figures["start 2: all"], "s")
+    busy = figures["start 2: processor time of the cache thread"] / _blocks(kib)
+    records.add(f"{blocks}: … and of that by the cache thread, a block", busy * 1e6, "us")
     for wait in ("wait p50", "wait p99", "longest wait"):
         name = f"{blocks}: a call of the cache thread meanwhile, {wait}"
         records.add(name, figures[f"start 1: {wait}"], "ms")

@@ -6,7 +6,7 @@ package io.flexkv.cache;
  * named by the constants of {@link EntryLayout}, so that an implementation may keep an entry as one
  * row on the heap or off it.
  *
- * <p>Cache thread only.
+ * <p>Cache thread only, except {@link #reserve}.
  */
 interface BlockIndex {
   /** No entry. */
@@ -14,6 +14,18 @@ interface BlockIndex {
 
   /** The entry of a key, or {@link #NONE}. */
   int find(long keyHi, long keyLo);
+
+  /**
+   * Somebody looks for this key soon: reads what that will need of memory. Several such calls, one
+   * right after another, wait for the memory together, where the searches would wait one by one.
+   */
+  void approach(long keyHi, long keyLo);
+
+  /**
+   * Makes memory ready for entries that come soon, so that {@link #insert} need not. For any
+   * thread: what is made here goes through a queue, and nobody else knows of it before.
+   */
+  void reserve();
 
   /** Adds an entry for a key that must be absent; its fields are 0, its links {@link #NONE}. */
   int insert(long keyHi, long keyLo);

@@ -1,6 +1,6 @@
 package io.flexkv.cache;
 
-/** A mutable key, so that a binary search over a chain allocates nothing. Cache thread only. */
+/** A mutable key, so that a binary search over a chain allocates nothing. One thread. */
 final class KeyProbe {
   private long hi;
   private long lo;
@@ -15,6 +15,13 @@ final class KeyProbe {
     l ^= KeySalt.mix(r ^ salt.k3());
     hi = l;
     lo = r;
+    return this;
+  }
+
+  /** Sets this to a key that {@link #set} gave. */
+  KeyProbe setKey(long keyHi, long keyLo) {
+    hi = keyHi;
+    lo = keyLo;
     return this;
   }
 

@@ -6,6 +6,8 @@ import static java.lang.foreign.ValueLayout.JAVA_LONG;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -33,6 +35,10 @@ final class OffHeapBlockIndex implements BlockIndex {
   private static final int CHUNK_BITS = 13;
   private static final int CHUNK_ROWS = 1 << CHUNK_BITS;
   private static final int FIRST_ROWS = 64;
+
+  /** Chunks that {@link #reserve} makes before they are needed: one is used up in milliseconds. */
+  private static final int RESERVED_CHUNKS = 2;
+
   private static final int ROW_BYTES =
       EntryLayout.LONGS * Long.BYTES + EntryLayout.INTS * Integer.BYTES;
   private static final int INTS_OFFSET = EntryLayout.LONGS * Long.BYTES;
@@ -107,10 +113,14 @@ final class OffHeapBlockIndex implements BlockIndex {
   private @Nullable MemorySegment spare;
 
   private MemorySegment[] chunks = new MemorySegment[1];
+  private final Queue<MemorySegment> reserved = new ConcurrentLinkedQueue<>();
   private int rows = FIRST_ROWS;
   private int free = NONE;
   private int highWater;
   private int size;
+
+  /** Means nothing, but without it nobody would need what {@link #approach} reads. */
+  private long approached;
 
   /**
    * An empty index.
@@ -186,6 +196,13 @@ final class OffHeapBlockIndex implements BlockIndex {
         return handle(place);
       }
     }
+  }
+
+  @Override
+  public void approach(long keyHi, long keyLo) {
+    int tag = tagOf(hash(keyHi, keyLo));
+    Table table = tableOf(tag);
+    approached += table.get(tag & table.mask);
   }
 
   private boolean holds(int entry, long keyHi, long keyLo) {
@@ -300,8 +317,21 @@ final class OffHeapBlockIndex implements BlockIndex {
     if (chunk == chunks.length) {
       chunks = Arrays.copyOf(chunks, 2 * chunk);
     }
-    chunks[chunk] = arena.allocate((long) CHUNK_ROWS * ROW_BYTES, Long.BYTES);
+    MemorySegment ready = reserved.poll();
+    chunks[chunk] = ready == null ? newChunk() : ready;
     rows = Math.addExact(rows, CHUNK_ROWS);
+  }
+
+  /** Its pages come here, and with them most of the time that this takes. */
+  private MemorySegment newChunk() {
+    return arena.allocate((long) CHUNK_ROWS * ROW_BYTES, Long.BYTES);
+  }
+
+  @Override
+  public void reserve() {
+    if (reserved.size() < RESERVED_CHUNKS) {
+      reserved.add(newChunk());
+    }
   }
 
   private static long row(int entry) {

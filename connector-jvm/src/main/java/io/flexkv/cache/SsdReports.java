@@ -7,6 +7,7 @@ import static io.flexkv.cache.EntryLayout.SSD_SLOT;
 import static io.flexkv.cache.EntryLayout.SSD_WRITTEN;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.function.LongPredicate;
 import org.jspecify.annotations.Nullable;
@@ -17,6 +18,9 @@ import org.jspecify.annotations.Nullable;
  * transfers that are not known (any more).
  */
 public final class SsdReports {
+  /** Chains that may grow side by side, about, until a parent is looked for in the index. */
+  private static final int ADOPTED = 1 << 10;
+
   private final SsdTier tier;
   private final BlockIndex index;
   private final Namespaces namespaces;
@@ -27,6 +31,11 @@ public final class SsdReports {
   private final Losses losses;
   private final Counters counters;
   private final KeyProbe probe = new KeyProbe();
+
+  /**
+   * By the last bits of their keys: entries that were adopted lately, or {@link BlockIndex#NONE}.
+   */
+  private final int[] adopted = new int[ADOPTED];
 
   /** The namespace of the last block that was found on the SSD. */
   private @Nullable Namespace latest;
@@ -50,6 +59,7 @@ public final class SsdReports {
     this.loads = loads;
     this.losses = losses;
     this.counters = counters;
+    Arrays.fill(adopted, NONE);
   }
 
   /**
@@ -173,33 +183,56 @@ public final class SsdReports {
     NO_PARENT
   }
 
+  /** Any thread: makes room in memory for blocks that are about to be adopted. */
+  public void reserve() {
+    index.reserve();
+  }
+
+  /**
+   * Some of these blocks are about to be adopted, one right after another. Says the same of all of
+   * them to the index, so that they wait for memory together; changes nothing.
+   */
+  public void approach(FoundBlocks blocks, int from, int until) {
+    for (int i = from; i < until; i++) {
+      index.approach(blocks.keyHi(i), blocks.keyLo(i));
+    }
+  }
+
   /** As the other one, where the tier has room for another block. */
   public Adoption adopt(BlockIdentity block, long ssdSlot) {
     return adopt(block, ssdSlot, false);
+  }
+
+  /** As the other one, of a block by itself. */
+  public Adoption adopt(BlockIdentity block, long ssdSlot, boolean full) {
+    FoundBlocks found = new FoundBlocks(1);
+    found.add(block);
+    return adopt(found, 0, ssdSlot, full);
   }
 
   /**
    * A block was found on the SSD after a restart. Parents come first, and of the rest the one that
    * was written first.
    *
+   * @param i which one of {@code blocks}
    * @param full whether one that was adopted earlier must give way: blocks that had been evicted
    *     come back as well, and those that were written last shall not be lost for them
    */
-  public Adoption adopt(BlockIdentity block, long ssdSlot, boolean full) {
-    Namespace namespace = namespaceOf(block);
-    if (namespace == null || !namespace.hasGroup(block.group())) {
+  public Adoption adopt(FoundBlocks blocks, int i, long ssdSlot, boolean full) {
+    FoundBlocks.Kind kind = blocks.kind(i);
+    Namespace namespace = namespaceOf(kind);
+    if (namespace == null || !namespace.hasGroup(kind.group())) {
       return Adoption.REFUSED;
     }
-    Copies copies = tree.copies();
-    KeySalt salt = namespace.salt(block.group());
     int parent = NONE;
-    if (block.hasParent()) {
-      parent = tree.find(probe.set(salt, block.parentHi(), block.parentLo()));
-      if (parent == NONE || copies.onSsd(parent) != SSD_HELD) {
+    if (blocks.hasParent(i)) {
+      parent = held(probe.setKey(blocks.parentKeyHi(i), blocks.parentKeyLo(i)));
+      if (parent == NONE) {
         return Adoption.NO_PARENT;
       }
     }
-    int entry = tree.find(probe.set(salt, block.hashHi(), block.hashLo()));
+    Copies copies = tree.copies();
+    int entry = tree.find(probe.setKey(blocks.keyHi(i), blocks.keyLo(i)));
     boolean fits =
         entry == NONE
             || (tree.isReady(entry)
@@ -209,25 +242,39 @@ public final class SsdReports {
       return Adoption.REFUSED;
     }
     if (entry == NONE) {
-      tree.addHeld(namespace, block.group(), probe, block.hashLo(), parent, ssdSlot);
+      entry = tree.addHeld(namespace, kind.group(), probe, blocks.hash(i), parent, ssdSlot);
     } else {
       copies.adopt(entry, ssdSlot);
     }
+    adopted[(int) probe.lo() & (ADOPTED - 1)] = entry;
     counters.adoptedBlocks++;
     return Adoption.TAKEN;
   }
 
+  /**
+   * The entry of a key that is held on the SSD, or NONE. Parents were adopted a moment ago, as a
+   * rule. An entry that has gone since is not held there: a row that says so is an entry.
+   */
+  private int held(KeyProbe key) {
+    int entry = adopted[(int) key.lo() & (ADOPTED - 1)];
+    if (entry != NONE && tree.hasKey(entry, key) && tree.copies().onSsd(entry) == SSD_HELD) {
+      return entry;
+    }
+    entry = tree.find(key);
+    return entry != NONE && tree.copies().onSsd(entry) == SSD_HELD ? entry : NONE;
+  }
+
   /** Blocks of one namespace come one after another. */
-  private @Nullable Namespace namespaceOf(BlockIdentity block) {
+  private @Nullable Namespace namespaceOf(FoundBlocks.Kind kind) {
     Namespace last = latest;
     if (last == null
-        || last.digestHi() != block.digestHi()
-        || last.digestLo() != block.digestLo()
-        || last.slotBytes() != block.slotBytes()
-        || last.generation() != block.generation()) {
+        || last.digestHi() != kind.digestHi()
+        || last.digestLo() != kind.digestLo()
+        || last.slotBytes() != kind.slotBytes()
+        || last.generation() != kind.generation()) {
       last =
           namespaces.ofSurvivors(
-              block.digestHi(), block.digestLo(), block.slotBytes(), block.generation());
+              kind.digestHi(), kind.digestLo(), kind.slotBytes(), kind.generation());
       latest = last;
     }
     return last;

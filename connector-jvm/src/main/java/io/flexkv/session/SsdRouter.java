@@ -2,7 +2,9 @@ package io.flexkv.session;
 
 import io.flexkv.cache.BlockIdentity;
 import io.flexkv.cache.CacheCore;
+import io.flexkv.cache.FoundBlocks;
 import io.flexkv.cache.SlotAllocator;
+import io.flexkv.cache.SsdReports;
 import io.flexkv.cache.SsdTransfer;
 import io.flexkv.events.EventHub;
 import io.flexkv.tier.ssd.RecoverySink;
@@ -16,6 +18,7 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.BitSet;
 import java.util.HashMap;
+import java.util.IdentityHashMap;
 import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
@@ -47,6 +50,9 @@ final class SsdRouter implements SlotAllocator {
   /** Somebody who waits for a reset of this namespace to this generation, or a later one. */
   private record Waiting(Digest namespace, int generation, Answer answer) {}
 
+  /** Survivors, and what the store's thread has made ready of them. */
+  private record Offer(SurvivorBatch batch, FoundBlocks blocks) {}
+
   /** Told once, to which generation a namespace was reset and whether that survives a restart. */
   @FunctionalInterface
   interface Answer {
@@ -67,7 +73,7 @@ final class SsdRouter implements SlotAllocator {
   private final BitSet lostDirectories = new BitSet();
 
   /** From the store's thread, which has a few of them only. */
-  private final Queue<SurvivorBatch> survivors = new ConcurrentLinkedQueue<>();
+  private final Queue<Offer> survivors = new ConcurrentLinkedQueue<>();
 
   /** The next one of the first of these. */
   private int nextSurvivor;
@@ -324,21 +330,37 @@ final class SsdRouter implements SlotAllocator {
   /** Lets the store offer what survived; {@link #poll} takes it. */
   void recover(AgentInbox inbox) {
     if (store != null) {
-      store.recover(new Sink(inbox));
+      store.recover(new Sink(inbox, core().ssd()));
     }
   }
 
-  /** Its methods run on the store's thread. */
+  /**
+   * Its methods run on the store's thread, and do there what need not be done by the cache thread.
+   * A batch and what was made of it are the store's thread's until they are in the queue, then the
+   * cache thread's until that has answered.
+   */
   private final class Sink implements RecoverySink {
     private final AgentInbox inbox;
+    private final SsdReports reports;
 
-    Sink(AgentInbox inbox) {
+    /** By batch: it comes again when it has been answered, and then this is free too. */
+    private final Map<SurvivorBatch, FoundBlocks> ready = new IdentityHashMap<>();
+
+    Sink(AgentInbox inbox, SsdReports reports) {
       this.inbox = inbox;
+      this.reports = reports;
     }
 
     @Override
     public void offer(SurvivorBatch batch) {
-      survivors.add(batch);
+      FoundBlocks found =
+          ready.computeIfAbsent(batch, b -> new FoundBlocks(SurvivorBatch.CAPACITY));
+      found.clear();
+      for (int i = 0; i < batch.size(); i++) {
+        found.add(identity(batch, i));
+      }
+      reports.reserve();
+      survivors.add(new Offer(batch, found));
       inbox.signal();
     }
 
@@ -351,18 +373,34 @@ final class SsdRouter implements SlotAllocator {
           report.dropped(),
           report.nanos() / 1_000_000);
     }
+
+    private static BlockIdentity identity(SurvivorBatch batch, int i) {
+      return new BlockIdentity(
+          batch.digestHi(i),
+          batch.digestLo(i),
+          batch.generation(i),
+          batch.group(i),
+          batch.keyHi(i),
+          batch.keyLo(i),
+          batch.hasParent(i),
+          batch.parentHi(i),
+          batch.parentLo(i),
+          batch.payloadBytes(i));
+    }
   }
 
   /** Takes a few survivors; returns how many. */
   private int adopt() {
-    SurvivorBatch batch = survivors.peek();
-    if (batch == null) {
+    Offer offer = survivors.peek();
+    if (offer == null) {
       return 0;
     }
+    SurvivorBatch batch = offer.batch();
     int first = nextSurvivor;
     int until = Math.min(batch.size(), first + SURVIVORS_A_TURN);
+    core().ssd().approach(offer.blocks(), first, until);
     for (int i = first; i < until; i++) {
-      batch.answer(i, adopt(batch, i));
+      batch.answer(i, adopt(offer, i));
     }
     events.offered(1, NO_EVENT);
     nextSurvivor = until;
@@ -374,24 +412,13 @@ final class SsdRouter implements SlotAllocator {
     return until - first;
   }
 
-  private SurvivorBatch.Answer adopt(SurvivorBatch batch, int i) {
+  private SurvivorBatch.Answer adopt(Offer offer, int i) {
+    SurvivorBatch batch = offer.batch();
     if (lostDirectories.get(there().directoryOf(batch.slot(i)))) {
       return SurvivorBatch.Answer.REFUSED;
     }
-    BlockIdentity block =
-        new BlockIdentity(
-            batch.digestHi(i),
-            batch.digestLo(i),
-            batch.generation(i),
-            batch.group(i),
-            batch.keyHi(i),
-            batch.keyLo(i),
-            batch.hasParent(i),
-            batch.parentHi(i),
-            batch.parentLo(i),
-            batch.payloadBytes(i));
     events.offered(batch.blockTokens(i), batch.eventData(i));
-    return switch (core().ssd().adopt(block, batch.slot(i), blocks >= maxBlocks)) {
+    return switch (core().ssd().adopt(offer.blocks(), i, batch.slot(i), blocks >= maxBlocks)) {
       case TAKEN -> {
         blocks++;
         yield SurvivorBatch.Answer.TAKEN;

@@ -10,6 +10,8 @@ import io.flexkv.tier.ssd.SsdStore;
 import io.flexkv.tier.ssd.SyntheticDirectory;
 import io.flexkv.transfer.BenchRecords;
 import java.lang.foreign.Arena;
+import java.lang.management.ManagementFactory;
+import java.lang.management.ThreadMXBean;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -33,6 +35,7 @@ public final class SsdStartBench {
   private static final int CALL_MILLIS = 10_000;
   private static final long ASKS_EVERY_MILLIS = 1;
 
+  private final ThreadMXBean threads = ManagementFactory.getThreadMXBean();
   private final BenchRecords records;
   private final Path folder;
   private final int blocks;
@@ -92,6 +95,10 @@ public final class SsdStartBench {
           Thread.sleep(ASKS_EVERY_MILLIS);
         }
         double all = seconds(begin);
+        records.add(
+            "start %d: processor time of the cache thread".formatted(turn),
+            threads.getThreadCpuTime(cache.threadId()) / 1e9,
+            "s");
         tell("start %d: ".formatted(turn), serving, all);
       } finally {
         agent.stop();

@@ -23,6 +23,7 @@ class OffHeapBlockIndexTest {
     }
     for (int step = 0; step < 100_000; step++) {
       BlockKey key = keys.get(random.nextInt(keys.size()));
+      index.approach(key.hi(), key.lo());
       int entry = index.find(key.hi(), key.lo());
       assertThat(entry != BlockIndex.NONE).isEqualTo(reference.containsKey(key));
       if (entry == BlockIndex.NONE) {
@@ -80,6 +81,27 @@ class OffHeapBlockIndexTest {
     }
     assertThat(index.size()).isEqualTo(many);
     assertThat(index.handles()).isEqualTo(many);
+  }
+
+  @Test
+  void reserve_byAnotherThreadMeanwhile_entriesKeepTheirFields() throws InterruptedException {
+    BlockIndex index = new OffHeapBlockIndex(9);
+    Thread other =
+        Thread.ofPlatform()
+            .start(() -> {
+              while (!Thread.currentThread().isInterrupted()) {
+                index.reserve();
+              }
+            });
+    int many = 60_000;
+    for (int i = 0; i < many; i++) {
+      fill(index, index.insert(key(i), i), i);
+    }
+    other.interrupt();
+    other.join();
+    for (int i = 0; i < many; i++) {
+      checkFound(index, i, i);
+    }
   }
 
   /** Neighbours alike but for a few bits. */
