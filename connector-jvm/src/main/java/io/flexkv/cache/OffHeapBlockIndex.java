@@ -120,6 +120,7 @@ final class OffHeapBlockIndex implements BlockIndex {
   private int size;
 
   /** Means nothing, but without it nobody would need what {@link #approach} reads. */
+  @SuppressWarnings("UnusedVariable")
   private long approached;
 
   /**

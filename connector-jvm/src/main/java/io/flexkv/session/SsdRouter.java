@@ -18,7 +18,6 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.BitSet;
 import java.util.HashMap;
-import java.util.IdentityHashMap;
 import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
@@ -344,7 +343,7 @@ final class SsdRouter implements SlotAllocator {
     private final SsdReports reports;
 
     /** By batch: it comes again when it has been answered, and then this is free too. */
-    private final Map<SurvivorBatch, FoundBlocks> ready = new IdentityHashMap<>();
+    private final Map<SurvivorBatch, FoundBlocks> ready = new HashMap<>();
 
     Sink(AgentInbox inbox, SsdReports reports) {
       this.inbox = inbox;
