@@ -26,26 +26,43 @@ class SsdCrashTest {
       Pattern.compile(
           "verified wanted=(\\d+) missing=(\\d+) stale=(\\d+) corrupt=(\\d+) wrong=(\\d+)");
 
+  /** When a life is looked at: one takes 2 s on an idle machine. */
+  private static final int SLOW_SECONDS = 60;
+
+  /** What it gets from then on. */
+  private static final int HUNG_SECONDS = 240;
+
+  private static final int TELL_EVERY = 100;
+
   @TempDir Path folder;
 
   private final Random random = new Random(Long.getLong("flexkv.ssd.seed", 1));
   private long killed;
+  private long slow;
   private final long[] sums = new long[5];
 
   @Test
   void killedAnywhere_neverWrong_nearlyNothingMissing() throws Exception {
     for (int i = 0; i < KILLS; i++) {
       life(i);
+      if (i > 0 && i % TELL_EVERY == 0) {
+        tell(i + 1);
+      }
     }
     life(-1); // looks at what the last one left, and ends by itself
-    System.out.printf(
-        "ssd crash: %d lives, %d killed; blocks wanted %d, missing %d, stale %d, wrong %d%n",
-        KILLS + 1, killed, sums[0], sums[1], sums[2], sums[4]);
+    tell(KILLS + 1);
     assertThat(sums[4]).as("wrong blocks").isZero();
     assertThat(sums[3]).as("blocks said to be corrupt").isZero();
     assertThat(killed).isGreaterThan(KILLS * 8L / 10);
     assertThat(sums[0]).isGreaterThan(10L * KILLS);
     assertThat(sums[1]).as("missing of %d", sums[0]).isLessThanOrEqualTo(sums[0] / 100);
+  }
+
+  private void tell(int lives) {
+    System.out.printf(
+        "ssd crash: %d lives, %d killed, %d slow; blocks wanted %d, missing %d, stale %d, corrupt"
+            + " %d, wrong %d%n",
+        lives, killed, slow, sums[0], sums[1], sums[2], sums[3], sums[4]);
   }
 
   private void life(int number) throws IOException, InterruptedException {
@@ -72,12 +89,10 @@ class SsdCrashTest {
     Process child =
         new ProcessBuilder(command).redirectErrorStream(true).redirectOutput(said.toFile()).start();
     // By the clock: while it starts, recovers, verifies or works.
-    long millis = point.equals("timer") ? 200 + random.nextInt(500) : 60_000;
-    if (!child.waitFor(millis, TimeUnit.MILLISECONDS)) {
-      assertThat(point).isEqualTo("timer");
+    if (point.equals("timer") && !child.waitFor(200 + random.nextInt(500), TimeUnit.MILLISECONDS)) {
       child.destroyForcibly();
     }
-    assertThat(child.waitFor(60, TimeUnit.SECONDS)).isTrue();
+    awaitEnd(child, "life %d, %s %d".formatted(number, point, count), said);
     String output = Files.readString(said);
     boolean wasKilled = child.exitValue() == 137;
     killed += wasKilled ? 1 : 0;
@@ -92,6 +107,27 @@ class SsdCrashTest {
       sums[i] += Long.parseLong(line.group(i + 1));
     }
     assertThat(verified && sums[4] > 0 ? output : "").isEmpty();
+  }
+
+  /**
+   * Waits for the end of a life. One that takes long says what it is at; a machine that is busy
+   * with other things lets it end all the same, and only what never ends hangs.
+   */
+  private void awaitEnd(Process child, String life, Path said)
+      throws IOException, InterruptedException {
+    if (child.waitFor(SLOW_SECONDS, TimeUnit.SECONDS)) {
+      return;
+    }
+    slow++;
+    String seen = StuckProcess.describe(child.toHandle(), said);
+    System.out.printf("%s has not ended in %d s%n%s%n", life, SLOW_SECONDS, seen);
+    boolean ended = child.waitFor(HUNG_SECONDS, TimeUnit.SECONDS);
+    if (!ended) {
+      seen += "%n-- %d s later%n".formatted(HUNG_SECONDS);
+      seen += StuckProcess.describe(child.toHandle(), said);
+      child.destroyForcibly();
+    }
+    assertThat(ended).as("%s hangs%n%s", life, seen).isTrue();
   }
 
   private static int countsUpTo(String point) {
