@@ -112,6 +112,10 @@ final class HeaderLog {
   private long nextSequence = 1;
   private int waitingBytes;
   private boolean writing;
+
+  /** What waits goes with the next write, be it one header. */
+  private boolean wanted;
+
   private boolean failed;
   private boolean headersMissing;
   private long pagesWritten;
@@ -327,7 +331,8 @@ final class HeaderLog {
     int first;
     int pages;
     synchronized (this) {
-      boolean due = evenOne || waitingBytes >= HeaderPageDescriptor.RECORDS_BYTES;
+      wanted |= evenOne && !waiting.isEmpty(); // a write that is under way begins the next
+      boolean due = wanted || waitingBytes >= HeaderPageDescriptor.RECORDS_BYTES;
       if (writing || failed || (moving.isEmpty() && (!due || waiting.isEmpty()))) {
         return;
       }
@@ -338,6 +343,7 @@ final class HeaderLog {
       }
       first = nextPage;
       pages = fill(into, entries);
+      wanted &= !waiting.isEmpty();
       if (pages == 0) {
         return;
       }

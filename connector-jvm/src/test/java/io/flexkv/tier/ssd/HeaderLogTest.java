@@ -1,0 +1,144 @@
+package io.flexkv.tier.ssd;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.flexkv.ffm.DirectFile;
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Random;
+import java.util.concurrent.CompletableFuture;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** When headers are written, on a disk that answers when it is told to, and without a clock. */
+class HeaderLogTest {
+  private static final int STRIDE = 16_384;
+
+  @TempDir Path folder;
+
+  private final Arena arena = Arena.ofShared();
+  private final SlowDisk disk = new SlowDisk();
+  private final List<Integer> committed = new ArrayList<>();
+  private DirectoryFiles files;
+  private DirectorySpace space;
+  private HeaderLog log;
+
+  /** Keeps what it is asked for. */
+  private static final class SlowDisk implements BlockIo {
+    final List<BlockOp> asked = new ArrayList<>();
+
+    void answerOldest() {
+      asked.removeFirst().done(0);
+    }
+
+    @Override
+    public void submit(BlockOp op) {
+      asked.add(op);
+    }
+
+    @Override
+    public void useFiles(List<DirectFile> these) {}
+
+    @Override
+    public void dropQueued() {}
+
+    @Override
+    public long oldestNanos() {
+      return Long.MAX_VALUE;
+    }
+
+    @Override
+    public int inFlight() {
+      return asked.size();
+    }
+
+    @Override
+    public CompletableFuture<Void> registerMemory(List<MemorySegment> ranges) {
+      return CompletableFuture.completedFuture(null);
+    }
+
+    @Override
+    public String describe() {
+      return "slow";
+    }
+
+    @Override
+    public boolean close(long timeoutNanos) {
+      return true;
+    }
+  }
+
+  @BeforeEach
+  void open() throws IOException {
+    files = DirectoryFiles.open(folder.resolve("a"), 8 << 20, 0, 256 << 10, new Random(1));
+    DirectoryMeta meta = files.meta();
+    space =
+        new DirectorySpace(
+            0, meta.extents, meta.extentBytes, files.extentsPerFile(), () -> log.nextSequence(), 1);
+    log = new HeaderLog(files, disk, space, arena, () -> {}, errno -> {});
+    for (int extent = 0; extent < 4; extent++) {
+      space.claimForLog(extent);
+      log.grant(extent);
+    }
+  }
+
+  @AfterEach
+  void close() throws IOException {
+    files.close();
+    arena.close();
+  }
+
+  private void append(int key) {
+    long slot = space.allocate(STRIDE);
+    SlotSpan span = space.require(slot);
+    SlotHeader header = SsdRig.header(key, 0, 0, STRIDE);
+    log.append(
+        header,
+        span,
+        span.indexOf(SlotNumber.offset(slot)),
+        0,
+        errno -> {
+          assertThat(errno).isZero();
+          committed.add(key);
+        });
+  }
+
+  @Test
+  void start_lastHeaderWhileAnotherIsWritten_followsItAtOnce() {
+    append(1);
+    log.start(true);
+    append(2);
+    log.start(true); // of the last payload: nobody will call again but the clock
+    assertThat(disk.asked).as("one write at a time").hasSize(1);
+    disk.answerOldest();
+    assertThat(committed).containsExactly(1);
+    assertThat(disk.asked).as("the next one has begun").hasSize(1);
+    disk.answerOldest();
+    assertThat(committed).containsExactly(1, 2);
+    assertThat(log.quiet()).isTrue();
+  }
+
+  @Test
+  void start_othersAreBeingWritten_gathersAgainAfterTheLast() {
+    append(1);
+    log.start(true);
+    append(2);
+    log.start(true);
+    disk.answerOldest();
+    append(3);
+    log.start(false); // other payloads are on their way
+    disk.answerOldest();
+    assertThat(committed).containsExactly(1, 2);
+    assertThat(disk.asked).as("it waits for theirs").isEmpty();
+    append(4);
+    log.start(true);
+    disk.answerOldest();
+    assertThat(committed).containsExactly(1, 2, 3, 4);
+  }
+}
