@@ -30,30 +30,38 @@ import java.util.concurrent.atomic.AtomicInteger;
 /**
  * What comes through the SSD tier, checksums and headers included, of what the disk does when it is
  * read and written by bare {@code O_DIRECT} calls of {@value #RAW_THREADS} threads: the same bytes,
- * in the same order, in turns. And how long a start takes.
+ * in the same order, in turns, {@value #ROUNDS} of each. The ratio is the median of the ratios of
+ * neighbours in time, for a disk that others use too has other rates from minute to minute. And how
+ * long a start takes.
  *
- * <p>Usage: {@code java -cp flexkv-sidecar.jar io.flexkv.sidecar.SsdBench records.json folder}; it
- * needs {@value #DISK_GB} GB there for two minutes.
+ * <p>Usage: {@code java -cp flexkv-sidecar.jar io.flexkv.sidecar.SsdBench records.json folder
+ * [part…]} with the parts {@code io_uring}, {@code threads} and {@code start}, all of them if none
+ * is named; it needs {@value #DISK_GB} GB there for some minutes.
  */
 public final class SsdBench {
   static final int DISK_GB = 7;
   static final int RAW_THREADS = 8;
-  private static final long ROUND_BYTES = 256L << 20;
+  private static final long ROUND_BYTES = 128L << 20;
   private static final long STORE_BYTES = 2L << 30;
   private static final long RESTART_BYTES = 4L << 30;
-  private static final int ROUNDS = 9;
+  private static final int ROUNDS = 31;
+  private static final List<String> PARTS = List.of("io_uring", "threads", "start");
   private static final double GB = 1e9;
   private static final double GIB = 1L << 30;
   private static final long NAMESPACE = 0x51DEL;
 
-  private final BenchRecords records = new BenchRecords("make bench", BenchRecords.machine());
+  private final BenchRecords records;
   private final Path folder;
   private final MemorySegment memory;
   private final Semaphore news = new Semaphore(0);
   private long nextJob = 1;
   private long nextKey = 1;
 
-  private SsdBench(Path folder, Arena arena) {
+  private SsdBench(Path folder, List<String> parts, Arena arena) throws IOException {
+    String command = "python tests/bench/ssd.py " + String.join(" ", parts);
+    String load = Files.readString(Path.of("/proc/loadavg")).split(" ", 2)[0];
+    this.records =
+        new BenchRecords(command, "%s, load %s at start".formatted(BenchRecords.machine(), load));
     this.folder = folder;
     this.memory = arena.allocate(ROUND_BYTES, SsdStore.PAGE_BYTES);
     Random random = new Random(1);
@@ -64,12 +72,21 @@ public final class SsdBench {
 
   public static void main(String[] args) throws Exception {
     LogSetup.silence();
+    List<String> named = List.of(args).subList(2, args.length);
+    if (!PARTS.containsAll(named)) {
+      throw new IllegalArgumentException("parts %s, there are %s".formatted(named, PARTS));
+    }
+    List<String> parts = named.isEmpty() ? PARTS : named;
     Path folder = Files.createTempDirectory(Path.of(args[1]), "flexkv-ssd-bench-");
     try (Arena arena = Arena.ofShared()) {
-      SsdBench bench = new SsdBench(folder, arena);
-      bench.throughput(64);
-      bench.throughput(0);
-      bench.restart();
+      SsdBench bench = new SsdBench(folder, parts, arena);
+      for (String part : parts) {
+        switch (part) {
+          case "io_uring" -> bench.throughput(64);
+          case "threads" -> bench.throughput(0);
+          default -> bench.restart();
+        }
+      }
       bench.records.write(Path.of(args[0]));
     } finally {
       delete(folder);
@@ -114,43 +131,72 @@ public final class SsdBench {
       raw(raw, true, sequence(at, count), size);
     }
     for (boolean scattered : new boolean[] {false, true}) {
-      Ratio read = new Ratio();
+      Pairs reads = new Pairs();
       for (int round = 0; round < ROUNDS; round++) {
-        int[] order = scattered ? shuffled(slots.length, count, round) : sequence(0, count);
-        double limit = ROUND_BYTES / GB / seconds(raw(raw, false, order, size));
-        read.add(ROUND_BYTES / GB / seconds(read(engine, slots, headers, order)), limit);
+        int[] order =
+            scattered
+                ? shuffled(slots.length, count, round)
+                : sequence(round % (slots.length / count) * count, count);
+        reads.add(
+            round, () -> read(engine, slots, headers, order), () -> raw(raw, false, order, size));
       }
       String pattern = scattered ? "scattered" : "sequential";
-      read.record(
+      reads.record(
           "SSD read, %s, %d KiB, checksums on, %s".formatted(pattern, size >> 10, how), 0.95);
     }
-    Ratio write = new Ratio();
+    Pairs writes = new Pairs();
     for (int round = 0; round < ROUNDS; round++) {
       int at = round % (slots.length / count) * count;
-      double limit = ROUND_BYTES / GB / seconds(raw(raw, true, sequence(at, count), size));
-      long begin = System.nanoTime();
-      write(engine, Arrays.copyOfRange(slots, at, at + count), size);
-      write.add(ROUND_BYTES / GB / seconds(System.nanoTime() - begin), limit);
+      long[] into = Arrays.copyOfRange(slots, at, at + count);
+      writes.add(
+          round,
+          () -> timed(() -> write(engine, into, size)),
+          () -> raw(raw, true, sequence(at, count), size));
     }
-    write.record("SSD write with headers, %d KiB, %s".formatted(size >> 10, how), 0.9);
+    writes.record("SSD write with headers, %d KiB, %s".formatted(size >> 10, how), 0.9);
     for (long slot : slots) {
       engine.free(slot);
     }
   }
 
-  /** Rates of ours and of the bare calls, by round, and the processor time of ours. */
-  private final class Ratio {
+  /** Moves {@link #ROUND_BYTES}; returns how long that took, in nanoseconds. */
+  private interface Move {
+    long nanos() throws InterruptedException;
+  }
+
+  private interface Work {
+    void run() throws InterruptedException;
+  }
+
+  private static long timed(Work work) throws InterruptedException {
+    long begin = System.nanoTime();
+    work.run();
+    return System.nanoTime() - begin;
+  }
+
+  /** Rates of ours and of the bare calls, round by round; who begins takes turns. */
+  private final class Pairs {
     private final List<Double> ours = new ArrayList<>();
     private final List<Double> limits = new ArrayList<>();
+    private final List<Double> ratios = new ArrayList<>();
 
-    void add(double rate, double limit) {
+    void add(int round, Move our, Move bare) throws InterruptedException {
+      long first = (round % 2 == 0 ? bare : our).nanos();
+      long second = (round % 2 == 0 ? our : bare).nanos();
+      double rate = rate(round % 2 == 0 ? second : first);
+      double limit = rate(round % 2 == 0 ? first : second);
       ours.add(rate);
       limits.add(limit);
+      ratios.add(rate / limit);
     }
 
     void record(String name, double bar) {
-      records.add(name, median(ours), "GB/s", median(limits), bar);
+      records.add(name, median(ours), "GB/s", median(limits), median(ratios), bar);
     }
+  }
+
+  private static double rate(long nanos) {
+    return ROUND_BYTES / GB / seconds(nanos);
   }
 
   private static double median(List<Double> values) {

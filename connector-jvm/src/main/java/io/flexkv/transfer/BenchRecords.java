@@ -71,7 +71,11 @@ public final class BenchRecords {
 
   /** A figure that shall reach a share of its limit. */
   public void add(String name, double value, String unit, double limit, double bar) {
-    double ratio = value / limit;
+    add(name, value, unit, limit, value / limit, bar);
+  }
+
+  /** The same where the ratio is not of these two, but of what was measured side by side. */
+  public void add(String name, double value, String unit, double limit, double ratio, double bar) {
     entries.add(
         new Entry(
             name,
