@@ -165,14 +165,16 @@ class PlainInstance:
         assert isinstance(saved, p.SaveDone)
         return saved
 
-    def load(self, answer: p.LookupAnswer, block_ids: list[int]) -> p.JobDone:
+    def load(
+        self, answer: p.LookupAnswer, block_ids: list[int], deadline_ms: int = 5000
+    ) -> p.JobDone:
         """Loads the first blocks of a chain under the lease of ``answer`` and waits for it."""
         job = self._next_job()
         plan = p.PlanLoad(
             job, answer.request_id, answer.lease_id, answer.generation, 0, tuple(block_ids)
         )
         assert self.scheduler.send(plan)
-        assert self.worker.send(p.Go(job, 0, p.NO_INDEX, 0, 5000, p.KIND_LOAD))
+        assert self.worker.send(p.Go(job, 0, p.NO_INDEX, 0, deadline_ms, p.KIND_LOAD))
         done = _await(self.worker, p.JobDone, job)
         assert isinstance(done, p.JobDone)
         return done
