@@ -58,6 +58,9 @@ final class SsdDirectory {
   /** Guards {@link #close}; not this object, for the care thread takes that on its way out. */
   private final Object ending = new Object();
 
+  /** Notes a clean end. Guarded by it. */
+  private @Nullable Thread lastWord;
+
   private final AtomicBoolean upkeepAsked = new AtomicBoolean();
   private final AtomicInteger queued = new AtomicInteger();
   private final AtomicInteger payloadWrites = new AtomicInteger();
@@ -542,17 +545,15 @@ final class SsdDirectory {
     boolean careEnded =
         careThread.getState() == Thread.State.NEW
             || ThreadBlockIo.joinAll(List.of(careThread), timeoutNanos);
-    if (careEnded && wasServing && quiet()) {
-      DirectoryMeta meta = files.meta();
-      meta.clean = true;
-      if (log.headersMissing()) {
-        meta.doubtBelow = log.nextSequence();
-      } else if (space.proven()) {
-        meta.doubtBelow = 0;
-      }
-      storeMeta();
+    if (lastWord == null && careEnded && wasServing && quiet()) {
+      // On a thread of its own: a disk may begin to stall now, and nobody looks any more.
+      String name = "flexkv-ssd-" + index + "-end";
+      lastWord = Thread.ofPlatform().daemon().name(name).start(this::noteCleanEnd);
     }
-    if (io.close(Math.max(1, deadline - System.nanoTime())) && careEnded) {
+    Thread note = lastWord;
+    boolean ended =
+        careEnded && (note == null || ThreadBlockIo.joinAll(List.of(note), timeoutNanos));
+    if (io.close(Math.max(1, deadline - System.nanoTime())) && ended) {
       closeFiles();
     } else {
       LOG.log(
@@ -561,6 +562,17 @@ final class SsdDirectory {
               + " ends",
           path());
     }
+  }
+
+  private void noteCleanEnd() {
+    DirectoryMeta meta = files.meta();
+    meta.clean = true;
+    if (log.headersMissing()) {
+      meta.doubtBelow = log.nextSequence();
+    } else if (space.proven()) {
+      meta.doubtBelow = 0;
+    }
+    storeMeta();
   }
 
   private void closeFiles() {

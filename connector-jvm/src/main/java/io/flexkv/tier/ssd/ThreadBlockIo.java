@@ -33,7 +33,8 @@ final class ThreadBlockIo implements BlockIo {
   ThreadBlockIo(String name, List<DirectFile> files, int threadCount, IoFaults faults) {
     this.files = List.copyOf(files);
     this.faults = faults;
-    this.queue = new IoQueue(Math.max(1, threadCount / 2));
+    // Of those that write some compute checksums meanwhile, and reads find a thread at any time.
+    this.queue = new IoQueue(Math.max(1, threadCount * 3 / 4));
     this.begun = new AtomicLongArray(threadCount);
     for (int i = 0; i < threadCount; i++) {
       int index = i;

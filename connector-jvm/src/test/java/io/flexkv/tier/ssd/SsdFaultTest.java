@@ -11,6 +11,7 @@ import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.security.SecureRandom;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CountDownLatch;
@@ -391,5 +392,37 @@ class SsdFaultTest {
       assertThat(System.nanoTime() - begin).isLessThan(TimeUnit.SECONDS.toNanos(25));
       released.countDown();
     }
+  }
+
+  /** Nobody watches it any more then, and whoever ends must be able to. */
+  @Test
+  void close_diskStallsAtItsLastWord_comesBack() throws Exception {
+    CountDownLatch released = new CountDownLatch(1);
+    CountDownLatch begun = new CountDownLatch(1);
+    SsdOptions options = SsdRig.options(0, CAPACITY, folder.resolve("a"));
+    DirectoryFiles files =
+        DirectoryFiles.open(folder.resolve("a"), CAPACITY, 0, 256 << 10, new SecureRandom());
+    SsdTuning tuning = SsdRig.tuning().withFaults((op, length) -> faults.permit(op, length));
+    SsdDirectory directory =
+        new SsdDirectory(0, files, options, tuning, new SsdCounters(), new Unconcerned());
+    directory.start(new long[0], begun::countDown);
+    await(begun);
+    faults =
+        (op, length) -> {
+          await(released);
+          return length;
+        };
+    Thread closer = Thread.ofPlatform().start(() -> directory.close(100_000_000));
+    assertThat(closer.join(Duration.ofSeconds(20))).isTrue();
+    released.countDown();
+    directory.close(10_000_000_000L);
+  }
+
+  private static final class Unconcerned implements SsdDirectory.Owner {
+    @Override
+    public void lost(SsdDirectory directory, String cause) {}
+
+    @Override
+    public void wakeUp() {}
   }
 }
