@@ -85,6 +85,21 @@ final class DirectoryResizing {
     space.resize(extents, Math.min(moves, extents / 2)).forEach(directory.log()::dissolved);
   }
 
+  /**
+   * The header log needs another extent, and none is free. Where it has to leave what is given back
+   * it gets one all the same, for nobody might make room before the next traffic. The cache thread.
+   */
+  void makeRoomForLog() {
+    boolean shrinks;
+    synchronized (this) {
+      shrinks = !preparing && surplusBytes() > 0;
+    }
+    DirectorySpace space = directory.space();
+    if (shrinks && space.vacant() && !directory.log().vacant()) {
+      space.reserveMore().forEach(directory.log()::dissolved);
+    }
+  }
+
   /** What was given back is out of the space's sight. The cache thread. */
   void settle() {
     if (unsettled) {

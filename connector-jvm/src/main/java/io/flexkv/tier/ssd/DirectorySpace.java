@@ -319,6 +319,11 @@ final class DirectorySpace {
     return gone;
   }
 
+  /** Keeps an extent more for the header log; answers as {@link #resize}. */
+  List<SlotSpan> reserveMore() {
+    return resize(extents, Math.min(extents, extents - limit + 1));
+  }
+
   /** What lay beyond the end is not the directory's any more: spans may use all before it. */
   void settle() {
     limit = extents;

@@ -349,6 +349,7 @@ final class SsdDirectory {
     }
     int extent = space.takeExtent();
     if (extent < 0) {
+      resizing.makeRoomForLog();
       return false;
     }
     extentAsked = true;

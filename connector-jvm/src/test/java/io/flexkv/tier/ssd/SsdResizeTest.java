@@ -8,10 +8,16 @@ import java.io.IOException;
 import java.io.RandomAccessFile;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
@@ -24,6 +30,7 @@ class SsdResizeTest {
   private static final long SMALL = 6 << 20;
   private static final long LARGE = 16 << 20;
   private static final int PAYLOAD = 100_000;
+  private static final long EXTENT = 256 << 10;
 
   @TempDir Path folder;
 
@@ -214,6 +221,79 @@ class SsdResizeTest {
     try (SsdRig rig = open(8 << 20, false)) {
       afterRestart(rig);
       checkHeld(rig);
+    }
+  }
+
+  /**
+   * While the description cannot be written the log asks for an extent and is given one that lies
+   * beyond the new end. All before that is held, and every header counts.
+   */
+  @Test
+  void smaller_logIsShortOfRoomBeforeTheEnd_nobodyElseAsks_isGivenSome() throws Exception {
+    int before = 24;
+    int after = 19;
+    int pagesOfTwoExtents = (int) (2 * EXTENT / SsdStore.PAGE_BYTES);
+    CountDownLatch asked = new CountDownLatch(1);
+    CountDownLatch goOn = new CountDownLatch(1);
+    AtomicBoolean slow = new AtomicBoolean();
+    IoFaults faults =
+        (op, length) -> {
+          if (slow.get() && op.isWrite() && op.file() == 0) {
+            asked.countDown();
+            await(goOn);
+          }
+          return length;
+        };
+    SsdOptions options = SsdRig.options(0, bytesOf(before), folder.resolve("a"));
+    try (SsdRig rig = SsdRig.open(options, SsdRig.tuning().withFaults(faults))) {
+      List<Long> slots = new ArrayList<>();
+      for (int i = 0; i <= pagesOfTwoExtents; i++) {
+        slots.add(rig.engine.allocate(SsdStore.PAGE_BYTES));
+      }
+      Set<Long> others = new HashSet<>();
+      while (rig.engine.usedBytes() <= (after - 5) * EXTENT) {
+        others.add(rig.engine.allocate(EXTENT));
+      }
+      rig.engine.prepareResize(bytesOf(after));
+      slow.set(true);
+      for (long slot : slots.subList(0, pagesOfTwoExtents)) {
+        rig.await(rig.submitWrite(new long[] {slot}, List.of(aPageOfHeader())));
+      }
+      SsdJob last = rig.submitWrite(new long[] {slots.getLast()}, List.of(aPageOfHeader()));
+      rig.until(() -> rig.engine.poll() == null && asked.getCount() == 0);
+      rig.engine.resize(bytesOf(after));
+      rig.engine.resizeOver();
+      assertThat(rig.engine.shrinks()).as("all lies before the end").isFalse();
+      goOn.countDown();
+      rig.await(last);
+      rig.until(() -> {
+        others.stream()
+            .filter(rig.engine::leaves)
+            .toList()
+            .forEach(slot -> {
+              rig.engine.free(slot);
+              others.remove(slot);
+            });
+        return rig.engine.poll() == null && rig.engine.surplusBytes() == 0;
+      });
+      assertThat(Files.size(folder.resolve("a/flexkv-ssd-0000.data"))).isEqualTo(after * EXTENT);
+      assertThat(others).as("no more than the log needs").hasSizeGreaterThan(after - 10);
+    }
+  }
+
+  private SlotHeader aPageOfHeader() {
+    return SsdRig.header(nextKey++, 0, 0, SsdStore.PAGE_BYTES, 2900);
+  }
+
+  private static long bytesOf(int extents) {
+    return extents * EXTENT + 2L * DirectoryMeta.BYTES;
+  }
+
+  private static void await(CountDownLatch latch) {
+    try {
+      assertThat(latch.await(20, TimeUnit.SECONDS)).isTrue();
+    } catch (InterruptedException e) {
+      throw new IllegalStateException(e);
     }
   }
 
