@@ -25,6 +25,7 @@ import org.jspecify.annotations.Nullable;
  *    64 u64 floor: headers of a lower sequence are void
  *    72 u32 cuts                       76 u32 0
  *    80     cuts {u32 extent, u32 0, u64 sequence}, 32 at most, by ascending extent
+ *  1000 u64 sequences below it may have been given out          1008 u64 uses of log extents likewise
  *  1016 u64 doubt: headers of a lower sequence may be wrong about their slots, clean end or not
  *  1024     directory ids of all members, 64 at most
  *  2048     namespaces {u64 digest upper, u64 lower, u32 generation, u32 0}, 2,000 at most
@@ -51,6 +52,8 @@ final class DirectoryMeta {
   private static final int FLAG_CLEAN = 1;
   private static final int CUTS_OFFSET = 80;
   private static final int CUT_BYTES = 16;
+  private static final int SEQUENCES_OFFSET = 1000;
+  private static final int USES_OFFSET = 1008;
   private static final int DOUBT_OFFSET = 1016;
   private static final int MEMBERS_OFFSET = 1024;
   private static final int NAMESPACES_OFFSET = 2048;
@@ -74,6 +77,8 @@ final class DirectoryMeta {
   boolean clean;
   long floor;
   long doubtBelow;
+  long sequences;
+  long uses;
   long[] members = new long[0];
   final Map<Digest, Integer> generations = new LinkedHashMap<>();
   final BitSet logExtents = new BitSet();
@@ -127,6 +132,8 @@ final class DirectoryMeta {
     copy.set(INT, 56, generations.size());
     copy.set(INT, 60, clean ? FLAG_CLEAN : 0);
     copy.set(LONG, 64, floor);
+    copy.set(LONG, SEQUENCES_OFFSET, sequences);
+    copy.set(LONG, USES_OFFSET, uses);
     copy.set(LONG, DOUBT_OFFSET, doubtBelow);
     copy.set(INT, 72, cuts.size());
     for (int i = 0; i < cuts.size(); i++) {
@@ -181,6 +188,8 @@ final class DirectoryMeta {
     meta.sequence = copy.get(LONG, 16);
     meta.clean = (copy.get(INT, 60) & FLAG_CLEAN) != 0;
     meta.floor = copy.get(LONG, 64);
+    meta.sequences = copy.get(LONG, SEQUENCES_OFFSET);
+    meta.uses = copy.get(LONG, USES_OFFSET);
     meta.doubtBelow = copy.get(LONG, DOUBT_OFFSET);
     for (int i = 0; i < cuts; i++) {
       long at = CUTS_OFFSET + (long) CUT_BYTES * i;

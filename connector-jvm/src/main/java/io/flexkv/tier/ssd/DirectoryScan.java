@@ -26,6 +26,13 @@ import org.jspecify.annotations.Nullable;
 final class DirectoryScan {
   private static final System.Logger LOG = System.getLogger(DirectoryScan.class.getName());
 
+  /**
+   * More numbers than a life gives out. Each begins so far above what is known of the last one, for
+   * headers with its greatest may be lost, and come back: they lay beyond the end of a directory
+   * that has become smaller, or could not be read. What was written later must be greater.
+   */
+  private static final long NUMBERS_OF_A_LIFE = 1L << 40;
+
   /** Pages that cleaning an extent may leave partly empty, besides those it fills. */
   private static final int PADDED_PAGES = 8;
 
@@ -109,6 +116,9 @@ final class DirectoryScan {
   private long survivors;
   private long unproven;
 
+  /** Whether headers could not be read: later ones than those that could, perhaps. */
+  private boolean unread;
+
   private DirectoryScan(SsdDirectory directory, Arena arena) {
     this.directory = directory;
     this.arena = arena;
@@ -170,8 +180,12 @@ final class DirectoryScan {
         takeChunk(extents.get(taken), chunk);
       }
     }
-    directory.log().startAfter(lastSequence, lastUse);
-    if (!meta.clean) {
+    directory
+        .log()
+        .startAfter(
+            Math.max(lastSequence, meta.sequences) + NUMBERS_OF_A_LIFE,
+            Math.max(lastUse, meta.uses) + NUMBERS_OF_A_LIFE);
+    if (!meta.clean || unread) {
       meta.doubtBelow = lastSequence + 1;
     }
   }
@@ -182,6 +196,7 @@ final class DirectoryScan {
       return; // asked for before that was known
     }
     if (chunk.errno() != 0) {
+      unread = true;
       LOG.log(
           Level.WARNING,
           "SSD directory {0}: headers in extent {1} cannot be read ({2})",
@@ -409,7 +424,7 @@ final class DirectoryScan {
     for (int index = 0; index < span.slots; index++) {
       if (span.identityDigest(index) != 0) {
         span.takeAt(index);
-        span.mark(index, NOT_OFFERED);
+        span.mark(index, unread ? NOT_OFFERED | UNPROVEN : NOT_OFFERED);
         survivors++;
         unproven += span.isMarked(index, UNPROVEN) ? 1 : 0;
       }

@@ -502,6 +502,8 @@ final class SsdDirectory {
   int storeMeta() {
     DirectoryMeta meta = files.meta();
     meta.sequence++;
+    meta.sequences = Math.max(meta.sequences, log.nextSequence());
+    meta.uses = Math.max(meta.uses, log.nextUse());
     meta.encode(metaCopy);
     int errno =
         BlockingAccess.run(

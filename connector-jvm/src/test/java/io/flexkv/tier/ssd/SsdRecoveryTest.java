@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assumptions.assumeThat;
 
+import io.flexkv.ffm.Errno;
 import java.io.IOException;
 import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
@@ -14,7 +15,9 @@ import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
@@ -23,6 +26,7 @@ import org.junit.jupiter.api.io.TempDir;
 /** What comes back after an end, and what must not. */
 class SsdRecoveryTest {
   private static final long CAPACITY = 16 << 20;
+  private static final long EXTENT = 256 << 10;
 
   @TempDir Path folder;
 
@@ -304,6 +308,89 @@ class SsdRecoveryTest {
     try (SsdRig rig = open(new SsdOptions(List.of(a), CAPACITY, 4 << 20, 0, 0, 4, 0))) {
       assertThat(rig.recovered).as("of another geometry").isEmpty();
       rig.write(chain(1, 3, 0));
+    }
+  }
+
+  /** A disk that fails at one start only. The pages of the life before are not all written anew. */
+  @Test
+  void headersThatCouldNotBeRead_comeBackWhenTheyCan_loseToThoseWrittenMeanwhile()
+      throws IOException {
+    try (SsdRig rig = open(options())) {
+      chain(1, 20, 0).forEach(header -> rig.write(List.of(header))); // each in a page of its own
+    }
+    List<SlotHeader> meanwhile = chain(100, 18, 0);
+    AtomicBoolean fails = new AtomicBoolean(true);
+    IoFaults faults =
+        (op, length) ->
+            fails.get() && !op.isWrite() && op.urgency() == BlockOp.Urgency.META
+                ? -Errno.EIO
+                : length;
+    try (SsdRig rig = SsdRig.open(options(), SsdRig.tuning().withFaults(faults))) {
+      fails.set(false);
+      assertThat(rig.recovered).isEmpty();
+      rig.write(meanwhile); // in a few pages
+    }
+    try (SsdRig rig = open(options())) {
+      assertThat(rig.recovered.values()).containsExactlyInAnyOrderElementsOf(meanwhile);
+      readAll(rig);
+      assertThat(rig.engine.stats().corruptBlocks()).isZero();
+    }
+  }
+
+  /** Of the headers of a slot the last one is in an extent that cannot be read. */
+  @Test
+  void laterHeaderCannotBeRead_slotIsInDoubt_notDamaged() throws IOException {
+    SlotHeader first = SsdRig.header(1, 0, 0, 30_000);
+    long pages = EXTENT / SsdStore.PAGE_BYTES;
+    try (SsdRig rig = open(options())) {
+      long slot = rig.write(first);
+      rig.write(SsdRig.header(2, 0, 0, 30_000)); // keeps the span
+      for (int i = 0; i < pages; i++) {
+        rig.engine.free(slot);
+        slot = rig.write(SsdRig.header(10 + i, 0, 0, 30_000));
+      }
+    }
+    IoFaults faults =
+        (op, length) ->
+            !op.isWrite() && op.urgency() == BlockOp.Urgency.META && op.at() >= EXTENT
+                ? -Errno.EIO
+                : length;
+    try (SsdRig rig = SsdRig.open(options(), SsdRig.tuning().withFaults(faults))) {
+      assertThat(rig.recovered).hasSize(2);
+      int gone = 0;
+      for (Map.Entry<Long, SlotHeader> found : rig.recovered.entrySet()) {
+        gone += rig.read(found.getKey(), found.getValue().identity()).ready() == 0 ? 1 : 0;
+      }
+      assertThat(gone).isOne();
+      assertThat(rig.engine.stats().staleBlocks()).isOne();
+      assertThat(rig.engine.stats().quarantinedBytes()).isZero();
+    }
+  }
+
+  /** The log's last extents lie beyond the end of a smaller share. */
+  @Test
+  void smallerShare_numbersOfLostHeaders_areNotGivenOutAnew() throws IOException {
+    try (SsdRig rig = open(options())) {
+      List<SlotHeader> all = new ArrayList<>();
+      for (int i = 0; i < 500; i++) {
+        all.add(SsdRig.header(1 + i, 0, 0, 4096, 2900));
+      }
+      long filler = rig.engine.allocate(8 << 20);
+      assertThat(filler).isPositive();
+      rig.write(all);
+    }
+    DirectoryMeta before = described();
+    assertThat(before.logExtents.length()).isGreaterThan(32);
+    try (SsdRig rig = open(SsdRig.options(0, CAPACITY / 2, folder.resolve("a")))) {
+      rig.write(SsdRig.header(1000, 0, 0, 4096));
+    }
+    assertThat(described().sequences).isGreaterThan(before.sequences);
+    assertThat(described().uses).isGreaterThan(before.uses);
+  }
+
+  private DirectoryMeta described() throws IOException {
+    try (DirectoryFiles files = DirectoryFiles.openToExamine(folder.resolve("a"))) {
+      return files.meta();
     }
   }
 
