@@ -67,6 +67,7 @@ public final class CacheCore {
   private final LowerTier lower;
   private final SsdReports ssdReports;
   private final Vacating vacating;
+  private final PolicyLearning learning;
   private final Instances instances;
   private final Lookups lookups;
   private final JobCalls calls;
@@ -129,6 +130,7 @@ public final class CacheCore {
     SlotPool ssdPool = new SlotPool(ssdSlots);
     EvictionPolicies policies = new EvictionPolicies(index, eviction, nanoTime);
     namespaces = new Namespaces(config, policies);
+    learning = new PolicyLearning(index, namespaces);
     Copies copies = new Copies(index, namespaces, pool, ssdPool, effects, counters);
     tree = new BlockTree(index, namespaces, attempts, pool, copies, counters);
     leases = new Leases(tree);
@@ -400,13 +402,14 @@ public final class CacheCore {
   }
 
   /**
-   * Goes on with what takes more than a call: lookups of long chains on the SSD, and freeing what a
-   * smaller tier wants back. Call it again and again while it says that it did something.
+   * Goes on with what takes more than a call: lookups of long chains on the SSD, freeing what a
+   * smaller tier wants back, and telling new eviction policies what is there. Call it again and
+   * again while it says that it did something.
    *
    * @return how much it did
    */
   public int turn() {
-    return vacating.step() + lower.turn();
+    return vacating.step() + lower.turn() + learning.step();
   }
 
   /** Ends what has waited for too long. Call it about once a second. */
@@ -438,11 +441,12 @@ public final class CacheCore {
 
   /**
    * Makes room in another way from now on, in every tier. Blocks keep their order of use as far as
-   * the new policy knows one; hits are counted anew. Takes about a microsecond a block and tier,
-   * during which no lookup is answered.
+   * the new policy knows one; hits are counted anew. Of many blocks {@link #turn} tells the new
+   * policy; those that it has not been told of are not chosen meanwhile.
    */
   public void setEviction(EvictionSettings eviction) {
-    namespaces.replacePolicies(index, eviction);
+    namespaces.replacePolicies(eviction);
+    learning.begin();
     evictor.use(eviction);
     lower.use(eviction);
   }

@@ -65,9 +65,9 @@ abstract sealed class EvictionOrder {
 
   /** Times of use in ticks, and hits. */
   abstract static sealed class ByUse extends EvictionOrder {
-    private final LruPolicy.Ticks ticks;
+    private final PolicyEra.Ticks ticks;
 
-    ByUse(BlockIndex index, PolicyFields fields, LruPolicy.Ticks ticks) {
+    ByUse(BlockIndex index, PolicyFields fields, PolicyEra.Ticks ticks) {
       super(index, fields);
       this.ticks = ticks;
     }
@@ -87,7 +87,7 @@ abstract sealed class EvictionOrder {
 
   /** {@code lfu}: fewest hits first, among equals the one used longest ago. */
   static final class Lfu extends ByUse {
-    Lfu(BlockIndex index, PolicyFields fields, LruPolicy.Ticks ticks) {
+    Lfu(BlockIndex index, PolicyFields fields, PolicyEra.Ticks ticks) {
       super(index, fields, ticks);
     }
 
@@ -101,7 +101,7 @@ abstract sealed class EvictionOrder {
   static final class Slru extends ByUse {
     private final int protectedHits;
 
-    Slru(BlockIndex index, PolicyFields fields, LruPolicy.Ticks ticks, int protectedHits) {
+    Slru(BlockIndex index, PolicyFields fields, PolicyEra.Ticks ticks, int protectedHits) {
       super(index, fields, ticks);
       this.protectedHits = protectedHits;
     }
@@ -116,7 +116,7 @@ abstract sealed class EvictionOrder {
 
   /** {@code mru}: the one used last first. */
   static final class Mru extends ByUse {
-    Mru(BlockIndex index, PolicyFields fields, LruPolicy.Ticks ticks) {
+    Mru(BlockIndex index, PolicyFields fields, PolicyEra.Ticks ticks) {
       super(index, fields, ticks);
     }
 
@@ -128,10 +128,10 @@ abstract sealed class EvictionOrder {
 
   /** {@code fifo} and {@code filo}: by the time at which a block became servable. */
   static final class ByCreation extends EvictionOrder {
-    private final LruPolicy.Ticks ticks;
+    private final PolicyEra.Ticks ticks;
     private final boolean newestFirst;
 
-    ByCreation(BlockIndex index, PolicyFields fields, LruPolicy.Ticks ticks, boolean newestFirst) {
+    ByCreation(BlockIndex index, PolicyFields fields, PolicyEra.Ticks ticks, boolean newestFirst) {
       super(index, fields);
       this.ticks = ticks;
       this.newestFirst = newestFirst;

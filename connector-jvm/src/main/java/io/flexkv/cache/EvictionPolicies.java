@@ -9,20 +9,23 @@ import org.jspecify.annotations.Nullable;
 final class EvictionPolicies {
   private final BlockIndex index;
   private final LongSupplier nanoTime;
-  private final LruPolicy.Ticks ticks = new LruPolicy.Ticks();
+  private final PolicyEra.Ticks ticks;
   private final Map<Long, EvictionPolicy> host = new LinkedHashMap<>();
   private final Map<Long, EvictionPolicy> ssd = new LinkedHashMap<>();
   private EvictionSettings settings;
+  private int era;
 
   EvictionPolicies(BlockIndex index, EvictionSettings settings, LongSupplier nanoTime) {
     this.index = index;
     this.settings = settings;
     this.nanoTime = nanoTime;
+    this.ticks = new PolicyEra.Ticks(nanoTime);
   }
 
   /** Those made from now on are of this kind, and those made before are forgotten. */
   void use(EvictionSettings changed) {
     settings = changed;
+    era++;
     host.clear();
     ssd.clear();
   }
@@ -33,7 +36,7 @@ final class EvictionPolicies {
 
   EvictionPolicy of(Tier tier, long slotBytes) {
     return in(tier)
-        .computeIfAbsent(slotBytes, bytes -> settings.create(tier, index, ticks, nanoTime));
+        .computeIfAbsent(slotBytes, bytes -> settings.create(tier, index, era, ticks, nanoTime));
   }
 
   /** Of those of other slot sizes that have a victim, the one with most bytes; or null. */

@@ -13,6 +13,12 @@ interface EvictionPolicy {
   /** An entry became servable. */
   void add(int entry);
 
+  /**
+   * An entry was servable before this policy was; nothing happens if it is known already. It keeps
+   * its time of use. What is not known yet is no victim.
+   */
+  void learn(int entry);
+
   /** An entry was the deepest one that a lookup could serve. */
   void touch(int entry);
 

@@ -52,8 +52,11 @@ public record EvictionSettings(
     }
   }
 
-  EvictionPolicy create(Tier tier, BlockIndex index, LruPolicy.Ticks ticks, LongSupplier nanoTime) {
+  /** A policy of an era that begins now: see {@link PolicyEra}. */
+  EvictionPolicy create(
+      Tier tier, BlockIndex index, int eraNumber, PolicyEra.Ticks ticks, LongSupplier nanoTime) {
     PolicyFields fields = PolicyFields.of(tier);
+    PolicyEra era = new PolicyEra(index, fields, eraNumber, ticks);
     IntPredicate evictable = entry -> Copies.evictable(tier, index, entry);
     EvictionOrder order =
         switch (policy) {
@@ -65,7 +68,7 @@ public record EvictionSettings(
           case FILO -> new EvictionOrder.ByCreation(index, fields, ticks, true);
         };
     return policy == Policy.LRU && hitRewardNanos == 0
-        ? new LruPolicy(index, evictable, ticks, fields)
-        : new HeapPolicy(index, fields, evictable, order);
+        ? new LruPolicy(index, fields, era, evictable, ticks)
+        : new HeapPolicy(index, fields, era, evictable, order);
   }
 }

@@ -12,46 +12,65 @@ import java.util.function.IntPredicate;
  * a victim meets them leave the list (each pays for one entering), and come back at their place in
  * the order when they lose their last child or pin. Such a place is near the old end: whatever left
  * there was the oldest. So every step is O(1), amortised, and the order is exact.
+ *
+ * <p>What was there before this policy was is learned in any order, and is in the <em>backlog</em>
+ * until it is used again: a heap, all of which is older than all of the list.
  */
 final class LruPolicy implements EvictionPolicy {
-  /** Shared by the policies of one core: hands out times of use. */
-  static final class Ticks {
-    private long now;
-
-    long next() {
-      return ++now;
-    }
-  }
-
   private final BlockIndex index;
   private final int recencyField;
   private final int olderField;
   private final int newerField;
-  private final int listedField;
+  private final PolicyEra era;
   private final IntPredicate evictable;
-  private final Ticks ticks;
+  private final PolicyEra.Ticks ticks;
+  private final EntryHeap backlog;
   private int oldest = NONE;
   private int newest = NONE;
   private int size;
 
-  LruPolicy(BlockIndex index, IntPredicate evictable, Ticks ticks, PolicyFields fields) {
+  LruPolicy(
+      BlockIndex index,
+      PolicyFields fields,
+      PolicyEra era,
+      IntPredicate evictable,
+      PolicyEra.Ticks ticks) {
     this.index = index;
     recencyField = fields.recency();
     olderField = fields.older();
     newerField = fields.newer();
-    listedField = fields.listed();
+    this.era = era;
     this.evictable = evictable;
     this.ticks = ticks;
+    this.backlog = new EntryHeap(index, fields.heapPlace(), this::usedBefore);
+  }
+
+  /** Ties by handle, so that runs repeat. */
+  private boolean usedBefore(int a, int b) {
+    long difference = index.getLong(a, recencyField) - index.getLong(b, recencyField);
+    return difference == 0 ? a < b : difference < 0;
   }
 
   @Override
   public void add(int entry) {
     size++;
+    era.set(entry, PolicyEra.KNOWN);
     touch(entry);
   }
 
   @Override
+  public void learn(int entry) {
+    if (era.get(entry) == PolicyEra.UNKNOWN) {
+      size++;
+      era.set(entry, PolicyEra.KNOWN);
+      era.clampRecency(entry);
+      linkInOrder(entry);
+    }
+  }
+
+  @Override
   public void touch(int entry) {
+    learn(entry);
     unlink(entry);
     index.setLong(entry, recencyField, ticks.next());
     linkAfter(newest, entry);
@@ -59,14 +78,18 @@ final class LruPolicy implements EvictionPolicy {
 
   @Override
   public void inherit(int entry, int child) {
+    learn(entry);
     long own = index.getLong(entry, recencyField);
     long inherited = index.getLong(child, recencyField);
-    if (inherited > own) {
+    if (era.wasUsed(child) && inherited - own > 0) {
       unlink(entry);
       index.setLong(entry, recencyField, inherited);
-      if (index.getInt(child, listedField) != 0) {
+      if (era.get(child) == PolicyEra.LISTED) {
         linkAfter(index.getInt(child, olderField), entry);
         return;
+      }
+      if (era.get(child) == PolicyEra.UNKNOWN) {
+        era.clampRecency(entry);
       }
     }
     linkInOrder(entry);
@@ -79,12 +102,21 @@ final class LruPolicy implements EvictionPolicy {
 
   @Override
   public void remove(int entry) {
-    unlink(entry);
-    size--;
+    if (era.get(entry) != PolicyEra.UNKNOWN) {
+      unlink(entry);
+      era.set(entry, PolicyEra.UNKNOWN);
+      size--;
+    }
   }
 
   @Override
   public int victim() {
+    while (backlog.top() != NONE && !evictable.test(backlog.top())) {
+      unlink(backlog.top());
+    }
+    if (backlog.top() != NONE) {
+      return backlog.top();
+    }
     while (oldest != NONE && !evictable.test(oldest)) {
       unlink(oldest);
     }
@@ -97,13 +129,18 @@ final class LruPolicy implements EvictionPolicy {
   }
 
   private void linkInOrder(int entry) {
-    if (index.getInt(entry, listedField) != 0) {
+    if (era.get(entry) != PolicyEra.KNOWN) {
+      return;
+    }
+    if (era.isOlder(entry)) {
+      era.set(entry, PolicyEra.BACKLOG);
+      backlog.insert(entry);
       return;
     }
     long recency = index.getLong(entry, recencyField);
     int before = NONE;
     int after = oldest;
-    while (after != NONE && index.getLong(after, recencyField) < recency) {
+    while (after != NONE && index.getLong(after, recencyField) - recency < 0) {
       before = after;
       after = index.getInt(after, newerField);
     }
@@ -114,7 +151,7 @@ final class LruPolicy implements EvictionPolicy {
     int after = before == NONE ? oldest : index.getInt(before, newerField);
     index.setInt(entry, olderField, before);
     index.setInt(entry, newerField, after);
-    index.setInt(entry, listedField, 1);
+    era.set(entry, PolicyEra.LISTED);
     if (before == NONE) {
       oldest = entry;
     } else {
@@ -127,8 +164,14 @@ final class LruPolicy implements EvictionPolicy {
     }
   }
 
+  /** Out of list or backlog, if it is in one of them. */
   private void unlink(int entry) {
-    if (index.getInt(entry, listedField) == 0) {
+    int state = era.get(entry);
+    if (state == PolicyEra.BACKLOG) {
+      era.set(entry, PolicyEra.KNOWN);
+      backlog.takeOut(entry);
+    }
+    if (state != PolicyEra.LISTED) {
       return;
     }
     int before = index.getInt(entry, olderField);
@@ -143,6 +186,6 @@ final class LruPolicy implements EvictionPolicy {
     } else {
       index.setInt(after, olderField, before);
     }
-    index.setInt(entry, listedField, 0);
+    era.set(entry, PolicyEra.KNOWN);
   }
 }

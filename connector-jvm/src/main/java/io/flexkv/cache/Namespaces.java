@@ -1,16 +1,7 @@
 package io.flexkv.cache;
 
-import static io.flexkv.cache.BlockIndex.NONE;
-import static io.flexkv.cache.EntryLayout.FIRST_CHILD;
-import static io.flexkv.cache.EntryLayout.NAMESPACE;
-import static io.flexkv.cache.EntryLayout.NEXT_SIBLING;
-import static io.flexkv.cache.EntryLayout.PARENT;
-import static io.flexkv.cache.EntryLayout.READY;
-import static io.flexkv.cache.EntryLayout.STATE;
-
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -88,46 +79,10 @@ final class Namespaces {
     return opened;
   }
 
-  /**
-   * Gives every slot size new policies of this kind, and tells each of the blocks in its tier, the
-   * least recent first.
-   */
-  void replacePolicies(BlockIndex index, EvictionSettings changed) {
+  /** Gives every slot size new policies of this kind; what is there is still to be told them. */
+  void replacePolicies(EvictionSettings changed) {
     policies.use(changed);
-    List<Integer> servable = new ArrayList<>();
-    for (Namespace namespace : byHandle) {
-      namespace.usePolicies(policies);
-      collect(index, namespace.firstRoot, servable);
-    }
-    for (Tier tier : Tier.values()) {
-      PolicyFields fields = PolicyFields.of(tier);
-      servable.sort(Comparator.comparingLong(entry -> index.getLong(entry, fields.recency())));
-      for (int entry : servable) {
-        index.setInt(entry, fields.older(), NONE);
-        index.setInt(entry, fields.newer(), NONE);
-        index.setInt(entry, fields.listed(), 0);
-        if (Copies.servableFrom(tier, index, entry)) {
-          require(index.getInt(entry, NAMESPACE)).policy(tier).add(entry);
-        }
-      }
-    }
-  }
-
-  /** The servable entries of a list of siblings and below; the links are the stack. */
-  private static void collect(BlockIndex index, int first, List<Integer> servable) {
-    int node = first;
-    while (node != NONE) {
-      int next = NONE;
-      if (index.getInt(node, STATE) == READY) {
-        servable.add(node);
-        next = index.getInt(node, FIRST_CHILD);
-      }
-      while (next == NONE && node != NONE) {
-        next = index.getInt(node, NEXT_SIBLING);
-        node = index.getInt(node, PARENT);
-      }
-      node = next;
-    }
+    byHandle.forEach(namespace -> namespace.usePolicies(policies));
   }
 
   /** The namespace of a handle, or null. */

@@ -7,7 +7,7 @@ package io.flexkv.cache;
  * @param recency when it was last used, or what else {@link EvictionOrder} goes by
  * @param older its neighbour in a list, or its place in a heap
  * @param newer its neighbour in a list, or how often it was hit
- * @param listed whether a list has it; of a heap's, whether the policy knows it
+ * @param listed what {@link PolicyEra} notes: whether the policy knows it, and a list has it
  */
 record PolicyFields(int recency, int older, int newer, int listed) {
   static final PolicyFields HOST =

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.flexkv.cache.EvictionSettings.Policy;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -50,6 +51,83 @@ class EvictionPolicyModelTest {
       tick = 0;
       Tier tier = seed % 2 == 0 ? Tier.SSD : Tier.HOST;
       run(new PolicyRig(settings, tier), settings, new Random(seed), tier + ", seed " + seed);
+    }
+  }
+
+  /** The new policy learns in any order, while blocks come and are used, held and let go. */
+  @ParameterizedTest
+  @CsvSource({
+    "LRU,LRU",
+    "MRU,LRU",
+    "SLRU,LRU",
+    "LRU,LFU",
+    "LFU,SLRU",
+    "LRU,MRU",
+    "FIFO,FIFO",
+    "FILO,FILO"
+  })
+  void victim_afterAChange_isThatOfTheNaiveForm(Policy before, Policy after) {
+    for (long seed = 1; seed <= 4; seed++) {
+      blocks.clear();
+      tick = 0;
+      EvictionSettings changed = new EvictionSettings(after, 0, 2, 1, 0);
+      PolicyRig rig =
+          new PolicyRig(
+              new EvictionSettings(before, 0, 2, 1, 0), seed % 2 == 0 ? Tier.SSD : Tier.HOST);
+      Random random = new Random(seed);
+      String what = "seed " + seed;
+      grow(rig, random, new ArrayList<>());
+      rig.change(changed);
+      blocks.values().forEach(block -> block.hits = 0);
+      List<Integer> unknown = new ArrayList<>(blocks.keySet());
+      Collections.shuffle(unknown, random);
+      while (!unknown.isEmpty()) {
+        grow(rig, random, unknown);
+      }
+      List<Integer> pinned = blocks.keySet().stream().filter(e -> block(e).pins > 0).toList();
+      for (int entry : pinned.subList(0, pinned.size() / 2)) {
+        for (; block(entry).pins > 0; block(entry).pins--) {
+          rig.unpin(entry);
+        }
+      }
+      assertThat(rig.policy.size()).isEqualTo(blocks.size());
+      int evicted = 0;
+      for (int wanted; (wanted = naiveVictim(rig, changed)) != NONE; evicted++) {
+        assertThat(rig.policy.victim()).as("%s, victim %d", what, evicted).isEqualTo(wanted);
+        remove(rig, wanted);
+      }
+      assertThat(rig.policy.victim()).as(what).isEqualTo(NONE);
+      assertThat(evicted).as(what).isGreaterThan(50);
+    }
+  }
+
+  /** Blocks come, are used, held and let go; victims are looked for, and the policy learns. */
+  private void grow(PolicyRig rig, Random random, List<Integer> unknown) {
+    for (int step = 0; step < 150; step++) {
+      rig.now += 1 + random.nextInt(20);
+      int what = random.nextInt(100);
+      if (what < 40 || blocks.isEmpty()) {
+        int parent = blocks.isEmpty() || random.nextInt(8) == 0 ? NONE : any(random);
+        create(rig.add(parent), parent, rig.now);
+      } else if (what < 60) {
+        int entry = any(random);
+        rig.policy.touch(entry);
+        use(entry, rig.now, 0);
+      } else if (what < 70) {
+        int entry = any(random);
+        rig.pin(entry);
+        block(entry).pins++;
+      } else if (what < 78) {
+        int entry = any(random);
+        if (block(entry).pins > 0) {
+          block(entry).pins--;
+          rig.unpin(entry);
+        }
+      } else if (what < 82) {
+        rig.policy.victim(); // what is in use leaves the list
+      } else if (!unknown.isEmpty()) {
+        rig.policy.learn(unknown.removeLast());
+      }
     }
   }
 
@@ -126,7 +204,10 @@ class EvictionPolicyModelTest {
   private int naiveVictim(PolicyRig rig, EvictionSettings settings) {
     Comparator<Integer> order =
         switch (settings.policy()) {
-          case LRU -> Comparator.comparingLong(e -> block(e).grace);
+          case LRU ->
+              settings.hitRewardNanos() == 0
+                  ? Comparator.comparingLong(this::used)
+                  : Comparator.comparingLong(e -> block(e).grace);
           case LFU ->
               Comparator.<Integer>comparingInt(e -> block(e).hits).thenComparingLong(this::used);
           case SLRU ->

@@ -169,6 +169,29 @@ class EvictionTest {
         .containsExactly(hash(2, 1), hash(2, 0), hash(1, 3), hash(1, 2));
   }
 
+  @Test
+  void setEviction_manyBlocks_isDoneInPortions_whileLookupsAreAnswered() {
+    int chains = 128;
+    int depth = PolicyLearning.AT_ONCE / chains * 2;
+    CoreFixture many = new CoreFixture(chains * depth, 1);
+    for (int chain = 1; chain <= chains; chain++) {
+      many.cached(chain, depth);
+    }
+    many.core.setEviction(new EvictionSettings(Policy.MRU, 0, 2, 1, 0));
+    int turns = 0;
+    for (int looked; (looked = many.core.turn()) > 0; turns++) {
+      assertThat(looked).isLessThanOrEqualTo(PolicyLearning.PORTION);
+      assertThat(many.servable(1 + turns % chains, depth)).isEqualTo(depth);
+    }
+    assertThat(turns).isEqualTo((chains * depth - PolicyLearning.AT_ONCE) / PolicyLearning.PORTION);
+    TreeChecker.check(many.core);
+    many.effects.evicted.clear();
+    many.cached(chains + 1, 1);
+    assertThat(many.effects.evicted)
+        .extracting(Evicted::hash)
+        .containsExactly(hash(1 + (turns - 1) % chains, depth - 1));
+  }
+
   private static CoreFixture with(EvictionSettings eviction) {
     return new CoreFixture(8, 1, CacheConfig.defaults(), eviction);
   }

@@ -16,7 +16,9 @@ import static io.flexkv.cache.EntryLayout.STATE;
 /** An index and a policy that is told what BlockTree tells it, without plans, slots and leases. */
 final class PolicyRig {
   final BlockIndex index = new OffHeapBlockIndex(3);
-  final EvictionPolicy policy;
+  private final PolicyEra.Ticks ticks = new PolicyEra.Ticks(() -> this.now);
+  private int era;
+  EvictionPolicy policy;
   private final Tier tier;
   long now = 1_000;
   private long nextKey = 1;
@@ -26,7 +28,12 @@ final class PolicyRig {
    */
   PolicyRig(EvictionSettings settings, Tier tier) {
     this.tier = tier;
-    policy = settings.create(tier, index, new LruPolicy.Ticks(), () -> now);
+    policy = settings.create(tier, index, era, ticks, () -> now);
+  }
+
+  /** A new policy, which knows nothing of what is there. */
+  void change(EvictionSettings settings) {
+    policy = settings.create(tier, index, ++era, ticks, () -> now);
   }
 
   /** A new servable block under a parent, or NONE. */

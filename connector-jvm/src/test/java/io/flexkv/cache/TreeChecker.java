@@ -97,7 +97,8 @@ final class TreeChecker {
       PolicyFields fields = PolicyFields.of(tier);
       EvictionPolicy policy = namespaces.require(get(entry, EntryLayout.NAMESPACE)).policy(tier);
       boolean heap = policy instanceof HeapPolicy;
-      assertThat(heap ? get(entry, fields.heapPlace()) >= 0 : get(entry, fields.listed()) > 0)
+      boolean linked = (get(entry, fields.listed()) & PolicyEra.LISTED) != 0;
+      assertThat(heap ? get(entry, fields.heapPlace()) >= 0 : linked)
           .as("entry %s is offered for eviction from %s", entry, tier)
           .isTrue();
     }
