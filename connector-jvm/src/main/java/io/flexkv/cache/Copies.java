@@ -55,6 +55,7 @@ final class Copies {
   private final SlotPool ssd;
   private final CacheEffects effects;
   private final Counters counters;
+  private final IntConsumer holdCopy = this::holdCopy;
   private IntConsumer onNeed = entry -> {};
 
   Copies(
@@ -302,12 +303,15 @@ final class Copies {
 
   /** It is held on the SSD from now on, and so is what was written below it. */
   void hold(int entry) {
-    withWritten(entry, this::holdCopy);
+    withWritten(entry, holdCopy);
   }
 
   /** Does something with a block, then with what was written below it and waits for it. */
   private void withWritten(int entry, IntConsumer action) {
     action.accept(entry);
+    if (index.getInt(entry, FIRST_CHILD) == NONE) {
+      return; // without making anything: a start finds millions of blocks that come to this
+    }
     below(
         entry,
         child -> {

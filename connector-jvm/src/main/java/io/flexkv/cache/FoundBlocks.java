@@ -14,16 +14,6 @@ public final class FoundBlocks {
   /** What many of them have in common, and nearly always the one before as well. */
   record Kind(
       long digestHi, long digestLo, int generation, int group, long slotBytes, KeySalt salt) {
-    static Kind of(BlockIdentity block) {
-      return new Kind(
-          block.digestHi(),
-          block.digestLo(),
-          block.generation(),
-          block.group(),
-          block.slotBytes(),
-          KeySalt.of(block.digestHi(), block.digestLo(), block.generation(), block.group()));
-    }
-
     boolean isOf(BlockIdentity block) {
       return digestHi == block.digestHi()
           && digestLo == block.digestLo()
@@ -59,11 +49,19 @@ public final class FoundBlocks {
     size = 0;
   }
 
-  /** Adds one; there must be room. */
+  /**
+   * Adds one; there must be room. Does not hand the object on, so that a caller who makes it for
+   * this call alone makes none, once this is compiled.
+   */
   public void add(BlockIdentity block) {
     Kind kind = latest;
     if (kind == null || !kind.isOf(block)) {
-      kind = Kind.of(block);
+      long hi = block.digestHi();
+      long lo = block.digestLo();
+      int generation = block.generation();
+      int group = block.group();
+      KeySalt salt = KeySalt.of(hi, lo, generation, group);
+      kind = new Kind(hi, lo, generation, group, block.slotBytes(), salt);
       latest = kind;
     }
     int i = size;

@@ -38,9 +38,41 @@ final class Recovery {
     boolean test(long digestHi, long digestLo, int generation);
   }
 
+  /**
+   * Does not ask again about what was asked last: records of one namespace come one after another.
+   * It is made to forget with each page; a generation that is raised within one is the sink's to
+   * know.
+   */
+  static final class LatestAnswer implements Wanted {
+    private final Wanted asked;
+    private long hi;
+    private long lo;
+    private int generation = -1;
+    private boolean answer;
+
+    LatestAnswer(Wanted asked) {
+      this.asked = asked;
+    }
+
+    void forget() {
+      generation = -1;
+    }
+
+    @Override
+    public boolean test(long digestHi, long digestLo, int theGeneration) {
+      if (theGeneration != generation || digestHi != hi || digestLo != lo) {
+        answer = asked.test(digestHi, digestLo, theGeneration);
+        hi = digestHi;
+        lo = digestLo;
+        generation = theGeneration;
+      }
+      return answer;
+    }
+  }
+
   private final List<SsdDirectory> directories;
   private final RecoverySink sink;
-  private final Wanted wanted;
+  private final LatestAnswer wanted;
   private final LongConsumer giveUp;
   private final List<@Nullable RecoveryCursor> cursors = new ArrayList<>();
   private final BlockingQueue<SurvivorBatch> answered = new LinkedBlockingQueue<>();
@@ -67,7 +99,7 @@ final class Recovery {
       long waitingBytes) {
     this.directories = directories;
     this.sink = sink;
-    this.wanted = wanted;
+    this.wanted = new LatestAnswer(wanted);
     this.giveUp = giveUp;
     this.waiting = new WaitingSurvivors(waitingBytes, this::spill);
     for (int i = 0; i < BATCHES; i++) {
@@ -151,6 +183,7 @@ final class Recovery {
     DirectoryScan scan = cursor.scan();
     int directory = cursor.directory().index();
     var records = cursor.records();
+    wanted.forget();
     for (long at = 0; record.wrap(records, at); at += record.length()) {
       SlotSpan span = scan.spanOf(record, page);
       if (span == null) {
