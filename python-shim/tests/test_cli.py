@@ -16,7 +16,7 @@ from fake_sidecar import FakeSidecar
 from test_launcher import fake_java
 
 import flexkv
-from flexkv import cli, config_check, doctor, launcher
+from flexkv import cli, doctor, launcher, ssd_folders
 from flexkv.config import Settings
 from flexkv.errors import ControlError
 from flexkv.java import java_version
@@ -353,10 +353,11 @@ def test_doctor_has_a_line_for_each_ssd_folder(tmp_path: Path) -> None:
 def test_doctor_counts_what_an_ssd_folder_holds_already_as_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config_check, "free_bytes", lambda _: 10)
-    assert "not enough room" in config_check.folder_objection(tmp_path, 110)
+    monkeypatch.setattr(ssd_folders, "free_bytes", lambda _: 10)
+    settings = Settings.load({"ssd_cache_gb": 3, "ssd_cache_dir": [str(tmp_path)]}, {})
+    assert "not enough room" in ssd_folders.examine(settings, 110)[0].objection
     (tmp_path / "flexkv-ssd-0000.data").write_bytes(b"x" * 100)
-    assert config_check.folder_objection(tmp_path, 110) == ""
+    assert ssd_folders.examine(settings, 110)[0].objection == ""
 
 
 def test_doctor_repeats_the_warnings_on_settings(tmp_path: Path) -> None:
@@ -418,7 +419,7 @@ def test_config_check_says_what_a_file_would_do(address: str, tmp_path: Path, ca
     assert "can be used." not in said
     assert "Host memory: 100000 GB, taken at the start; of " in said
     assert f"  {tmp_path}/a: " in said and "GB free for 450000 GB" in said
-    assert f"warning: {tmp_path}/b has not enough room and would not be used: make " in said
+    assert f"warning: {tmp_path}/b has not enough room and would not be used: " in said
     assert f"cpu_cache_gb = 100000.0  ({path} cpu_cache_gb)" in said
     assert "warning: " in said and "did you mean 'evict_ratio'?" in said
     assert "hunter2" not in said
@@ -434,9 +435,68 @@ def test_config_check_ssd_folder_without_a_size_is_a_warning(
     assert f"warning: {path} ssd_cache_dir without ssd_cache_gb makes no SSD tier: give its" in said
 
 
+def test_config_check_folder_that_cannot_be_made_names_the_cause_in_its_first_line(
+    address: str, tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("cpu_cache_gb: 0.1\nssd_cache_gb: 100\nssd_cache_dir: /proc/nope\n")
+    code, said, _ = check(capsys, path)
+    assert code == 1
+    assert said.startswith(
+        f"{path} can be used without its SSD tier only: /proc/nope is not there and cannot be made"
+    )
+    assert "Remedy: set ssd_cache_dir" in said
+    assert "smaller" not in said, "room is not what it lacks"
+    path.write_text(
+        f"cpu_cache_gb: 0.1\nssd_cache_gb: 0.001\nssd_cache_dir: /proc/nope;{tmp_path}\n"
+    )
+    code, said, _ = check(capsys, path)
+    assert code == 1
+    assert said.startswith(f"{path} can be used, but not all of its SSD folders: /proc/nope is")
+
+
+def test_config_check_folders_of_one_disk_are_added_up(
+    address: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssd_folders, "free_bytes", lambda _: 60_000_000_000)
+    path = tmp_path / "c.yaml"
+    text = f"cpu_cache_gb: 0.1\nssd_cache_dir: {tmp_path}/sa;{tmp_path}/sb\n"
+    path.write_text(text + "ssd_cache_gb: 80\n")
+    code, said, _ = check(capsys, path)
+    assert code == 1
+    told = (
+        f"{tmp_path}/sa and {tmp_path}/sb lie on one file system with 60.0 GB free and need 80.0 "
+        "GB there together: not all of them would be used. Remedy: "
+    )
+    assert said.startswith(f"{path} can be used, but not all of its SSD folders: {told}")
+    assert said.count("warning: " + told) == 1
+    settings = Settings.load({}, {"FLEXKV_CONFIG_PATH": str(path)})
+    assert told in findings(settings)["ssd"].text
+    path.write_text(text + "ssd_cache_gb: 60\n")
+    assert check(capsys, path)[0] == 0
+
+
+def test_config_check_size_in_blocks_is_guessed_and_compared_with_the_room(
+    address: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssd_folders, "free_bytes", lambda _: 60_000_000_000)
+    path = tmp_path / "c.json"
+    path.write_text(
+        f'{{"cpu_cache_gb": 0.1, "num_ssd_blocks": 4096000, "ssd_cache_dir": "{tmp_path}"}}'
+    )
+    code, said, _ = check(capsys, path)
+    assert code == 0, "a guess is no reason to refuse"
+    assert "SSD: what 4096000 of the engine's blocks take (with blocks of 2 MiB that is" in said
+    assert "that is 8,590 GB; the engine's log says it) over 1 folder(s)." in said
+    assert f"warning: with blocks of 2 MiB {tmp_path} has not enough room" in said
+    assert "Remedy: make num_ssd_blocks smaller" in said
+    path.write_text(f'{{"num_ssd_blocks": 4096, "ssd_cache_dir": "{tmp_path}"}}')
+    assert "warning: with blocks" not in check(capsys, path)[1]
+
+
 def test_config_check_folder_that_cannot_be_looked_at_is_no_traceback() -> None:
     name = "x" * 300  # no file system has such names: as for a folder that we may not enter
-    assert config_check.free_bytes(Path("/tmp") / name / "ssd") > 0
+    assert ssd_folders.free_bytes(Path("/tmp") / name / "ssd") > 0
 
 
 def test_config_check_of_the_printed_worker(address: str, capsys: Any) -> None:

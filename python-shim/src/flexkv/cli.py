@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = config_check.load(arguments.file, os.environ)
             for line in config_check.explain(arguments.file, found):
                 sys.stdout.write(line + "\n")
-            return 1 if config_check.objection(found) else 0
+            out = config_check.unusable_folders(found)
+            return 1 if out or config_check.objection(found) else 0
         named_by = "--config" if arguments.config else CONFIG_PATH_ENV
         settings = Settings.load(file_named_by=named_by)
         if arguments.address:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flexkv import ssd_folders
 from flexkv.config import Settings
 from flexkv.config_file import CONFIG_PATH_ENV
-from flexkv.machine import MachineMemory
+from flexkv.machine import GB, MachineMemory
 from flexkv.options import OPTIONS
-
-GB = 1e9
+from flexkv.ssd_folders import Folder
 
 
 def load(path: str, env: Mapping[str, str]) -> Settings:
@@ -29,10 +27,19 @@ def objection(settings: Settings) -> str:
     return machine.objection(machine.host_gb(settings))
 
 
+def unusable_folders(settings: Settings) -> list[Folder]:
+    """Folders of the SSD tier that would be left out, each with its objection."""
+    if not settings.enabled:
+        return []
+    wanted = ssd_folders.wanted_bytes(settings)
+    if not wanted and not ssd_folders.wanted_blocks(settings):
+        return []
+    return [one for one in ssd_folders.examine(settings, wanted) if one.objection]
+
+
 def explain(path: str, settings: Settings) -> Iterator[str]:
     """Lines for people."""
-    why = objection(settings)
-    yield f"{path} cannot be used on this machine: {why}" if why else f"{path} can be used."
+    yield _headline(path, settings)
     yield from _meeting(settings)
     yield from _host_tier(settings)
     yield from _ssd_tier(settings)
@@ -42,6 +49,19 @@ def explain(path: str, settings: Settings) -> Iterator[str]:
             yield f"{option.name} = {option.shown(settings.values[option.name])}  ({source})"
     for warning, text in settings.notes:
         yield f"{'warning' if warning else 'note'}: {text}"
+
+
+def _headline(path: str, settings: Settings) -> str:
+    why = objection(settings)
+    if why:
+        return f"{path} cannot be used on this machine: {why}"
+    out = unusable_folders(settings)
+    names: Any = settings.values["ssd_cache_dir"]
+    if not out:
+        return f"{path} can be used."
+    if len(out) == len(names) and not any(one.crowded for one in out):
+        return f"{path} can be used without its SSD tier only: {out[0].objection}"
+    return f"{path} can be used, but not all of its SSD folders: {out[0].objection}"
 
 
 def _meeting(settings: Settings) -> Iterator[str]:
@@ -74,25 +94,33 @@ def _host_tier(settings: Settings) -> Iterator[str]:
 
 
 def _ssd_tier(settings: Settings) -> Iterator[str]:
-    values = settings.values
-    wanted = _number(values["ssd_cache_gb"]) * GB
-    blocks = _number(values["num_ssd_blocks"])
-    if values["enable_ssd"] in ("0", "false"):
-        yield "SSD: none."
-        return
+    wanted, blocks = ssd_folders.wanted_bytes(settings), ssd_folders.wanted_blocks(settings)
     if not (wanted or blocks):
         yield "SSD: none."
         return
-    folders: Any = values["ssd_cache_dir"]
-    size = f"{wanted / GB:g} GB" if wanted else f"what {blocks:.0f} of the engine's blocks take"
-    yield f"SSD: {size} over {len(folders)} folder(s)."
-    for folder in folders:
-        free = free_bytes(Path(folder))
-        share = f" for {wanted / len(folders) / GB:g} GB" if wanted else ""
-        yield f"  {folder}: {free / GB:.1f} GB free{share}"
-        why = folder_objection(Path(folder), wanted / len(folders))
-        if why:
-            yield f"warning: {why}"
+    guess = blocks * ssd_folders.TYPICAL_BLOCK_BYTES
+    size = (
+        f"{wanted / GB:g} GB"
+        if wanted
+        else f"what {blocks} of the engine's blocks take (with blocks of 2 MiB that is "
+        f"{guess / GB:,.0f} GB; the engine's log says it)"
+    )
+    found = ssd_folders.examine(settings, wanted)
+    yield f"SSD: {size} over {len(found)} folder(s)."
+    for one in found:
+        share = f" for {one.wanted_bytes / GB:g} GB" if wanted else ""
+        room = f"{one.free_bytes / GB:.1f} GB free" if one.free_bytes else "nothing free"
+        yield f"  {one.path}: {room}{share}"
+    yield from (f"warning: {why}" for why in _distinct(found))
+    if blocks and not any(one.objection for one in found):
+        # Of a guess nothing more can be said than that it is worth a look.
+        for why in _distinct(ssd_folders.examine(settings, guess, "num_ssd_blocks")):
+            yield f"warning: with blocks of 2 MiB {why}"
+
+
+def _distinct(folders: list[Folder]) -> list[str]:
+    """Objections to folders, those to several at once said once."""
+    return list(dict.fromkeys(one.objection for one in folders if one.objection))
 
 
 def _number(value: Any) -> float:
@@ -110,35 +138,3 @@ def memory() -> tuple[int, int]:
     except (OSError, ValueError):
         return total, available
     return min(total, limit), max(0, min(available, limit - used))
-
-
-def folder_objection(folder: Path, wanted_bytes: float) -> str:
-    """Why a folder of the SSD tier would not be used, with the remedy; empty if it would."""
-    place = _nearest(folder)
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        what = "cannot be written" if place.is_dir() else "is not a folder"
-        return (
-            f"{folder} would not be used: {place} {what}. Remedy: set ssd_cache_dir "
-            "(FLEXKV_SSD_CACHE_DIR) to a folder of a local disk that this user can write"
-        )
-    ours = sum(file.stat().st_size for file in folder.glob("flexkv-ssd-*.data"))
-    if wanted_bytes > free_bytes(folder) + ours:
-        return (
-            f"{folder} has not enough room and would not be used: make ssd_cache_gb smaller, or "
-            "free some room."
-        )
-    return ""
-
-
-def _nearest(folder: Path) -> Path:
-    """The folder, or what there is of the way to it."""
-    place = folder.absolute()
-    while not os.path.exists(place):  # False, too, where we may not look
-        place = place.parent
-    return place
-
-
-def free_bytes(folder: Path) -> int:
-    """Free bytes where a folder is or would be."""
-    place = _nearest(folder)
-    return shutil.disk_usage(place).free if os.access(place, os.R_OK) else 0

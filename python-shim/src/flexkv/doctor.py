@@ -11,12 +11,11 @@ import select
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flexkv import protocol as p
+from flexkv import ssd_folders
 from flexkv.client import rings_usable
 from flexkv.config import Settings
-from flexkv.config_check import folder_objection, free_bytes
 from flexkv.errors import FlexKVError
 from flexkv.java import find_jar, find_java
 from flexkv.launcher import runtime_dir
@@ -196,15 +195,19 @@ def _host_pool(settings: Settings) -> tuple[str, str]:
 
 def _ssd(settings: Settings) -> Iterator[Finding]:
     """A line a folder; without them the host tier serves alone, so none is a failure."""
-    wanted = float(str(settings.values.get("ssd_cache_gb", 0))) * GB
-    if not wanted or settings.values["enable_ssd"] in ("0", "false"):
+    if "ssd_cache_gb" not in settings.values:
         return
-    names: Any = settings.values["ssd_cache_dir"]
-    for folder in map(Path, names):
-        why = folder_objection(folder, wanted / len(names))
-        free = free_bytes(folder) / GB
-        shown = f"{folder}: {wanted / len(names) / GB:g} GB for blocks, {free:.1f} GB free"
-        yield Finding(WARN if why else OK, "ssd", why or shown)
+    wanted = ssd_folders.wanted_bytes(settings)
+    if not wanted and not ssd_folders.wanted_blocks(settings):
+        return
+    said = ""
+    for one in ssd_folders.examine(settings, wanted):
+        if one.crowded and one.objection == said:
+            continue  # it names all of them
+        said = one.objection
+        share = f"{one.wanted_bytes / GB:g} GB for blocks, " if wanted else ""
+        shown = f"{one.path}: {share}{one.free_bytes / GB:.1f} GB free"
+        yield Finding(WARN if one.objection else OK, "ssd", one.objection or shown)
 
 
 def _cuda(_: Settings) -> tuple[str, str]:
