@@ -20,9 +20,7 @@ from real_sidecar import missing
 
 from flexkv.common.config import CacheConfig, ModelConfig
 from flexkv.common.request import KVResponseStatus
-from flexkv.errors import ConfigError, FlexKVError
 from flexkv.kvmanager import KVManager
-from flexkv.server.client import KVTPClient
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -259,6 +257,16 @@ def test_launch_wrong_is_named_and_starts_nothing(fleet: Fleet, address: str) ->
     fleet.check(tokens, [3, 4])
 
 
+def test_put_from_blocks_that_no_rank_has_fails(fleet: Fleet) -> None:
+    tokens = list(range(2 * SIZE))
+    task = fleet.manager.put_async(tokens, fleet.slots([0, 100_000]))
+    answer = fleet.manager.wait(task)[task]
+    assert answer.status is KVResponseStatus.FAILED
+    assert not answer.return_mask.any()
+    put(fleet, tokens, [0, 1])  # and the next one is as good as ever
+    fleet.check(tokens, [0, 1])
+
+
 def test_get_into_a_block_that_a_put_still_reads_caches_nothing_wrong(fleet: Fleet) -> None:
     """The put's block is no longer what it was: it is dropped, not saved with mixed bytes."""
     old, new = [1] * SIZE, [2] * SIZE
@@ -336,77 +344,7 @@ def test_threads_take_turns(fleet: Fleet) -> None:
     assert not errors, errors
 
 
-# ---------------------------------------------------------------------- clients and ranks
-def test_ranks_in_any_order_and_a_late_manager(address: str) -> None:
-    """The ranks may come first; the manager is ready when the last of them is there."""
-    shape = Shape("kv-first", kv_heads=8, tp=2)
-    layout = shape.layout(16)
-    tensors = [shape.tensors(layout, "cpu") for _ in range(2)]
-    manager = KVManager(shape.model(uuid.uuid4().hex), CacheConfig(), dp_client_id=5)
-    second = KVTPClient(manager.gpu_register_port, 5, 0, 1)  # as before there were stages
-    kept = torch.full_like(tensors[1][0], 3)
-    tensors[1][0].copy_(kept)
-    KVTPClient(manager.gpu_register_port, 6, 0, 0)  # another manager's: never registered
-    other = Fleet.start(Shape("kv-first"), model=uuid.uuid4().hex)  # so that a sidecar is there
-    try:
-        second.register_to_server(tensors[1], layout)
-        assert torch.equal(tensors[1][0], kept), "the proof gives blocks their bytes back"
-        manager.start()
-        time.sleep(0.2)
-        assert not manager.is_ready(), "rank 0 is not here"
-        first = KVTPClient(manager.gpu_register_port, 5, 0, 0, 0)
-        first.register_to_server(tensors[0], layout)
-        assert manager.is_ready()
-        first.suspend_gpu_mappings()
-        deadline = time.monotonic() + 5
-        while manager.is_ready() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not manager.is_ready(), "its memory was taken back"
-        first.register_to_server(tensors[0], layout, resume=True)
-        assert manager.is_ready()
-        first.shutdown()
-    finally:
-        second.shutdown()
-        manager.shutdown()
-        other.close()
-
-
-def test_own_register_port_is_a_link_to_the_sidecar(address: str, tmp_path: Path) -> None:
-    shape = Shape("kv-first")
-    port = f"ipc:///tmp/fxkv-{uuid.uuid4().hex[:8]}"
-    manager = KVManager(shape.model("own-port"), CacheConfig(), gpu_register_port=port)
-    manager.start()
-    layout = shape.layout(16)
-    rank = KVTPClient(port, 0, 0, 0, 0)
-    rank.register_to_server(shape.tensors(layout, "cpu"), layout)
-    assert manager.is_ready()
-    rank.shutdown()
-    manager.shutdown()
-    assert not Path(port.removeprefix("ipc://")).is_symlink()
-
-
-def test_register_port_taken_is_named(tmp_path: Path) -> None:
-    (tmp_path / "f").write_text("x")
-    manager = KVManager(
-        ModelConfig(), CacheConfig(), gpu_register_port=f"ipc://{tmp_path}/f",
-        server_recv_port=f"ipc://{tmp_path}/s",
-    )  # fmt: skip
-    with pytest.raises(ConfigError, match="where something else lies"):
-        manager.start()
-
-
-def test_register_tensors_that_do_not_fit_is_named(address: str) -> None:
-    shape = Shape("kv-first")
-    layout = shape.layout(16)
-    rank = KVTPClient(address + "_gpu_register", 9, 0, 0, 0)
-    with pytest.raises(FlexKVError, match="no dimension counts 17 blocks"):
-        rank.register_to_server(shape.tensors(layout, "cpu"), shape.layout(17))
-    with pytest.raises(FlexKVError, match=r"have 8192 bytes a block, the layout .* has 12288"):
-        rank.register_to_server(shape.tensors(layout, "cpu")[:2], layout)
-    with pytest.raises(FlexKVError, match="layer_groups is not served"):
-        rank.register_to_server(shape.tensors(layout, "cpu"), layout, layer_groups=[1])
-
-
+# ---------------------------------------------------------------------- several managers
 def test_different_models_share_one_sidecar_with_their_bytes_apart(address: str) -> None:
     tokens = list(range(2 * SIZE))
     one = Fleet.start(Shape("kv-first"), model="one", client=1)

@@ -62,9 +62,7 @@ class KVTPClient:
         self.intra_client_id = intra_client_id
         self._ranks_per_stage = ranks_per_stage
         self._instance = instance_name(gpu_register_port, dp_client_id)
-        self._settings = Settings.load(
-            {"server_recv_port": rank_address(gpu_register_port), "server_launch_mode": "external"}
-        )
+        self._settings = Settings.load({"server_recv_port": rank_address(gpu_register_port)})
         setup_logging(self._settings.log_level, self._settings.logging_prefix)
         self._link: Link | None = None
 

@@ -26,6 +26,7 @@ import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
+import org.slf4j.event.Level;
 
 /**
  * Between the cache core, the movers and the workers: what the core wants copied becomes a job of a
@@ -473,6 +474,20 @@ final class JobRouter implements CacheEffects {
 
   // ------------------------------------------------------------------ from the movers
 
+  /** The first copy of a session that failed is for the operator, the others would flood. */
+  private static void tell(Completion done, @Nullable Session session) {
+    Level level = Level.DEBUG;
+    if (session != null
+        && done.status() == Completion.Status.FAILED
+        && !session.ended
+        && !session.failureSaid) {
+      session.failureSaid = true;
+      level = Level.WARN;
+    }
+    LOG.atLevel(level)
+        .log("job {} part {}: {} {}", done.jobId(), done.part(), done.status(), done.cause());
+  }
+
   /** A mover has ended a part. */
   void completed(Completion done) {
     PartJob job = parts.get(new PartJob.Key(done.jobId(), done.part()));
@@ -485,7 +500,7 @@ final class JobRouter implements CacheEffects {
       return;
     }
     if (done.status() != Completion.Status.OK) {
-      LOG.debug("job {} part {}: {} {}", done.jobId(), done.part(), done.status(), done.cause());
+      tell(done, job == null ? null : job.session);
     }
     if (job != null) {
       job.bytesMoved = done.bytes();

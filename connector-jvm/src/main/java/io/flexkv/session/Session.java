@@ -38,6 +38,9 @@ final class Session {
   @Nullable Instance instance;
   boolean ended;
 
+  /** The operator has been told of a copy that failed. */
+  boolean failureSaid;
+
   /** The frames of this session have something to send. */
   boolean unflushed;
 
