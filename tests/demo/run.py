@@ -16,12 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from demo.report import lookup_times, others, summary, times_table
+from demo.report import AFTERWORD, lookup_times, others, summary, times_table
 from harness import checkout, processes
 from harness.model import ModelShape, write_model
 from harness.progress import step
@@ -46,6 +47,7 @@ SHAPE = ModelShape(
 LENGTHS = (1024, 4096, 8192)
 _OUTPUT_TOKENS = 16
 _HIT_ROUNDS = 3
+_ANSWERS = 2 + _HIT_ROUNDS
 
 
 @dataclass(slots=True)
@@ -79,7 +81,11 @@ def main(argv: list[str] | None = None) -> int:
         for length in LENGTHS
         for _ in range(options.prompts)
     ]
-    sys.stderr.write(f"  seed {options.seed}, {len(prompts)} prompts of {LENGTHS} tokens\n")
+    lengths = ", ".join(f"{length:,}" for length in LENGTHS)
+    sys.stderr.write(
+        f"  seed {options.seed}, {options.prompts} prompts each of {lengths} tokens, "
+        f"{_ANSWERS} answers to each\n"
+    )
     with tempfile.TemporaryDirectory(prefix="flexkv-demo-") as scratch:
         sidecar = Sidecar(Path(scratch), FLEXKV_CPU_CACHE_GB="1")
         log = checkout.BUILD / "demo-server.log"
@@ -99,16 +105,27 @@ def main(argv: list[str] | None = None) -> int:
             sidecar.wait_gone()
     records.write(options.out)
     print(f"\n{times_table(records.all)}\n\n{table(others(records.all))}\n\nrecords: {options.out}")
+    print(AFTERWORD)
+    print(f"To go on by hand with this model: {_by_hand(model)}")
     for failure in failures:
         print(f"FAILED: {failure}")
     return 1 if failures else 0
 
 
-def _server(model: Path, sidecar: Sidecar, log: Path) -> OpenAIServer:
+def _arguments() -> list[str]:
     arguments = ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(1 << 30)]
     arguments += ["--max-model-len", str(max(LENGTHS) + 256)]
-    arguments += ["--kv-transfer-config", json.dumps(checkout.readme_flag())]
-    return OpenAIServer(model, arguments, sidecar.environment, log)
+    return [*arguments, "--kv-transfer-config", json.dumps(checkout.readme_flag())]
+
+
+def _server(model: Path, sidecar: Sidecar, log: Path) -> OpenAIServer:
+    return OpenAIServer(model, _arguments(), sidecar.environment, log)
+
+
+def _by_hand(model: Path) -> str:
+    """What serves it again, with vLLM's doors for `reset_prefix_cache` open."""
+    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    return f"\n  VLLM_SERVER_DEV_MODE=1 {shlex.join([*server, *_arguments()])}"
 
 
 def _say_who_is_who(server: OpenAIServer, sidecar: Sidecar) -> None:

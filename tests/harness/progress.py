@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_QUIET_S = 2.0
+#: Between two signs of life; in a log that nobody watches fewer are enough.
+_QUIET_S = 2.0 if sys.stderr.isatty() else 15.0
+_WORTH_TELLING_S = 2.0
 
 
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """Prints `text` at once, a sign of life every two seconds, and how long the body took."""
+    """Prints `text` at once, a sign of life now and then, and how long the body took."""
     begun = time.monotonic()
     ended = threading.Event()
 
@@ -32,6 +34,6 @@ def step(text: str) -> Iterator[None]:
         ended.set()
         teller.join()
         took = time.monotonic() - begun
-        if took >= _QUIET_S:
+        if took >= _WORTH_TELLING_S:
             sys.stderr.write(f"    done after {took:.1f} s\n")
             sys.stderr.flush()

@@ -131,7 +131,7 @@ def table(records: Sequence[Record]) -> str:
     """All records, a line each: value, its limit in the same run, what was asked for."""
     rows = [("", "value", "limit", "ratio", "bar", "")]
     for r in records:
-        limit = "" if r.limit is None else f"{r.limit:g} {r.unit}"
+        limit = "" if r.limit is None else f"{r.limit:,} {r.unit}".replace(".0 ", " ")
         ratio = "" if r.ratio is None else f"{r.ratio:.2f}"
         met = {True: "met", False: "MISSED", None: ""}[r.met]
         value = r.value if isinstance(r.value, str) else f"{r.value:,}"

@@ -70,7 +70,7 @@ class Bench:
             answer = self.scheduler.wait_for(self.query, COLLECT_US)
         took_us = (time.perf_counter_ns() - began) / 1000
         assert sent == (keys, True), sent
-        assert isinstance(answer, p.LookupAnswer), answer
+        assert isinstance(answer, p.LookupAnswer), _no_answer(answer)
         assert answer.servable == keys, answer
         assert self.scheduler.send(p.EndRequest(self.request))
         return took_us
@@ -83,8 +83,15 @@ class Bench:
         assert self.scheduler.send(p.Echo(self.query, payload))
         answer = self.scheduler.wait_for(self.query, COLLECT_US)
         took_us = (time.perf_counter_ns() - began) / 1000
-        assert isinstance(answer, p.EchoAnswer), answer
+        assert isinstance(answer, p.EchoAnswer), _no_answer(answer)
         return took_us
+
+
+def _no_answer(instead: object) -> str:
+    return (
+        f"the sidecar did not answer within {COLLECT_US / 1000:.0f} ms ({instead!r} came): is this "
+        "machine busy with something else?"
+    )
 
 
 def measure(bench: Bench, rounds: int, where: str) -> list[Record]:
