@@ -73,6 +73,9 @@ RUNS = {
     "gpu-ssd-restart": "Engine and sidecar ended and started anew: the same prompts, from the SSD",
     "gpu-host-ssd-lookups": "The same to a process's memory, and lookups while the SSD is "
     "written, 16 idle cores",
+    "ssd-restart": "A start with as many blocks on the SSD as a terabyte has, each header read and "
+    "checked, until all are served; three fresh processes for each size, on two cores that other "
+    "work wanted as well (waits are those of a caller on the same cores)",
     "gpu-geometries": "Random geometries, byte for byte: all layouts of vLLM's, one rank and two",
     "gpu-host-instances": "Lookups of two engines at once beside those of one, 16 idle cores",
     "gpu-host-lookup": "Lookups from Python beside a bare echo through the ring, 16 idle cores",
@@ -107,6 +110,9 @@ REASONS: dict[tuple[str, str], str] = {
     "took 370 to 575 ms from one to the next; in another run the same hit took 0.97 of them",
     ("gpu-host-ssd-lookups", "the first after a start: last byte"): "one hit beside a disk whose "
     "bare reads took 370 to 575 ms from one to the next, and code that is compiled meanwhile",
+    ("ssd-restart", "1 TB of 64 KiB"): "15 million blocks, of which each costs 0.6 microseconds of "
+    "processor time in all; other work had a share of the two cores; without it a start would need "
+    "some 8 s by calculation: docs/decisions/found-blocks-come-in-one-by-one.md",
     ("gpu-copy-bench", "runs of 8"): "neighbours are not kept together on the host: "
     "docs/decisions/small-rows-move-as-strided-copies.md",
     ("gpu-copy-bench", "64 KiB rows"): "the bare batch of the same run is as far from the link",
