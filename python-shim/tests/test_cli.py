@@ -494,6 +494,27 @@ def test_config_check_size_in_blocks_is_guessed_and_compared_with_the_room(
     assert "warning: with blocks" not in check(capsys, path)[1]
 
 
+def test_config_check_lists_everything_that_is_wrong(
+    address: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEXKV_CONFIG_PATH", "")  # --config sets it for this process
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "cpu_cache_gbs: 1\nssd-cache-gb: 2\nevict_policy: lru\nlog_level: verbose\n"
+        "cpu_cache_gb: ${NOPE_GB}\n"
+    )
+    code, said, error = check(capsys, path)
+    assert (code, said) == (1, "")
+    lines = error.splitlines()
+    assert len(lines) == 5
+    assert f"flexkv: {path} cpu_cache_gb is '${{NOPE_GB}}', must be a number of GB" in error
+    assert "(NOPE_GB is not in the environment)" in error
+    for key in ("'cpu_cache_gbs'; did you", "'ssd-cache-gb'; did you", "'evict_policy'", "verbose"):
+        assert error.count(key) == 1
+    assert cli.main(["status", "--config", str(path)]) == 1
+    assert f"(4 more things are wrong: flexkv config check {path} lists" in capsys.readouterr().err
+
+
 def test_config_check_folder_that_cannot_be_looked_at_is_no_traceback() -> None:
     name = "x" * 300  # no file system has such names: as for a folder that we may not enter
     assert ssd_folders.free_bytes(Path("/tmp") / name / "ssd") > 0

@@ -18,7 +18,7 @@ from flexkv import config_check, doctor, launcher
 from flexkv import protocol as p
 from flexkv.config import Settings, parsed
 from flexkv.config_file import CONFIG_PATH_ENV
-from flexkv.errors import FlexKVError
+from flexkv.errors import ConfigError, FlexKVError
 from flexkv.log import setup_logging
 from flexkv.options import BY_KEY, LIVE, OPTIONS
 from flexkv.rendezvous import NobodyThereError
@@ -46,11 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("config check needs a FILE")
     try:
         if getattr(arguments, "file", None):
-            found = config_check.load(arguments.file, os.environ)
-            for line in config_check.explain(arguments.file, found):
-                sys.stdout.write(line + "\n")
-            out = config_check.unusable_folders(found)
-            return 1 if out or config_check.objection(found) else 0
+            return check_file(arguments.file)
         named_by = "--config" if arguments.config else CONFIG_PATH_ENV
         settings = Settings.load(file_named_by=named_by)
         if arguments.address:
@@ -109,6 +105,19 @@ def _sidecar_options() -> Iterator[str]:
         yield f"  --{name} VALUE (default: {option.default_text or 'none'})"
         text = f"{_LINK.sub('', option.doc)} ({option.allowed})"
         yield textwrap.fill(text, 78, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def check_file(path: str) -> int:
+    """``config check``: 0 = the file can be used here, with all that it asks for."""
+    try:
+        found = config_check.load(path, os.environ)
+    except ConfigError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"flexkv: {problem}\n")
+        return 1
+    for line in config_check.explain(path, found):
+        sys.stdout.write(line + "\n")
+    return 1 if config_check.unusable_folders(found) or config_check.objection(found) else 0
 
 
 def serve(settings: Settings, arguments: argparse.Namespace) -> int:

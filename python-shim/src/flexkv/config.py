@@ -26,6 +26,9 @@ OVERRIDES_ENV = "FLEXKV_OVERRIDES"
 NOT_OPTIONS = frozenset((CONFIG_PATH_ENV, OVERRIDES_ENV))
 """Environment variables of ours that are no options."""
 
+_EXTRA = "kv_connector_extra_config"
+"""How the source of such an option begins."""
+
 _KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP)(_.*)?)?)")
 
 
@@ -97,7 +100,7 @@ class Settings:
         env: Mapping[str, str] | None = None,
         file_named_by: str = CONFIG_PATH_ENV,
     ) -> Settings:
-        """Reads every source; raises ``ConfigError`` naming the first thing that is wrong.
+        """Reads every source; raises ``ConfigError`` with everything that is wrong.
 
         ``file_named_by``: who has put the file's path into ``env``, for messages.
         """
@@ -157,14 +160,21 @@ class _Loading:
         values: dict[str, Value] = {}
         sources: dict[str, str] = {}
         answers: dict[tuple[bool, str], list[str]] = {}
+        wrong: list[str] = []
         for option in OPTIONS:
             if option.quiet:
                 continue
             source, value = self._raw(option)
             sources[option.name] = source
-            values[option.name] = parsed(source, option, value)
+            try:
+                values[option.name] = parsed(source, option, value)
+            except ConfigError as error:
+                wrong.append(f"{error}{self._unset_in(source, value)}")
+                continue
             if source != "default" and option.status != "works" and option.asks(value):
                 answers.setdefault((option.status == "absent", option.says), []).append(source)
+        if wrong:
+            raise self._refusal(wrong)
         self._notes += [
             Note(warning, f"{joined(found)}: {says}") for (warning, says), found in answers.items()
         ]
@@ -217,13 +227,37 @@ class _Loading:
             )
 
     def _unknown(self, *, strict: bool) -> None:
-        found = [
-            *self._extra.unknown, *self._file.unknown, *self._file.unset,
-            *unknown_variables(self._env),
-        ]  # fmt: skip
+        found = self._odd()
         if strict and found:
             raise ConfigError("; ".join(found) + " (strict is on)")
         self._notes += [Note(True, text) for text in found]
+
+    def _odd(self, said: str = "") -> list[str]:
+        """Sentences on keys and variables that mean nothing, less variables that ``said`` names."""
+        unset = [t for name, t in self._file.unset.items() if f"${{{name}}}" not in said]
+        return [
+            *self._extra.unknown, *self._file.unknown, *unset, *unknown_variables(self._env),
+        ]  # fmt: skip
+
+    def _unset_in(self, source: str, value: Any) -> str:
+        """What a file's value lacks if a variable in it has no value; empty if that is not it."""
+        names = [n for n in self._file.unset if source.startswith(f"{self._path} ")
+                 and f"${{{n}}}" in str(value)]  # fmt: skip
+        verb = "is" if len(names) == 1 else "are"
+        return f" ({' and '.join(names)} {verb} not in the environment)" if names else ""
+
+    def _refusal(self, wrong: Sequence[str]) -> ConfigError:
+        """All that is wrong in one line, of what a check of the file would list the first only."""
+        problems = [*wrong, *self._odd("".join(wrong))]
+        if not self._path:
+            return ConfigError("; ".join(problems), problems)
+        listed = [text for text in problems if not text.startswith(_EXTRA)]
+        shown = [text for text in problems if text.startswith(_EXTRA)] + listed[:1]
+        text, more = "; ".join(shown), len(listed) - 1
+        if more > 0:
+            things = "thing is" if more == 1 else "things are"
+            text += f" ({more} more {things} wrong: flexkv config check {self._path} lists all)"
+        return ConfigError(text, problems)
 
 
 def joined(sources: Sequence[str]) -> str:

@@ -26,15 +26,15 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 class FileValues:
     """What a file says: raw values by option name, and what was odd about it.
 
-    ``unknown`` lists whole sentences on keys that no option has, ``unset`` on variables that the
-    environment has not, ``remarks`` on the rest.
+    ``unknown`` lists whole sentences on keys that no option has, ``unset`` by their names on
+    variables that the environment has not, ``remarks`` on the rest.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.values: dict[str, Any] = {}
         self.unknown: list[str] = []
-        self.unset: list[str] = []
+        self.unset: dict[str, str] = {}
         self.remarks: list[str] = []
 
 
@@ -62,7 +62,7 @@ def read_file(path: str, env: Mapping[str, str], named_by: str = CONFIG_PATH_ENV
         _take(section, layer, found)
     missing = (_VARIABLE.finditer(v) for v in found.values.values() if isinstance(v, str))
     for name in sorted({m.group(1) for matches in missing for m in matches}):
-        found.unset.append(
+        found.unset[name] = (
             f"{path}: {name} is not in the environment, so ${{{name}}} stays as it is written: "
             "set it"
         )

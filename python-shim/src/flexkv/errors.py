@@ -6,13 +6,22 @@ the attach thread (which logs them once a change of state) and the worker's regi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class FlexKVError(Exception):
     """Base of everything that this package raises on purpose; the text says what would help."""
 
 
 class ConfigError(FlexKVError):
-    """A setting cannot be used; the text names it, its value and what is allowed."""
+    """A setting cannot be used; the text names it, its value and what is allowed.
+
+    ``problems``: a sentence on each thing that is wrong, of which the text may name the first only.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
 
 
 class AttachError(FlexKVError):

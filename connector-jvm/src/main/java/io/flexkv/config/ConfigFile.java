@@ -45,7 +45,7 @@ final class ConfigFile {
   private final String source;
   private final Map<String, String> values = new LinkedHashMap<>();
   private final List<String> unknown = new ArrayList<>();
-  private final List<String> unset = new ArrayList<>();
+  private final Map<String, String> unset = new LinkedHashMap<>();
   private final List<String> remarks = new ArrayList<>();
 
   private ConfigFile(String source) {
@@ -62,8 +62,8 @@ final class ConfigFile {
     return unknown;
   }
 
-  /** A sentence on each variable that it names and the environment has not. */
-  List<String> unset() {
+  /** A sentence on each variable that it names and the environment has not, by its name. */
+  Map<String, String> unset() {
     return unset;
   }
 
@@ -143,7 +143,8 @@ final class ConfigFile {
       VARIABLE.matcher(value).results().map((MatchResult m) -> m.group(1)).forEach(missing::add);
     }
     for (String name : missing) {
-      unset.add(
+      unset.put(
+          name,
           "%s: %s is not in the environment, so ${%s} stays as it is written: set it"
               .formatted(source, name, name));
     }

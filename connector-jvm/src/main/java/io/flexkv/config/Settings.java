@@ -35,7 +35,7 @@ public final class Settings {
    *
    * @param env the environment
    * @param commandLine options by name, as text
-   * @throws ConfigException for the first thing that is wrong
+   * @throws ConfigException with all that is wrong, or the first of it if a file can be checked
    */
   public static Settings load(Map<String, String> env, Map<String, String> commandLine)
       throws ConfigException {
@@ -64,11 +64,17 @@ public final class Settings {
       Map<String, String> values = new LinkedHashMap<>();
       Map<String, String> sources = new LinkedHashMap<>();
       Map<Note, List<String>> answers = new LinkedHashMap<>();
+      List<String> wrong = new ArrayList<>();
       for (Option option : Options.ALL) {
         Found found = find(option);
         String source = found == null ? "default" : found.source();
         String raw = found == null ? option.defaultText() : found.value();
-        values.put(option.name(), option.ours() ? checked(option, raw, source) : raw.strip());
+        try {
+          values.put(option.name(), option.ours() ? checked(option, raw, source) : raw.strip());
+        } catch (ConfigException e) {
+          wrong.add(e.getMessage() + unsetIn(source, raw));
+          continue;
+        }
         sources.put(option.name(), source);
         if (found != null
             && option.ours()
@@ -77,6 +83,9 @@ public final class Settings {
           Note answer = new Note(option.status() == Option.Status.ABSENT, option.says());
           answers.computeIfAbsent(answer, a -> new ArrayList<>()).add(source);
         }
+      }
+      if (!wrong.isEmpty()) {
+        throw refusal(wrong);
       }
       answers.forEach((answer, found) ->
           notes.add(new Note(answer.warning(), joined(found) + ": " + answer.text())));
@@ -152,11 +161,47 @@ public final class Settings {
       return normal;
     }
 
-    private void unknown(boolean strict) throws ConfigException {
+    /** What a file's value lacks if a variable in it has no value; empty if that is not it. */
+    private String unsetIn(String source, String raw) {
+      List<String> names =
+          file.unset().keySet().stream()
+              .filter(name -> source.startsWith(path + " ") && raw.contains("${" + name + "}"))
+              .toList();
+      String verb = names.size() == 1 ? "is" : "are";
+      return names.isEmpty()
+          ? ""
+          : " (%s %s not in the environment)".formatted(String.join(" and ", names), verb);
+    }
+
+    /** With a file: the first thing that is wrong, and how many more; else all. */
+    private ConfigException refusal(List<String> wrong) {
+      List<String> problems = new ArrayList<>(wrong);
+      problems.addAll(odd(String.join("", wrong)));
+      int more = problems.size() - 1;
+      if (path.isEmpty() || more == 0) {
+        return new ConfigException(String.join("; ", problems));
+      }
+      return new ConfigException(
+          "%s (%d more %s wrong: flexkv config check %s lists all)"
+              .formatted(problems.getFirst(), more, more == 1 ? "thing is" : "things are", path));
+    }
+
+    /** Sentences on keys and variables that mean nothing, less variables that are said. */
+    private List<String> odd(String said) {
       List<String> found = new ArrayList<>(overrides.unknown());
       found.addAll(file.unknown());
-      found.addAll(file.unset());
+      file.unset()
+          .forEach((name, text) -> {
+            if (!said.contains("${" + name + "}")) {
+              found.add(text);
+            }
+          });
       found.addAll(unknownVariables(env));
+      return found;
+    }
+
+    private void unknown(boolean strict) throws ConfigException {
+      List<String> found = odd("");
       if (strict && !found.isEmpty()) {
         throw new ConfigException(String.join("; ", found) + " (strict is on)");
       }
