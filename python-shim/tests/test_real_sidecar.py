@@ -135,7 +135,9 @@ def test_wrong_token_and_unknown_op(real: Settings) -> None:
 def test_status_counts_sessions(real: Settings) -> None:
     session = start(real)
     assert session.control("ping", {}, 2) == {}
-    assert session.control("status", {}, 2)
+    told: Any = session.control("status", {}, 2)
+    assert [one["role_name"] for one in told["sessions"]] == ["tool"]
+    assert told["address"] == real.server_recv_port
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.iterdir()), ids=lambda path: path.stem)

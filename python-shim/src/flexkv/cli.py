@@ -14,18 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flexkv import config_check, doctor, launcher
-from flexkv import protocol as p
+from flexkv import config_check, doctor, effective, launcher, status_text
+from flexkv.asking import ask
 from flexkv.config import Settings, parsed
 from flexkv.config_file import CONFIG_PATH_ENV
 from flexkv.errors import ConfigError, FlexKVError
 from flexkv.log import setup_logging
 from flexkv.options import BY_KEY, LIVE, OPTIONS
-from flexkv.rendezvous import NobodyThereError
-from flexkv.session import open_session
 from flexkv.version import __version__
-
-CONTROL_TIMEOUT_S = 4.0
 
 REATTACH_TIMEOUT_S = 30.0
 REATTACH_POLL_S = 0.1
@@ -79,9 +75,11 @@ def _parser() -> argparse.ArgumentParser:
               "options are the sidecar's own (--cpu-cache-gb 32, ...)")  # fmt: skip
     run.formatter_class = argparse.RawDescriptionHelpFormatter
     run.epilog = "options of the sidecar:\n" + "\n".join(_sidecar_options())
-    add("status", status, "what the sidecar at the address is doing, as JSON")
-    change = add("set", set_options, f"change options of the running sidecar: {', '.join(LIVE)}")
-    change.add_argument("changes", nargs="+", metavar="NAME=VALUE")
+    told = add("status", status, "what the sidecar at the address is doing, as JSON")
+    told.add_argument("--short", action="store_true", help="about ten lines for a person instead")
+    change = add("set", set_options, f"change options of the running sidecar: {', '.join(LIVE)}; "
+                 "without any, print what they are now")  # fmt: skip
+    change.add_argument("changes", nargs="*", metavar="NAME=VALUE")
     disks = add("ssd", ssd, "reattach DIR: use a folder of the SSD tier again that was taken out "
                 "after errors; it begins empty")  # fmt: skip
     disks.add_argument("what", choices=["reattach"])
@@ -102,7 +100,7 @@ def _sidecar_options() -> Iterator[str]:
         if option.side == "engine" or option.status != "works":
             continue
         name = option.name.replace("_", "-")
-        yield f"  --{name} VALUE (default: {option.default_text or 'none'})"
+        yield f"  --{name} VALUE (default: {effective.default_rule(option)})"
         text = f"{_LINK.sub('', option.doc)} ({option.allowed})"
         yield textwrap.fill(text, 78, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
@@ -130,31 +128,24 @@ def serve(settings: Settings, arguments: argparse.Namespace) -> int:
     os.execve(argv[0], argv, env)
 
 
-def ask(settings: Settings, op: str, args: dict[str, Any]) -> dict[str, Any]:
-    """The running sidecar's answer over the control plane; never starts one."""
-    hello = p.Hello(role=p.ROLE_TOOL, pid=0, build=__version__)
-    try:
-        session = open_session(settings.socket_path, hello, None)
-    except NobodyThereError as error:
-        raise FlexKVError(
-            f"{error}. Remedy: start one (`flexkv serve`, or an engine), or name the address of "
-            "one that runs (--address, FLEXKV_SERVER_RECV_PORT)"
-        ) from None
-    try:
-        answer = session.control(op, args, CONTROL_TIMEOUT_S)
-    finally:
-        session.close()
-    return {"pid": session.server_pid, "log_file": session.welcome.log_file, **answer}
-
-
-def status(settings: Settings, _: argparse.Namespace) -> int:
+def status(settings: Settings, arguments: argparse.Namespace) -> int:
     """The control plane's ``status``."""
+    if arguments.short:
+        for line in status_text.short(ask(settings, "status", {}), settings.server_recv_port):
+            sys.stdout.write(line + "\n")
+        return 0
     sys.stdout.write(json.dumps(ask(settings, "status", {}), indent=2) + "\n")
     return 0
 
 
 def set_options(settings: Settings, arguments: argparse.Namespace) -> int:
-    """The control plane's ``set``; prints what counts now."""
+    """The control plane's ``set``; prints what counts now, without a change with what may be."""
+    if not arguments.changes:
+        now = ask(settings, "settings", {})
+        for name in LIVE:
+            text = f"{name}={now.get(name, '?')}"
+            sys.stdout.write(f"{text:<36} {BY_KEY[name].allowed}\n")
+        return 0
     for text in arguments.changes:
         if "=" not in text:
             raise FlexKVError(f"set: {text!r} names no value: flexkv set {text}=VALUE")
@@ -218,7 +209,9 @@ def config(settings: Settings, _: argparse.Namespace) -> int:
     for option in rows:
         source = settings.sources[option.name]
         shown = source if source != "default" else f"default (change with {option.env})"
-        value = option.shown(settings.values[option.name])
+        value = effective.shown(settings, option)
+        if source == "default" and option.name == "cpu_cache_gb":
+            shown = f"default: {effective.default_rule(option)} (change with {option.env})"
         sys.stdout.write(f"{option.name:<{width}}  {value or '-':<28}  {shown}\n")
     if settings.config_path:
         sys.stdout.write(f"file: {settings.config_path}\n")

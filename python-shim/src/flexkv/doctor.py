@@ -6,6 +6,7 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import select
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from flexkv import protocol as p
 from flexkv import ssd_folders
+from flexkv.asking import ask
 from flexkv.client import rings_usable
 from flexkv.config import Settings
 from flexkv.errors import FlexKVError
@@ -24,6 +26,8 @@ from flexkv.rendezvous import NobodyThereError, connect
 from flexkv.ring import sealed_memfd
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
+CAP_IPC_LOCK = 14
+ASK_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,8 @@ def _process_vm(_: Settings) -> tuple[str, str]:
 
 
 def _memory(_: Settings) -> tuple[str, str]:
+    if may_lock_memory():
+        return OK, "memory may be locked without limit (CAP_IPC_LOCK)"
     soft, _hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft == resource.RLIM_INFINITY:
         return OK, "memory may be locked without limit"
@@ -182,6 +188,12 @@ def _memory(_: Settings) -> tuple[str, str]:
         f"only {soft // 1024} KiB may be locked: pinning host memory for a GPU can fail. Remedy: "
         "ulimit -l unlimited (docker run --ulimit memlock=-1)"
     )
+
+
+def may_lock_memory(status: Path = Path("/proc/self/status")) -> bool:
+    """Whether this process has CAP_IPC_LOCK, for which the limit does not count."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status.read_text(), re.MULTILINE)
+    return found is not None and bool(int(found.group(1), 16) >> CAP_IPC_LOCK & 1)
 
 
 def _host_pool(settings: Settings) -> tuple[str, str]:
@@ -194,7 +206,15 @@ def _host_pool(settings: Settings) -> tuple[str, str]:
 
 
 def _ssd(settings: Settings) -> Iterator[Finding]:
-    """A line a folder; without them the host tier serves alone, so none is a failure."""
+    """A line a folder; without them the host tier serves alone, so none is a failure.
+
+    Those of a sidecar that runs come first, by its own word: it may have been started
+    from elsewhere, with other settings than ours.
+    """
+    theirs: set[str] = set()
+    for path, state, text in _folders_in_use(settings):
+        theirs.add(path)
+        yield Finding(state, "ssd", f"{path}, of the running sidecar: {text}")
     if "ssd_cache_gb" not in settings.values:
         return
     wanted = ssd_folders.wanted_bytes(settings)
@@ -202,12 +222,27 @@ def _ssd(settings: Settings) -> Iterator[Finding]:
         return
     said = ""
     for one in ssd_folders.examine(settings, wanted):
-        if one.crowded and one.objection == said:
-            continue  # it names all of them
+        if os.path.abspath(one.path) in theirs or (one.crowded and one.objection == said):
+            continue  # said already
         said = one.objection
         share = f"{one.wanted_bytes / GB:g} GB for blocks, " if wanted else ""
         shown = f"{one.path}: {share}{one.free_bytes / GB:.1f} GB free"
         yield Finding(WARN if one.objection else OK, "ssd", one.objection or shown)
+
+
+def _folders_in_use(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Path, state and a few words on each SSD folder of a sidecar that runs."""
+    try:
+        ssd = ask(settings, "status", {}, ASK_TIMEOUT_S)["ssd"]
+    except (FlexKVError, OSError, LookupError):
+        return  # nobody there, or it does not answer, which is no matter of its folders
+    for one in ssd.get("directories", []):
+        room = f"{one['used_bytes'] / GB:.2f} of {one['capacity_bytes'] / GB:.2f} GB used"
+        cause = f": {one['cause']}. Remedy: flexkv ssd reattach {one['path']}, once it is mended"
+        well = one["state"] in ("serving", "recovering")
+        yield one["path"], OK if well else WARN, f"{one['state']}, {room}{'' if well else cause}"
+    for one in ssd.get("unusable", []):
+        yield one["path"], WARN, f"not used: {one['cause']}"
 
 
 def _cuda(_: Settings) -> tuple[str, str]:

@@ -180,9 +180,14 @@ def _start_lock(settings: Settings, stopping: Callable[[], bool]) -> Iterator[bo
         os.close(fd)
 
 
+def default_runtime_dir() -> str:
+    """Where a user's sidecars keep their logs unless told otherwise."""
+    return f"/tmp/flexkv-{os.geteuid()}"
+
+
 def runtime_dir(settings: Settings) -> Path:
     """A folder that only we can write: ``FLEXKV_RUNTIME_DIR`` or ``/tmp/flexkv-<uid>``."""
-    folder = Path(settings.runtime_dir or f"/tmp/flexkv-{os.geteuid()}")
+    folder = Path(settings.runtime_dir or default_runtime_dir())
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = os.lstat(folder)

@@ -116,6 +116,15 @@ record Hello(
     return role == Protocol.ROLE_WORKER;
   }
 
+  /** The role as a word. */
+  String roleName() {
+    return switch (role) {
+      case Protocol.ROLE_SCHEDULER -> "scheduler";
+      case Protocol.ROLE_WORKER -> "worker";
+      default -> "tool";
+    };
+  }
+
   /** For logs: control characters of a stranger's text do not reach them. */
   String label() {
     String name = instance.replaceAll("[^\\x20-\\x7e]", "?");

@@ -23,6 +23,7 @@ final class StatusView {
       ObjectNode s = sessions.addObject();
       s.put("id", session.id);
       s.put("role", session.hello.role());
+      s.put("role_name", session.hello.roleName());
       s.put("instance", session.hello.instance());
       s.put("rank", session.hello.rank());
       s.put("pid", session.peerPid);

@@ -47,6 +47,7 @@ final class Sidecar {
   private static final ObjectMapper JSON = new ObjectMapper();
 
   private final AddressLock lock;
+  private final String address;
   private final BootIdentity identity;
   private final NumaPlacement placement;
   private final HostPool pool;
@@ -73,6 +74,7 @@ final class Sidecar {
       boolean idleExit)
       throws IOException {
     this.lock = lock;
+    this.address = settings.text(Options.SERVER_RECV_PORT);
     this.identity = identity;
     this.idleExitNanos = idleExit ? settings.nanos(Options.IDLE_EXIT_S) : 0;
     machine.require(settings.hostBytes());
@@ -230,6 +232,7 @@ final class Sidecar {
     json.put("pid", identity.pid());
     json.put("boot_epoch", identity.epochText());
     json.put("log_file", identity.logFile());
+    json.put("address", address);
     json.put("clients", rendezvous.clients());
     json.set("pool", readyPool());
     return json;

@@ -398,6 +398,14 @@ class InstanceTest {
     assertThat(lookup(1, 8).servable()).isEqualTo(2);
   }
 
+  @Test
+  void status_sessions_haveTheirRolesByName() throws Exception {
+    becomeReady();
+    assertThat(rig.status().path("sessions"))
+        .extracting(one -> one.path("role_name").asText())
+        .containsExactlyInAnyOrder("scheduler", "worker");
+  }
+
   private static boolean isEmpty(SidecarRig rig) {
     try {
       JsonNode status = rig.status();

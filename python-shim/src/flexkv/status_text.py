@@ -1,0 +1,88 @@
+"""``flexkv status --short``: what a person wants of the sidecar's status, in about ten lines."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+GB = 1e9
+_TAIL_BYTES = 64 * 1024
+_PROBLEM = re.compile(r"\S+ (WARN|ERROR) ")
+
+
+def short(status: Mapping[str, Any], address: str) -> Iterator[str]:
+    """The lines; a figure that an older sidecar does not tell is 0 or left out."""
+    cache, ssd = status.get("cache", {}), status.get("ssd", {})
+    pid = int(status["pid"])
+    yield f"address   {status.get('address', address)}"
+    yield f"sidecar   pid {pid}, build {status.get('build', '?')}, up {_uptime(pid)}"
+    yield from _engines(status)
+    yield f"host      {_used(cache)}, {cache.get('host_blocks', 0)} blocks"
+    yield from _ssd(ssd)
+    found, asked = cache.get("hits", 0), cache.get("lookups", 0)
+    yield f"lookups   {asked}, {found} found something ({cache.get('hit_blocks', 0)} blocks)"
+    ok, failed = cache.get("load_parts_ok", 0), cache.get("load_parts_failed", 0)
+    yield f"loads     {ok} ok, {failed} failed"
+    ok, failed = _saves(status)
+    yield f"saves     {ok} ok, {failed} failed ({cache.get('saved_blocks', 0)} blocks)"
+    yield f"problem   {last_problem(str(status.get('log_file', '')))}"
+    yield f"log       {status.get('log_file', '')}"
+
+
+def _engines(status: Mapping[str, Any]) -> Iterator[str]:
+    instances = status.get("instances", [])
+    if not instances:
+        yield "engines   none"
+    for one in instances:
+        missing = f", {one['missing']}" if one.get("missing") else ""
+        state = "ready" if one["ready"] else f"not ready{missing}"
+        yield f"engine    {one['name']}: {state}, {one['world_size']} rank(s)"
+
+
+def _ssd(ssd: Mapping[str, Any]) -> Iterator[str]:
+    if not ssd.get("present"):
+        yield "ssd       none" + (", although one is configured" if ssd.get("wanted") else "")
+    for one in ssd.get("directories", []):
+        cause = f": {one['cause']}" if one["cause"] else ""
+        yield f"ssd       {one['path']} {one['state']}, {_used(one)}{cause}"
+    for one in ssd.get("unusable", []):
+        yield f"ssd       {one['path']} not used: {one['cause']}"
+
+
+def _used(figures: Mapping[str, Any]) -> str:
+    used, capacity = figures.get("used_bytes", 0), figures.get("capacity_bytes", 0)
+    return f"{used / GB:.2f} of {capacity / GB:.2f} GB"
+
+
+def _saves(status: Mapping[str, Any]) -> tuple[int, int]:
+    """Ranks' parts of saves that ended well, and that did not, of the engines that are there."""
+    sides = [rank["save"] for one in status.get("instances", []) for rank in one["ranks"]]
+    return sum(s["jobs_ok"] for s in sides), sum(s["jobs_failed"] for s in sides)
+
+
+def _uptime(pid: int) -> str:
+    """Since the process began, by ``/proc``; ``?`` where that is another namespace's."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+        ticks = int(text.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return "?"
+    began_s = ticks / os.sysconf("SC_CLK_TCK")
+    minutes, seconds = divmod(int(time.clock_gettime(time.CLOCK_BOOTTIME) - began_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def last_problem(log_file: str) -> str:
+    """The last line at WARN or ERROR in the end of the sidecar's log; ``none`` if there is none."""
+    try:
+        with Path(log_file).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return "the log cannot be read"
+    return next((line for line in reversed(lines) if _PROBLEM.match(line)), "none in the log")
