@@ -79,7 +79,7 @@ def test_status_short_says_what_a_person_needs(
         "ssd       /d2 not used: is not a folder",
         "lookups   9, 4 found something (31 blocks)",
         "loads     5 ok, 1 failed",
-        "saves     7 ok, 1 failed (70 blocks)",
+        "saves     70 blocks; of the engines here 7 ok, 1 failed",
         "problem   t1 WARN  X [a] ERROR the last",
         f"log       {log}",
     ]

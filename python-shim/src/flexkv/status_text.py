@@ -28,7 +28,8 @@ def short(status: Mapping[str, Any], address: str) -> Iterator[str]:
     ok, failed = cache.get("load_parts_ok", 0), cache.get("load_parts_failed", 0)
     yield f"loads     {ok} ok, {failed} failed"
     ok, failed = _saves(status)
-    yield f"saves     {ok} ok, {failed} failed ({cache.get('saved_blocks', 0)} blocks)"
+    saved = cache.get("saved_blocks", 0)
+    yield f"saves     {saved} blocks; of the engines here {ok} ok, {failed} failed"
     yield f"problem   {last_problem(str(status.get('log_file', '')))}"
     yield f"log       {status.get('log_file', '')}"
 
