@@ -45,5 +45,10 @@ for ((i = 0; i < workers; i++)); do
 done
 
 wait -n || true
-echo "a worker ended: ending all" >&2
+for ((i = 0; i < workers; i++)); do
+    kill -0 "${pids[i]}" 2>/dev/null && continue
+    echo "start.sh: worker $i ended: ending all. The last lines of $logs/worker-$i.log:" >&2
+    tail -n 15 "$logs/worker-$i.log" | sed 's/^/    /' >&2
+    break
+done
 exit 1

@@ -19,7 +19,7 @@ FAKE_VLLM = """#!/bin/sh
 env | grep -E '^(WORKER|FLEXKV_|CUDA_VISIBLE)' >"$OUT/$WORKER.env"
 printf '%s\\n' "$@" >"$OUT/$WORKER.args"
 mv "$OUT/$WORKER.args" "$OUT/$WORKER.started"
-[ "$WORKER" != "$DIES" ] || exit 3
+[ "$WORKER" != "$DIES" ] || { echo "no GPU left"; exit 3; }
 exec sleep 60
 """
 
@@ -119,7 +119,8 @@ def test_end_of_one_worker_ends_all(tmp_path: Path) -> None:
     process = start(tmp_path, "shared", DIES="2")
     _, said = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "a worker ended: ending all" in said
+    log = tmp_path / "logs" / "worker-2.log"
+    assert f"worker 2 ended: ending all. The last lines of {log}:\n    no GPU left\n" in said
     wait_gone(process.pid)
 
 
