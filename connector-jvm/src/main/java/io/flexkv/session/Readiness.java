@@ -94,6 +94,11 @@ final class Readiness {
         instance.storedOnce ? " with the same bytes, stored once" : "",
         Arrays.stream(partBytes).sum(),
         HexFormat.of().toHexDigits(digest[0]));
+    String objection =
+        ssd.objection(instance.storedOnce ? partBytes[0] : Arrays.stream(partBytes).sum());
+    if (!objection.isEmpty()) {
+      LOG.warn("instance {}: {}", instance.name, objection);
+    }
   }
 
   /** From now on its scheduler hears of the namespace's blocks, if it asked to. */

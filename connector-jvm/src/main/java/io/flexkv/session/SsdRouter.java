@@ -106,6 +106,11 @@ final class SsdRouter implements SlotAllocator {
     return store != null;
   }
 
+  /** What is to be said of an engine with blocks of this size; mostly nothing. */
+  String objection(long blockBytes) {
+    return store == null ? "" : SsdFit.objection(blockBytes, store.directories());
+  }
+
   @Nullable SsdStore store() {
     return store;
   }

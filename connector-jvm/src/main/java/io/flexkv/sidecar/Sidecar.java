@@ -52,6 +52,7 @@ final class Sidecar {
   private final NumaPlacement placement;
   private final HostPool pool;
   private final Devices devices;
+  private final SsdSetup ssdSetup;
   private final @Nullable SsdUse ssd;
   private final CacheAgent agent;
   private final SessionControl sessions;
@@ -86,7 +87,8 @@ final class Sidecar {
     CacheConfig limits =
         CacheConfig.defaults().withTimes(settings.nanos(Options.LEASE_TTL_S), plan, plan);
     SsdSetup.News ssdNews = new SsdSetup.News();
-    ssd = SsdSetup.open(settings, ssdNews);
+    ssdSetup = SsdSetup.open(settings, ssdNews);
+    ssd = ssdSetup.use();
     agent = new CacheAgent(identity, slots, ssd, limits, settings.integer(Options.SPIN_US) * 1000);
     ssdNews.to(agent::ssdMoved);
     devices = new Devices(pool.segments(), CudaCopyPath.AUTO);
@@ -235,6 +237,7 @@ final class Sidecar {
     json.put("address", address);
     json.put("clients", rendezvous.clients());
     json.set("pool", readyPool());
+    ssdSetup.put(json.withObject("/ssd"));
     return json;
   }
 

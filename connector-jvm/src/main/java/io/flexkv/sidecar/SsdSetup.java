@@ -1,5 +1,7 @@
 package io.flexkv.sidecar;
 
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.cache.SsdConfig;
 import io.flexkv.cache.WritePolicy;
 import io.flexkv.config.Options;
@@ -10,19 +12,43 @@ import io.flexkv.tier.ssd.SsdInUseException;
 import io.flexkv.tier.ssd.SsdOptions;
 import java.io.IOException;
 import java.nio.file.Path;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/** The SSD tier as the settings want it. */
+/** The SSD tier as the settings want it, and what of it is not there. */
 final class SsdSetup {
   private static final Logger LOG = LoggerFactory.getLogger(SsdSetup.class);
   private static final int THREADS = 8;
   private static final double GB = 1e9;
   private static final long MB = 1_000_000;
 
-  private SsdSetup() {}
+  private final boolean wanted;
+  private final Map<Path, String> unusable = new LinkedHashMap<>();
+  private @Nullable SsdUse use;
+
+  private SsdSetup(boolean wanted) {
+    this.wanted = wanted;
+  }
+
+  /** The tier, null if it is off or cannot be used. */
+  @Nullable SsdUse use() {
+    return use;
+  }
+
+  /**
+   * What {@code status} tells besides the store's own: whether a tier was asked for, and each
+   * folder that could not be used at the start, with the cause.
+   */
+  void put(ObjectNode ssd) {
+    ssd.put("wanted", wanted);
+    ArrayNode folders = ssd.putArray("unusable");
+    unusable.forEach(
+        (path, cause) -> folders.addObject().put("path", path.toString()).put("cause", cause));
+  }
 
   /** Passes the store's news on, once somebody is there to hear them. */
   static final class News implements Runnable {
@@ -42,33 +68,40 @@ final class SsdSetup {
    * Opens it. A disk that cannot be used is one line in the log: the host tier serves alone then.
    *
    * @param wakeUp called when the store has news
-   * @return null if it is off or cannot be used
    * @throws SsdInUseException if another sidecar has a directory that somebody named: a mistake in
    *     the configuration, which a start that went on would hide. Nobody chose the default folder,
    *     so one that is taken counts as a disk that cannot be used
    */
-  static @Nullable SsdUse open(Settings settings, Runnable wakeUp) throws SsdInUseException {
+  static SsdSetup open(Settings settings, Runnable wakeUp) throws SsdInUseException {
     long bytes = settings.bytes(Options.SSD_CACHE_GB);
     String enabled = settings.text(Options.ENABLE_SSD);
     if (bytes == 0 || enabled.equals("0") || enabled.equals("false")) {
       if (settings.integer(Options.NUM_SSD_BLOCKS) > 0 && bytes == 0) {
         LOG.warn("num_ssd_blocks alone makes no SSD tier: ssd_cache_gb says how large it is");
       }
-      return null;
+      return new SsdSetup(false);
     }
+    SsdSetup setup = new SsdSetup(true);
     try {
-      SsdEngine store = SsdEngine.open(options(settings), wakeUp);
+      SsdEngine store = SsdEngine.open(options(settings), wakeUp, setup.unusable::put);
       LOG.info("SSD tier: {} bytes in {}", store.capacityBytes(), folders(settings));
-      return new SsdUse(store, config(settings), settings.integer(Options.NUM_SSD_BLOCKS));
+      setup.use = new SsdUse(store, config(settings), settings.integer(Options.NUM_SSD_BLOCKS));
     } catch (SsdInUseException e) {
       if (!settings.source(Options.SSD_CACHE_DIR).equals("default")) {
         throw e;
       }
-      LOG.error("no SSD tier, the host tier serves alone: {}", e.getMessage());
-      return null;
+      setup.failed(settings, e);
     } catch (IOException | IllegalArgumentException e) {
-      LOG.error("no SSD tier, the host tier serves alone: {}", e.getMessage());
-      return null;
+      setup.failed(settings, e);
+    }
+    return setup;
+  }
+
+  private void failed(Settings settings, Exception e) {
+    String cause = String.valueOf(e.getMessage());
+    LOG.error("no SSD tier, the host tier serves alone: {}", cause);
+    for (Path folder : folders(settings)) {
+      unusable.putIfAbsent(folder.toAbsolutePath().normalize(), cause);
     }
   }
 

@@ -3,6 +3,9 @@ package io.flexkv.sidecar;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.cache.WritePolicy;
 import io.flexkv.config.Settings;
 import io.flexkv.session.SsdUse;
@@ -17,20 +20,52 @@ import org.junit.jupiter.api.io.TempDir;
 class SsdSetupTest {
   @TempDir Path folder;
 
-  private static SsdUse open(Map<String, String> options) throws Exception {
+  private static SsdSetup setUp(Map<String, String> options) throws Exception {
     return SsdSetup.open(Settings.load(Map.of(), options), () -> {});
+  }
+
+  private static SsdUse open(Map<String, String> options) throws Exception {
+    return setUp(options).use();
+  }
+
+  private static JsonNode told(SsdSetup setup) {
+    ObjectNode told = new ObjectMapper().createObjectNode();
+    setup.put(told);
+    return told;
   }
 
   @Test
   void open_noSize_isOff() throws Exception {
-    assertThat(open(Map.of("ssd_cache_dir", folder.toString()))).isNull();
+    SsdSetup off = setUp(Map.of("ssd_cache_dir", folder.toString()));
+    assertThat(off.use()).isNull();
+    assertThat(told(off)).hasToString("{\"wanted\":false,\"unusable\":[]}");
     assertThat(open(Map.of("ssd_cache_gb", "1", "enable_ssd", "0"))).isNull();
   }
 
   @Test
   void open_folderIsAFile_hostTierServesAlone() throws Exception {
     Path file = Files.createFile(folder.resolve("f"));
-    assertThat(open(Map.of("ssd_cache_gb", "0.1", "ssd_cache_dir", file.toString()))).isNull();
+    SsdSetup setup = setUp(Map.of("ssd_cache_gb", "0.1", "ssd_cache_dir", file.toString()));
+    assertThat(setup.use()).isNull();
+    JsonNode told = told(setup);
+    assertThat(told.path("wanted").asBoolean()).isTrue();
+    assertThat(told.at("/unusable/0/path").asText()).isEqualTo(file.toString());
+    assertThat(told.at("/unusable/0/cause").asText()).contains("is not a folder");
+    assertThat(told.path("unusable")).hasSize(1);
+  }
+
+  @Test
+  void open_oneFolderOfTwoCannotBe_isToldWithItsCauseAlone() throws Exception {
+    Path file = Files.createFile(folder.resolve("f"));
+    String both = folder.resolve("a") + ";" + file;
+    SsdSetup setup = setUp(Map.of("ssd_cache_gb", "0.1", "ssd_cache_dir", both));
+    try (var store = setup.use().store()) {
+      assertThat(store.directories()).hasSize(1);
+      JsonNode told = told(setup);
+      assertThat(told.path("wanted").asBoolean()).isTrue();
+      assertThat(told.path("unusable")).hasSize(1);
+      assertThat(told.at("/unusable/0/path").asText()).isEqualTo(file.toString());
+    }
   }
 
   @Test

@@ -45,6 +45,7 @@ final class DirectoryFiles implements AutoCloseable {
 
   private DirectoryMeta meta;
   private boolean fresh;
+  private boolean endedCleanly;
 
   private DirectoryFiles(Path path, DirectoryLock lock, DirectFile metaFile, DirectoryMeta meta) {
     this.path = path;
@@ -64,6 +65,12 @@ final class DirectoryFiles implements AutoCloseable {
   static DirectoryFiles open(
       Path path, long capacityBytes, long maxFileBytes, long extentBytes, RandomGenerator random)
       throws IOException {
+    long room = capacityBytes - 2L * DirectoryMeta.BYTES;
+    DirectoryMeta wanted = geometry(path, room, maxFileBytes, extentBytes, random.nextLong());
+    if (!Files.exists(path.resolve(META))
+        && Files.getFileStore(existing(path)).getTotalSpace() > 0) {
+      checkRoom(path, wanted, wanted.extents); // before anything is made that would be left behind
+    }
     makeFolder(path);
     DirectoryLock lock = DirectoryLock.take(path);
     DirectFile metaFile = null;
@@ -71,8 +78,6 @@ final class DirectoryFiles implements AutoCloseable {
     try {
       metaFile = openFile(path.resolve(META));
       metaFile.reserve(2L * DirectoryMeta.BYTES);
-      long room = capacityBytes - 2L * DirectoryMeta.BYTES;
-      DirectoryMeta wanted = geometry(path, room, maxFileBytes, extentBytes, random.nextLong());
       files = new DirectoryFiles(path, lock, metaFile, wanted);
       files.fresh = true;
       files.attach(wanted, room);
@@ -241,6 +246,7 @@ final class DirectoryFiles implements AutoCloseable {
         dropped("files are missing or too short");
         return;
       }
+      endedCleanly = found.clean;
       if (extents < found.extents) {
         // What lies before the new end stays; the files are cut when that is noted. Headers that
         // lay behind it are lost, and some of those before it may be older than their slots.
@@ -293,18 +299,22 @@ final class DirectoryFiles implements AutoCloseable {
   }
 
   private Path dataPath(int file) {
+    return dataPath(path, file);
+  }
+
+  private static Path dataPath(Path path, int file) {
     return path.resolve("flexkv-ssd-%04d.data".formatted(file));
   }
 
   /** Refuses before anything is taken: others live on this disk, too. */
-  private void checkRoom(int extents) throws IOException {
+  private static void checkRoom(Path path, DirectoryMeta meta, int extents) throws IOException {
     long more = 0;
     for (int file = 0; file < fileCount(meta, extents); file++) {
-      Path data = dataPath(file);
+      Path data = dataPath(path, file);
       long there = Files.exists(data) ? Files.size(data) : 0;
       more += Math.max(0, fileLength(meta, extents, file) - there);
     }
-    long free = Files.getFileStore(path).getUsableSpace();
+    long free = Files.getFileStore(existing(path)).getUsableSpace();
     if (more > free) {
       throw new IOException(
           "SSD directory %s needs %s GB more, its disk has %s free: make ssd_cache_gb smaller,"
@@ -312,6 +322,15 @@ final class DirectoryFiles implements AutoCloseable {
                       path, gigabytes(more, RoundingMode.UP), gigabytes(free, RoundingMode.DOWN))
               + " or free some room");
     }
+  }
+
+  /** The folder itself, or the nearest above it that is there. */
+  private static Path existing(Path path) {
+    Path found = path;
+    while (!Files.exists(found) && found.getParent() != null) {
+      found = found.getParent();
+    }
+    return found;
   }
 
   private void openData() throws IOException {
@@ -335,7 +354,7 @@ final class DirectoryFiles implements AutoCloseable {
    * @return false where the file system cannot reserve room
    */
   boolean reserve(int extents) throws IOException {
-    checkRoom(extents);
+    checkRoom(path, meta, extents);
     List<DirectFile> files = new ArrayList<>(dataFiles);
     boolean reserved = true;
     try {
@@ -435,6 +454,11 @@ final class DirectoryFiles implements AutoCloseable {
   /** Whether nothing is attached. */
   boolean fresh() {
     return fresh;
+  }
+
+  /** Whether the sidecar before ended cleanly, whatever has become of the directory since. */
+  boolean endedCleanly() {
+    return endedCleanly;
   }
 
   int extentsPerFile() {

@@ -138,14 +138,22 @@ final class DirectoryScan {
     LOG.log(
         Level.INFO,
         "SSD directory {0}: attached, {1} blocks in {2} MiB of headers, {3} dropped ({4}; {5} were"
-            + " stored before an unclean end and not verified since)",
+            + " stored before an unclean end, or before it became smaller, and not verified since)",
         directory.path(),
         scan.survivors,
         scan.bytesRead >> 20,
         scan.dropped,
-        scan.meta.clean ? "ended cleanly" : "did not end cleanly",
+        ending(scan.files),
         scan.unproven);
     return scan;
+  }
+
+  /** How its last sidecar left it, for people. */
+  static String ending(DirectoryFiles files) {
+    if (!files.endedCleanly()) {
+      return "did not end cleanly";
+    }
+    return files.meta().clean ? "ended cleanly" : "ended cleanly, is smaller now";
   }
 
   // ---- reading

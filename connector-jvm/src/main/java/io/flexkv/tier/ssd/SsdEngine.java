@@ -16,6 +16,7 @@ import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicReferenceArray;
 import java.util.concurrent.locks.LockSupport;
+import java.util.function.BiConsumer;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -86,11 +87,18 @@ public final class SsdEngine implements SsdStore {
    * Opens the directories: locks them and reserves their room, but reads nothing yet.
    *
    * @param wakeUp called by threads of the store when there is news; must not block or throw
+   * @param unusable is told of each that cannot be used, and why, before this returns or throws
    * @throws SsdInUseException if another process has one of them
    * @throws IOException if none of them can be used; the text says what to do
    */
+  public static SsdEngine open(
+      SsdOptions options, Runnable wakeUp, BiConsumer<Path, String> unusable) throws IOException {
+    return SsdOpening.open(options, SsdTuning.defaults(), wakeUp, unusable);
+  }
+
+  /** The same for whom the log says enough. */
   public static SsdEngine open(SsdOptions options, Runnable wakeUp) throws IOException {
-    return SsdOpening.open(options, SsdTuning.defaults(), wakeUp);
+    return open(options, wakeUp, (path, cause) -> {});
   }
 
   static long rounded(long bytes) {

@@ -17,6 +17,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
+import java.util.function.BiConsumer;
 import java.util.stream.LongStream;
 
 /** Opens the directories of a store together: what one of them holds may depend on the others. */
@@ -26,9 +27,15 @@ final class SsdOpening {
   private SsdOpening() {}
 
   static SsdEngine open(SsdOptions options, SsdTuning tuning, Runnable wakeUp) throws IOException {
+    return open(options, tuning, wakeUp, (path, cause) -> {});
+  }
+
+  static SsdEngine open(
+      SsdOptions options, SsdTuning tuning, Runnable wakeUp, BiConsumer<Path, String> unusable)
+      throws IOException {
     List<DirectoryFiles> files = new ArrayList<>();
     try {
-      openAll(options, tuning, files);
+      openAll(options, tuning, files, unusable);
       dropOrphans(files);
       return new SsdEngine(files, options, tuning, wakeUp);
     } catch (IOException | RuntimeException e) {
@@ -39,7 +46,11 @@ final class SsdOpening {
     }
   }
 
-  private static void openAll(SsdOptions options, SsdTuning tuning, List<DirectoryFiles> files)
+  private static void openAll(
+      SsdOptions options,
+      SsdTuning tuning,
+      List<DirectoryFiles> files,
+      BiConsumer<Path, String> unusable)
       throws IOException {
     SecureRandom random = new SecureRandom();
     long share = options.share();
@@ -54,12 +65,14 @@ final class SsdOpening {
       try {
         files.add(
             DirectoryFiles.open(path, share, options.maxFileBytes(), tuning.extentBytes(), random));
+        warnOfMemory(path);
       } catch (SsdInUseException e) {
         throw e; // two owners would be a mistake of whoever configured it
       } catch (IOException e) {
         failed.put(path, e);
       }
     }
+    failed.forEach((path, e) -> unusable.accept(path, why(e)));
     if (options.directories().size() > 1) { // of a single one the caller says all
       String rest = files.isEmpty() ? "no other serves" : "the others go on";
       failed.forEach((path, e) ->
@@ -69,6 +82,28 @@ final class SsdOpening {
       IOException first = failed.values().iterator().next();
       throw new IOException("no SSD directory can be used: " + why(first), first);
     }
+  }
+
+  /** A file system that is memory can be used, but hardly anybody means it. */
+  private static void warnOfMemory(Path path) throws IOException {
+    String warning = memoryWarning(path, Files.getFileStore(path).type());
+    if (!warning.isEmpty()) {
+      LOG.log(Level.WARNING, "{0}", warning);
+    }
+  }
+
+  /**
+   * A sentence where it is memory, else nothing.
+   *
+   * @param type of the directory's file system
+   */
+  static String memoryWarning(Path path, String type) {
+    return type.equals("tmpfs") || type.equals("ramfs")
+        ? "SSD directory %s is of type %s: that is memory, no disk, taken besides cpu_cache_gb and"
+                .formatted(path, type)
+            + " gone with the machine. Remedy: set ssd_cache_dir (FLEXKV_SSD_CACHE_DIR) to a folder"
+            + " of a local disk"
+        : "";
   }
 
   /**

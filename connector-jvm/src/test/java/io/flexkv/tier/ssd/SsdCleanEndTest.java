@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import io.flexkv.ffm.Errno;
 import java.io.IOException;
 import java.lang.foreign.Arena;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.SplittableRandom;
@@ -57,6 +58,28 @@ class SsdCleanEndTest {
 
   private static boolean isPayload(BlockOp op) {
     return op.isWrite() && op.urgency() == BlockOp.Urgency.WRITE;
+  }
+
+  @Test
+  void endedCleanly_smallerAtTheNextStart_theEndIsToldAsItWas() throws IOException {
+    try (SsdRig rig = open()) {
+      rig.write(SsdRig.header(1, 0, 0, PAYLOAD));
+      Files.createDirectory(folder.resolve("killed"));
+      for (String file : List.of("flexkv-ssd.meta", "flexkv-ssd-0000.data")) {
+        Files.copy(folder.resolve("a").resolve(file), folder.resolve("killed").resolve(file));
+      }
+    }
+    assertThat(ending("a", 8 << 20)).isEqualTo("ended cleanly");
+    assertThat(ending("a", 4 << 20)).isEqualTo("ended cleanly, is smaller now");
+    assertThat(ending("killed", 4 << 20)).isEqualTo("did not end cleanly");
+  }
+
+  private String ending(String directory, long bytes) throws IOException {
+    Path path = folder.resolve(directory);
+    try (DirectoryFiles files =
+        DirectoryFiles.open(path, bytes, 0, 256 << 10, new SplittableRandom(1))) {
+      return DirectoryScan.ending(files);
+    }
   }
 
   /** A block in the slot that another one had, whose header stays in the log. */

@@ -354,6 +354,14 @@ class SsdFaultTest {
   }
 
   @Test
+  void directoryInMemory_isSaidWithTheRemedy() {
+    assertThat(SsdOpening.memoryWarning(Path.of("/dev/shm/x"), "tmpfs"))
+        .startsWith("SSD directory /dev/shm/x is of type tmpfs: that is memory, no disk, ")
+        .contains("Remedy: set ssd_cache_dir (FLEXKV_SSD_CACHE_DIR) to a folder of a local disk");
+    assertThat(SsdOpening.memoryWarning(Path.of("/disk0"), "ext4")).isEmpty();
+  }
+
+  @Test
   void sizeOutOfBounds_boundsThatAreNamedInGigabytesHold() throws IOException {
     assertThatThrownBy(() -> openPlain(0.0002))
         .hasMessageContaining("would have 0.0002 GB, wanted 0.0007 to 8796.0931: change");

@@ -403,7 +403,12 @@ class SsdRecoveryTest {
             () -> SsdRig.open(SsdRig.options(0, tooMuch, directory), SsdTuning.defaults()))
         .hasMessageContaining("SSD directory " + directory + " needs ")
         .hasMessageContaining("make ssd_cache_gb smaller, or free some room");
-    assertThat(directory.resolve("flexkv-ssd-0000.data")).doesNotExist();
+    assertThat(directory).as("nothing is left behind").doesNotExist();
+    Files.createDirectory(directory);
+    assertThatThrownBy(
+            () -> SsdRig.open(SsdRig.options(0, tooMuch, directory), SsdTuning.defaults()))
+        .hasMessageContaining(" GB more, its disk has ");
+    assertThat(directory).isEmptyDirectory();
     try (SsdRig rig = open(options())) {
       rig.write(chain(1, 3, 0));
     }
