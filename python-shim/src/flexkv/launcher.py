@@ -186,15 +186,21 @@ def default_runtime_dir() -> str:
 
 
 def runtime_dir(settings: Settings) -> Path:
-    """A folder that only we can write: ``FLEXKV_RUNTIME_DIR`` or ``/tmp/flexkv-<uid>``."""
+    """A folder that only we can write: ``FLEXKV_RUNTIME_DIR`` or ``/tmp/flexkv-<uid>``.
+
+    ``UnusableError`` where that cannot be.
+    """
     folder = Path(settings.runtime_dir or default_runtime_dir())
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = os.lstat(folder)
     except OSError as error:
-        raise LaunchError(f"cannot make the folder {folder}: {error}") from None
+        raise UnusableError(
+            f"cannot make the folder {folder}: {error}. Remedy: set FLEXKV_RUNTIME_DIR to a folder "
+            "of your own"
+        ) from None
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
-        raise LaunchError(
+        raise UnusableError(
             f"{folder} is not a folder that only uid {os.geteuid()} can write. Remedy: set "
             "FLEXKV_RUNTIME_DIR to one"
         )
@@ -231,7 +237,8 @@ def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
         "strict": settings.strict,
         **settings.sidecar,
     }
-    env[OVERRIDES_ENV] = json.dumps(decided)
+    sources = {name: settings.sources[name] for name in decided if name in settings.sources}
+    env[OVERRIDES_ENV] = json.dumps({**decided, "sources": sources})
     env["FLEXKV_SERVER_RECV_PORT"] = settings.server_recv_port  # for whoever looks at the process
     if settings.config_path:
         env[CONFIG_PATH_ENV] = str(Path(settings.config_path).absolute())

@@ -7,6 +7,7 @@ import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.dataformat.yaml.YAMLMapper;
 import java.io.IOException;
 import java.io.InputStream;
@@ -29,6 +30,7 @@ import java.util.regex.Pattern;
  * by the same rules ({@code config_file.py}).
  */
 final class ConfigFile {
+  private static final String SOURCES = "sources";
   private static final int MAX_BYTES = 1024 * 1024;
   private static final Pattern VARIABLE = Pattern.compile("\\$\\{([A-Za-z_][A-Za-z0-9_]*)}");
   private static final ObjectMapper JSON =
@@ -44,6 +46,7 @@ final class ConfigFile {
 
   private final String source;
   private final Map<String, String> values = new LinkedHashMap<>();
+  private final Map<String, String> sources = new LinkedHashMap<>();
   private final List<String> unknown = new ArrayList<>();
   private final Map<String, String> unset = new LinkedHashMap<>();
   private final List<String> remarks = new ArrayList<>();
@@ -89,11 +92,23 @@ final class ConfigFile {
     return file;
   }
 
-  /** The options of a JSON object given as text, e.g. in the environment. */
+  /**
+   * The options of a JSON object given as text, e.g. in the environment. {@value #SOURCES}, if it
+   * is there, maps their names to where whoever wrote the text has them from.
+   */
   static ConfigFile overrides(String text) throws ConfigException {
     ConfigFile file = new ConfigFile(Options.OVERRIDES_ENV);
-    file.take(parse(JSON, text, Options.OVERRIDES_ENV));
+    JsonNode root = parse(JSON, text, Options.OVERRIDES_ENV);
+    if (root instanceof ObjectNode object && object.remove(SOURCES) instanceof ObjectNode from) {
+      from.properties().forEach(e -> file.sources.put(e.getKey(), e.getValue().asText()));
+    }
+    file.take(root);
     return file;
+  }
+
+  /** Where a value comes from. */
+  String source(String name) {
+    return sources.getOrDefault(name, source + " " + name);
   }
 
   private static String text(Path path) throws ConfigException {

@@ -128,7 +128,7 @@ public final class Settings {
       }
       given = overrides.values().get(name);
       if (given != null) {
-        return new Found(Options.OVERRIDES_ENV + " " + name, given);
+        return new Found(overrides.source(name), given);
       }
       given = file.values().get(name);
       if (given != null) {
@@ -233,7 +233,7 @@ public final class Settings {
    * These settings with some options changed.
    *
    * @param changes values as text, by option name
-   * @param source where they come from, for messages
+   * @param source where they come from, for messages; empty where their reader knows
    */
   public Settings with(Map<String, String> changes, String source) throws ConfigException {
     Map<String, String> changed = new LinkedHashMap<>(values);
@@ -248,7 +248,7 @@ public final class Settings {
                     change.getKey(),
                     Nearest.words(change.getKey(), Options.BY_KEY.keySet())));
       }
-      String where = source + " " + option.name();
+      String where = (source + " " + option.name()).strip();
       changed.put(option.name(), Loading.checked(option, change.getValue(), where));
       from.put(option.name(), where);
     }

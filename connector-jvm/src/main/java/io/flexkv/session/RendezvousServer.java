@@ -17,6 +17,7 @@ import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.locks.LockSupport;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
+import org.slf4j.event.Level;
 
 /**
  * The rendezvous plane: greets clients, sees their death, and carries the records of those that
@@ -304,13 +305,19 @@ public final class RendezvousServer implements Runnable, AutoCloseable {
     limits.put("max_record_bytes", Protocol.MAX_RECORD_BYTES);
     limits.put("max_keys_a_record", Protocol.MAX_KEYS_A_RECORD);
     limits.put("max_blocks_a_plan", Protocol.MAX_BLOCKS_A_PLAN);
-    LOG.info("{} began: pid {}, build {}", session.label(), session.peerPid, printable(session));
+    LOG.atLevel(level(session))
+        .log("{} began: pid {}, build {}", session.label(), session.peerPid, printable(session));
     try {
       c.send(FrameDescriptor.encode(FrameDescriptor.WELCOME, Json.bytes(json)), agentWake.fd());
     } catch (IOException e) {
       LOG.info("{} did not take its welcome: {}", session.label(), e.getMessage());
       drop(c);
     }
+  }
+
+  /** Tools come and go at every look at the status: no news. */
+  private static Level level(Session session) {
+    return session.hello.role() == Protocol.ROLE_TOOL ? Level.DEBUG : Level.INFO;
   }
 
   private static String printable(Session session) {
@@ -344,7 +351,7 @@ public final class RendezvousServer implements Runnable, AutoCloseable {
       if ((ready & (PollSet.IN | PollSet.HUP | PollSet.ERR)) != 0
           && (bridge == null || !bridge.isFull() || (ready & PollSet.IN) == 0)
           && !receive(c)) {
-        LOG.info("{} ended", session.label());
+        LOG.atLevel(level(session)).log("{} ended", session.label());
         drop(c);
         return;
       }

@@ -13,6 +13,9 @@ import picocli.CommandLine.IVersionProvider;
     versionProvider = FlexKv.Version.class,
     description = "The sidecar of FlexKV: owns the cache, moves the blocks.")
 public final class FlexKv implements Callable<Integer> {
+  /** It ended, and nobody had asked for that: the log says why. */
+  static final int EXIT_FAILED = 1;
+
   /** Somebody else serves the address. */
   static final int EXIT_OCCUPIED = 3;
 

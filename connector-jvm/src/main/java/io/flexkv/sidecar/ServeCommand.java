@@ -11,13 +11,18 @@ import java.io.IOException;
 import java.nio.file.Path;
 import java.util.Map;
 import java.util.concurrent.Callable;
-import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 import picocli.CommandLine.Command;
 
 /** {@code serve} and {@code start}: run a sidecar until its end. */
 @Command(mixinStandardHelpOptions = true, versionProvider = FlexKv.Version.class)
 final class ServeCommand implements Callable<Integer>, OptionSpecs.Configured {
+  private static final Logger LOG = LoggerFactory.getLogger(ServeCommand.class);
   private static final long EXIT_MILLIS = 1900;
   private static final long PROGRESS_MILLIS = 1000;
 
@@ -26,7 +31,8 @@ final class ServeCommand implements Callable<Integer>, OptionSpecs.Configured {
   private final ObjectMapper json = new ObjectMapper();
 
   /**
-   * @param embedded started by an engine: ends by idleness, logs to its file only
+   * @param embedded started by an engine: ends by idleness, logs to its file only, and tells on
+   *     stdout how far it is, one JSON object a line
    */
   ServeCommand(boolean embedded) {
     this.embedded = embedded;
@@ -37,11 +43,43 @@ final class ServeCommand implements Callable<Integer>, OptionSpecs.Configured {
     return given.given();
   }
 
+  /**
+   * Serves until the end. A signal is as good a way to ask for that as any other: where the end was
+   * in time, this process' exit status is the same one, and not the JVM's 128 + the signal's
+   * number, which a supervisor takes for a failure.
+   */
   @Override
   public Integer call() throws Exception {
+    CompletableFuture<Sidecar> begun = new CompletableFuture<>();
+    CompletableFuture<Integer> ended = new CompletableFuture<>();
+    Runtime.getRuntime()
+        .addShutdownHook(Thread.ofPlatform().unstarted(() -> endBySignal(begun, ended)));
+    int code = FlexKv.EXIT_FAILED;
+    try {
+      code = serve(begun);
+      return code;
+    } finally {
+      ended.complete(code);
+    }
+  }
+
+  private static void endBySignal(
+      CompletableFuture<Sidecar> begun, CompletableFuture<Integer> ended) {
+    var _ = begun.thenAccept(sidecar -> sidecar.stop("signal"));
+    try {
+      Runtime.getRuntime().halt(ended.get(EXIT_MILLIS, TimeUnit.MILLISECONDS));
+    } catch (TimeoutException | ExecutionException e) {
+      LOG.warn("not ended {} ms after a signal: ended all the same", EXIT_MILLIS);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  private int serve(CompletableFuture<Sidecar> begun) throws IOException, InterruptedException {
+    Settings settings;
     Sidecar sidecar;
     try {
-      Settings settings = Settings.load(System.getenv(), given());
+      settings = Settings.load(System.getenv(), given());
       Path logFile = RuntimeFolder.logFile(settings);
       LogSetup.configure(
           logFile,
@@ -49,36 +87,22 @@ final class ServeCommand implements Callable<Integer>, OptionSpecs.Configured {
           settings.text(Options.LOG_LEVEL),
           !embedded);
       sidecar = Sidecar.start(settings, logFile.toString(), embedded);
-    } catch (ConfigException e) {
-      System.err.println("flexkv: " + e.getMessage());
-      return FlexKv.EXIT_SETTINGS;
     } catch (AddressLock.OccupiedException e) {
-      say("occupied", String.valueOf(e.getMessage()));
+      occupied(String.valueOf(e.getMessage()));
       return FlexKv.EXIT_OCCUPIED;
-    } catch (IOException e) {
+    } catch (ConfigException | IOException e) {
       System.err.println("flexkv: " + e.getMessage());
       return FlexKv.EXIT_SETTINGS;
     }
-    CountDownLatch ended = new CountDownLatch(1);
-    Runtime.getRuntime()
-        .addShutdownHook(
-            Thread.ofPlatform()
-                .unstarted(() -> {
-                  sidecar.stop("signal");
-                  try {
-                    ended.await(EXIT_MILLIS, TimeUnit.MILLISECONDS);
-                  } catch (InterruptedException e) {
-                    Thread.currentThread().interrupt();
-                  }
-                }));
-    print(sidecar.readyControl());
-    Thread.ofPlatform().daemon().name("flexkv-progress").start(() -> progress(sidecar));
-    try {
-      sidecar.serveUntilEnd();
-    } finally {
-      ended.countDown();
+    begun.complete(sidecar);
+    if (embedded) {
+      print(sidecar.readyControl());
+      Thread.ofPlatform().daemon().name("flexkv-progress").start(() -> progress(sidecar));
+    } else {
+      String address = settings.text(Options.SERVER_RECV_PORT);
+      LOG.info("ready at {} ({}), stop with Ctrl-C or SIGTERM", address, sidecar.summary());
     }
-    return 0;
+    return sidecar.serveUntilEnd() ? 0 : FlexKv.EXIT_FAILED;
   }
 
   private void progress(Sidecar sidecar) {
@@ -96,8 +120,12 @@ final class ServeCommand implements Callable<Integer>, OptionSpecs.Configured {
     }
   }
 
-  private void say(String phase, String message) {
-    print(json.createObjectNode().put("phase", phase).put("message", message));
+  private void occupied(String message) {
+    if (embedded) {
+      print(json.createObjectNode().put("phase", "occupied").put("message", message));
+    } else {
+      System.err.println("flexkv: " + message);
+    }
   }
 
   private static void print(JsonNode line) {

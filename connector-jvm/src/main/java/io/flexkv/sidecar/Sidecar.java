@@ -27,6 +27,8 @@ import io.flexkv.tier.PoolPages;
 import io.flexkv.tier.ssd.SsdStore;
 import io.flexkv.transfer.MoveLimits;
 import java.io.IOException;
+import java.math.BigDecimal;
+import java.math.RoundingMode;
 import java.nio.file.Path;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
@@ -66,6 +68,7 @@ final class Sidecar {
   private final long idleExitNanos;
   private final CountDownLatch stopAsked = new CountDownLatch(1);
   private volatile String stopReason = "";
+  private volatile boolean failed;
 
   private Sidecar(
       Settings settings,
@@ -161,6 +164,7 @@ final class Sidecar {
         .daemon()
         .uncaughtExceptionHandler((t, e) -> {
           LOG.error("{} ended, and this sidecar with it", t.getName(), e);
+          failed = true;
           stop(name + " failed: " + e);
         })
         .unstarted(body);
@@ -202,6 +206,18 @@ final class Sidecar {
 
   private static Level level(Note note) {
     return note.warning() ? Level.WARN : Level.INFO;
+  }
+
+  /** For whoever started it by hand: what it is and has, in a few words. */
+  String summary() {
+    String disks = ssd == null ? "no" : gigabytes(ssd.store().capacityBytes());
+    return "pid %d, host tier %s, %s SSD tier"
+        .formatted(identity.pid(), gigabytes(pool.capacityBytes()), disks);
+  }
+
+  private static String gigabytes(long bytes) {
+    BigDecimal value = BigDecimal.valueOf(bytes, 9).setScale(2, RoundingMode.HALF_UP);
+    return value.stripTrailingZeros().toPlainString() + " GB";
   }
 
   /** What a starter reads on stdout once clients are welcome. */
@@ -271,8 +287,12 @@ final class Sidecar {
     }
   }
 
-  /** Waits until somebody asks it to end or it has been idle for long enough, then ends it. */
-  void serveUntilEnd() throws IOException, InterruptedException {
+  /**
+   * Waits until somebody asks it to end or it has been idle for long enough, then ends it.
+   *
+   * @return false if neither was so: a thread of it failed
+   */
+  boolean serveUntilEnd() throws IOException, InterruptedException {
     while (!stopAsked.await(500, TimeUnit.MILLISECONDS)) {
       if (idleExitNanos > 0 && rendezvous.idleNanos() > idleExitNanos) {
         stop("its last client has been gone for " + idleExitNanos / 1_000_000_000 + " s");
@@ -300,5 +320,6 @@ final class Sidecar {
     devices.close();
     lock.close();
     LOG.info("ended");
+    return !failed;
   }
 }

@@ -90,7 +90,7 @@ final class Tuning {
     }
     Settings changed;
     try {
-      changed = settings.with(changes, "set");
+      changed = settings.with(changes, "");
     } catch (ConfigException e) {
       throw new RequestException("refused", String.valueOf(e.getMessage()));
     }

@@ -45,6 +45,21 @@ class SettingsTest {
   }
 
   @Test
+  void load_overridesThatNameTheirSources_areShownWithThem() throws Exception {
+    String text =
+        """
+        {"idle_exit_s": 0, "log_level": "INFO", "spin_us": 3, "sources":
+         {"idle_exit_s": "flexkv serve", "log_level": "default"}}
+        """;
+    Settings settings = Settings.load(Map.of("FLEXKV_OVERRIDES", text), Map.of());
+    assertThat(settings.changed())
+        .containsOnly(
+            Map.entry("idle_exit_s", "0 (flexkv serve)"),
+            Map.entry("spin_us", "3 (FLEXKV_OVERRIDES spin_us)"));
+    assertThat(settings.notes()).isEmpty();
+  }
+
+  @Test
   void load_jsonWithCommentsVariablesAndSections_isRead() throws Exception {
     Map<String, String> env =
         envWith(
