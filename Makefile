@@ -43,8 +43,8 @@ test-ssd: ## the SSD tier: damage, faults, a hundred kills; two tiers in the cor
 	@$(BIN)/pytest tests/e2e/test_ssd.py
 
 soak-ssd: ## the same in long: a thousand kills, a million flipped bits, forty lives of the model
-	@$(SETUP) mvn -B -ntp test -Dtest='io.flexkv.tier.ssd.*Test' -Dflexkv.ssd.kills=1000 \
-		-Dflexkv.ssd.flips=1000000 -Dflexkv.ssd.lives=40
+	@$(SETUP) mvn -B -ntp test -Dtest='io.flexkv.tier.ssd.*Test' -Dflexkv.ssd.kills=1150 \
+		-Dflexkv.ssd.flips=1000000 -Dflexkv.ssd.lives=40 -Dflexkv.ssd.record=$(CURDIR)/build/bench/ssd-kills.json
 
 test-dynamo: ## NVIDIA Dynamo's real router and frontend on our KV events (.venv-dynamo, 0.3 GB)
 	@$(SETUP) venv 0.32.0 >/dev/null

@@ -2,6 +2,7 @@ package io.flexkv.tier.ssd;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.flexkv.transfer.BenchRecords;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -21,6 +22,9 @@ import org.junit.jupiter.api.io.TempDir;
 class SsdCrashTest {
   /** Kills; the long form asks for more, e.g. {@code -Dflexkv.ssd.kills=1000}. */
   private static final int KILLS = Integer.getInteger("flexkv.ssd.kills", 30);
+
+  /** File for the records of a long run, e.g. {@code build/bench/ssd-kills.json}. */
+  private static final String RECORD = System.getProperty("flexkv.ssd.record", "");
 
   private static final Pattern VERIFIED =
       Pattern.compile(
@@ -51,11 +55,30 @@ class SsdCrashTest {
     }
     life(-1); // looks at what the last one left, and ends by itself
     tell(KILLS + 1);
+    record();
     assertThat(sums[4]).as("wrong blocks").isZero();
     assertThat(sums[3]).as("blocks said to be corrupt").isZero();
     assertThat(killed).isGreaterThan(KILLS * 8L / 10);
     assertThat(sums[0]).isGreaterThan(10L * KILLS);
     assertThat(sums[1]).as("missing of %d", sums[0]).isLessThanOrEqualTo(sums[0] / 100);
+  }
+
+  /** Writes what a long run found, where somebody asks for it. */
+  private void record() throws IOException {
+    if (RECORD.isEmpty()) {
+      return;
+    }
+    BenchRecords records = new BenchRecords("make soak-ssd", BenchRecords.machine());
+    records.add("lives", KILLS + 1, "lives");
+    records.add("lives killed, at named points and by the clock", killed, "lives");
+    records.check("1,000 of them at least", killed >= 1000);
+    records.add(
+        "blocks back of those that were stored", sums[0] - sums[1], "blocks", sums[0], 0.99);
+    records.add("blocks half overwritten at a kill, and so misses", sums[2], "blocks");
+    records.check("no block wrong", sums[4] == 0);
+    records.check("no block called damaged that a kill tore", sums[3] == 0);
+    records.add("lives that took longer than %d s".formatted(SLOW_SECONDS), slow, "lives");
+    records.write(Path.of(RECORD));
   }
 
   private void tell(int lives) {
