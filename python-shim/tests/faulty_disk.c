@@ -1,12 +1,12 @@
 /*
- * Stands between a process and the accesses that it makes to the files of one folder: makes them
+ * Stands between a process and the accesses that it makes to files below one folder: makes them
  * fail or wait, as a page of shared memory says. To be preloaded (LD_PRELOAD); the Java runtime
  * asks dlsym for the functions of the C library that it calls, and so it is dlsym that lies here.
  *
  * The page, native byte order:
  *    0 i32  error number of reads, 0 = none        12 i32  1 = everything waits
  *    4 i32  error number of writes                 16 i32  accesses that failed or waited
- *    8 i32  error number of barriers (fdatasync)
+ *    8 i32  error number of barriers (fdatasync)   20 i32  initial of the only folder in it, 0 = all
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { READ = 0, WRITE = 1, BARRIER = 2, STALLED = 3, HITS = 4, PAGE = 4096 };
+enum { READ = 0, WRITE = 1, BARRIER = 2, STALLED = 3, HITS = 4, ONLY = 5, PAGE = 4096 };
 
 static const char *folder;
 static int32_t *control;
@@ -41,8 +41,12 @@ static int meant(int fd) {
   char link[64], path[4096];
   snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
   ssize_t length = control ? readlink(link, path, sizeof path) : -1;
-  size_t prefix = folder ? strlen(folder) : 0;
-  return length > (ssize_t)prefix && path[prefix] == '/' && strncmp(path, folder, prefix) == 0;
+  ssize_t prefix = control ? (ssize_t)strlen(folder) : 0;
+  if (length <= prefix + 1 || path[prefix] != '/' || strncmp(path, folder, prefix) != 0) {
+    return 0;
+  }
+  int32_t only = now(ONLY);
+  return only == 0 || path[prefix + 1] == only;
 }
 
 /* The error number of an access, 0 if it may go on; waits before, while the disk stalls. */

@@ -33,6 +33,7 @@ CHAIN = 8
 """Blocks of a chain."""
 
 PLACES = list(range(2, 2 + CHAIN))
+HOST_BYTES = 68_000_000
 MORE_THAN_HOST = 11
 """Chains; the host tier has room for eight."""
 
@@ -83,9 +84,12 @@ class Line:
             assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}"
             time.sleep(0.01)
 
-    def settled(self) -> bool:
+    def still(self) -> bool:
         figures = self.ssd()
-        return not (figures["queued_bytes"] or figures["writes"] or figures["undrained"])
+        return not (figures["reads"] or figures["writes"] or figures["undrained"])
+
+    def settled(self) -> bool:
+        return self.still() and not self.ssd()["queued_bytes"]
 
     # ---- chains
     def save(self) -> int:
@@ -124,13 +128,13 @@ class Line:
         assert answer.status == p.LOOKUP_OK, "it says to ask again for ever"
         return answer
 
-    def load(self, answer: p.LookupAnswer, chain: int) -> int:
+    def load(self, answer: p.LookupAnswer, chain: int, deadline_s: float = 5.0) -> int:
         """Loads what was offered; the blocks that came, none of them wrong."""
         places = PLACES[: answer.servable]
         for place in places:
             self.engine.write_block(place, bytes(BLOCK))
         began = time.monotonic()
-        done = self.engine.load(answer, places, deadline_ms=round(DEADLINE_S * 1000))
+        done = self.engine.load(answer, places, deadline_ms=round(deadline_s * 1000))
         self.load_s = time.monotonic() - began
         assert self.engine.scheduler.send(p.EndRequest(answer.request_id))
         if done.status != p.STATUS_OK:
@@ -143,13 +147,13 @@ class Line:
         answer = self.ask(chain)
         return self.load(answer, chain) if answer.servable else 0
 
-    def reattach(self) -> None:
+    def reattach(self, folder: str = "a") -> None:
         """The operator's command, once the disk is well again."""
         self.disk.mend()
-        self.until("nothing is under way", self.settled)
-        command = ["ssd", "reattach", str(self.disk.folder), "--address", self.address]
-        assert cli.main(command) == 0
-        assert self.state("a") == "serving"
+        self.until("nothing is under way", self.still)
+        path = str(self.disk.folder.with_name(folder))
+        assert cli.main(["ssd", "reattach", path, "--address", self.address]) == 0
+        assert self.state(folder) == "serving"
 
 
 def content(chain: int, block: int) -> bytes:
@@ -164,11 +168,11 @@ def hashes(chain: int) -> bytes:
 def line() -> Iterator[Line]:
     with tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as name:
         folder = Path(name)
-        disk, java = faulty_disk.install(folder, folder / "ssd" / "a")
+        disk, java = faulty_disk.install(folder, folder / "ssd")
         found = settings(
             str(folder / "s"), folder / "run", idle_exit_s=60, java=str(java),
-            cpu_cache_gb=0.068, ssd_cache_gb=1.4, iouring_entries=0, ssd_recompute_tokens_s=1,
-            ssd_cache_dir=f"{disk.folder};{folder / 'ssd' / 'b'}",
+            cpu_cache_gb=HOST_BYTES / 1e9, ssd_cache_gb=1.4, iouring_entries=0,
+            ssd_cache_dir=f"{disk.folder};{folder / 'ssd' / 'b'}", ssd_recompute_tokens_s=1,
         )  # fmt: skip
         tool = p.Hello(role=p.ROLE_TOOL, pid=0)
         keep = launcher.start_or_join(
@@ -216,6 +220,23 @@ def test_reads_that_fail_are_misses_and_take_the_disk_out(line: Line) -> None:
     line.reattach()
 
 
+def test_all_disks_gone_host_memory_serves_alone(line: Line) -> None:
+    line.disk.everywhere(True)
+    line.disk.fail(errno.EIO)
+    line.save()
+    line.until("none is left", lambda: line.state("a") == line.state("b") == "lost")
+    saved = [line.save() for _ in range(2 * MORE_THAN_HOST)]
+    assert line.hit(saved[-1]) == CHAIN
+    assert line.hit(saved[0]) == 0, "it was dropped, for there was room nowhere"
+    assert line.ssd()["queued_bytes"] <= HOST_BYTES
+    line.until("nothing is under way", line.still)
+    for folder in ("a", "b"):
+        line.reattach(folder)
+    line.until("what waited is on the disks", line.settled)
+    again = line.save_written(MORE_THAN_HOST)
+    assert line.hit(again[0]) == CHAIN
+
+
 def test_disk_that_stalls_delays_no_load_past_its_deadline_and_no_lookup(line: Line) -> None:
     for _ in range(3):  # a busy machine may be late once
         line.next_is_healthy()
@@ -224,7 +245,7 @@ def test_disk_that_stalls_delays_no_load_past_its_deadline_and_no_lookup(line: L
         line.disk.stall()
         answer = line.ask(saved[0])
         assert answer.servable > 0, "its first block came from the other folder"
-        assert line.load(answer, saved[0]) < CHAIN
+        assert line.load(answer, saved[0], DEADLINE_S) < CHAIN
         assert line.disk.hits > hits
         looked_s, loaded_s = line.lookup_s, line.load_s
         goes_on_beside_the_stall(line, saved)
@@ -239,7 +260,7 @@ def goes_on_beside_the_stall(line: Line, saved: list[int]) -> None:
     beside = [line.save() for _ in range(MORE_THAN_HOST)]
     assert line.hit(beside[-1]) == CHAIN
     figures = line.ssd()
-    assert figures["queued_bytes"] <= MORE_THAN_HOST * CHAIN * BLOCK
+    assert figures["queued_bytes"] <= HOST_BYTES
     assert line.state("b") == "serving"
     line.disk.mend()
     line.until("the folder serves again", lambda: line.state("a") == "serving")
