@@ -76,6 +76,15 @@ RUNS = {
     "ssd-restart": "A start with as many blocks on the SSD as a terabyte has, each header read and "
     "checked, until all are served; three fresh processes for each size, on two cores that other "
     "work wanted as well (waits are those of a caller on the same cores)",
+    "cpu-ssd": "The SSD tier beside bare O_DIRECT calls of eight threads on the same virtual disk, "
+    "two cores: 31 pairs in turns of 128 MiB each, reads with checksums, writes with headers, by "
+    "io_uring and by the pool of threads. The ratio is the median of the pairs' ratios, for the "
+    "disk's rate changes from minute to minute",
+    "cpu-ssd-hit": "A chain of 1 GiB from the SSD to a process's memory, the first after a start, "
+    "and lookups while the SSD is written: the same two cores and virtual disk",
+    "ssd-kills": "Processes killed at named points of their disk accesses and by the clock, and "
+    "started again on the same directories, against a file of what must be there; directories are "
+    "reset and resized meanwhile",
     "gpu-geometries": "Random geometries, byte for byte: all layouts of vLLM's, one rank and two",
     "gpu-host-instances": "Lookups of two engines at once beside those of one, 16 idle cores",
     "gpu-host-lookup": "Lookups from Python beside a bare echo through the ring, 16 idle cores",
@@ -113,6 +122,9 @@ REASONS: dict[tuple[str, str], str] = {
     ("ssd-restart", "1 TB of 64 KiB"): "15 million blocks, of which each costs 0.6 microseconds of "
     "processor time in all; other work had a share of the two cores; without it a start would need "
     "some 8 s by calculation: docs/decisions/found-blocks-come-in-one-by-one.md",
+    ("cpu-ssd-hit", "lookup of 256 keys, p99"): "two cores for the client that spins, the cache "
+    "thread and the one that computes checksums of what is written; with 16 cores 27 beside 31 "
+    "microseconds (gpu-host-ssd-lookups)",
     ("gpu-copy-bench", "runs of 8"): "neighbours are not kept together on the host: "
     "docs/decisions/small-rows-move-as-strided-copies.md",
     ("gpu-copy-bench", "64 KiB rows"): "the bare batch of the same run is as far from the link",

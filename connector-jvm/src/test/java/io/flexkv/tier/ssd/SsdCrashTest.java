@@ -70,14 +70,15 @@ class SsdCrashTest {
     }
     BenchRecords records = new BenchRecords("make soak-ssd", BenchRecords.machine());
     records.add("lives", KILLS + 1, "lives");
-    records.add("lives killed, at named points and by the clock", killed, "lives");
+    records.add("lives killed, at named points and by the clock", (double) killed, "lives");
     records.check("1,000 of them at least", killed >= 1000);
-    records.add(
-        "blocks back of those that were stored", sums[0] - sums[1], "blocks", sums[0], 0.99);
-    records.add("blocks half overwritten at a kill, and so misses", sums[2], "blocks");
+    double stored = (double) sums[0];
+    double back = (double) (sums[0] - sums[1]);
+    records.add("blocks back of those that were stored", back, "blocks", stored, 0.99);
+    records.add("blocks half overwritten at a kill, and so misses", (double) sums[2], "blocks");
     records.check("no block wrong", sums[4] == 0);
     records.check("no block called damaged that a kill tore", sums[3] == 0);
-    records.add("lives that took longer than %d s".formatted(SLOW_SECONDS), slow, "lives");
+    records.add("lives that took longer than %d s".formatted(SLOW_SECONDS), (double) slow, "lives");
     records.write(Path.of(RECORD));
   }
 
