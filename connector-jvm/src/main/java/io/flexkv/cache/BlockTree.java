@@ -108,6 +108,11 @@ final class BlockTree {
     }
   }
 
+  /** Whether a lease, a load or a save needs it. */
+  boolean isPinned(int entry) {
+    return index.getInt(entry, PINS) != 0;
+  }
+
   /** Adds a block on its way in, under a parent (or NONE). */
   int add(
       Namespace namespace,

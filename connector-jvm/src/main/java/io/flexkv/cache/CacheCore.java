@@ -403,13 +403,13 @@ public final class CacheCore {
 
   /**
    * Goes on with what takes more than a call: lookups of long chains on the SSD, freeing what a
-   * smaller tier wants back, and telling new eviction policies what is there. Call it again and
-   * again while it says that it did something.
+   * smaller tier wants back, forgetting what a lost SSD directory held, and telling new eviction
+   * policies what is there. Call it again and again while it says that it did something.
    *
    * @return how much it did
    */
   public int turn() {
-    return vacating.step() + lower.turn() + learning.step();
+    return vacating.step() + lower.turn() + ssdReports.turn() + learning.step();
   }
 
   /** Ends what has waited for too long. Call it about once a second. */

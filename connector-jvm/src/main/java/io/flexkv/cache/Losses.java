@@ -1,19 +1,19 @@
 package io.flexkv.cache;
 
+import static io.flexkv.cache.BlockIndex.NONE;
 import static io.flexkv.cache.EntryLayout.HOST_THERE;
 import static io.flexkv.cache.EntryLayout.SSD_HELD;
 
-import java.util.ArrayList;
-import java.util.HashSet;
-import java.util.List;
-import java.util.Set;
+import java.util.Arrays;
+import java.util.BitSet;
+import java.util.function.IntConsumer;
 import java.util.function.IntPredicate;
 
 /**
  * Blocks whose SSD copy is no more: its bytes did not verify, or its directory is lost. SSD copies
  * are closed, so all copies below go too; a block that has none in the host tier goes with all that
- * is below it, and with it leases, loads and saves that build on it. Rare, so it may look at every
- * lease and job.
+ * is below it, and with it leases, loads and saves that build on it. Those pin what they need, so
+ * they are looked through only where something pinned goes.
  */
 final class Losses {
   private final BlockTree tree;
@@ -42,8 +42,8 @@ final class Losses {
 
   /** The SSD copy of this block, which is held, is lost. */
   void lose(int entry) {
-    List<Integer> without = new ArrayList<>();
-    List<Integer> gone = new ArrayList<>();
+    Entries without = new Entries();
+    Entries gone = new Entries();
     IntPredicate visitor =
         block -> {
           if (copies.onSsd(block) != SSD_HELD) {
@@ -58,31 +58,81 @@ final class Losses {
       copies.below(entry, visitor);
     }
     gone.forEach(this::loseTree);
-    without.forEach(copies::dropSsd);
+    without.lastFirst(copies::dropSsd); // what is known of a use goes to the parent
     saves.settleEmptied();
   }
 
+  /** As {@link #lose}, of a block below which no copy is held. */
+  void loseLast(int entry) {
+    counters.ssdLostBlocks++;
+    if (copies.inHost(entry) == HOST_THERE) {
+      copies.dropSsd(entry);
+    } else {
+      loseTree(entry);
+      saves.settleEmptied();
+    }
+  }
+
   private void loseTree(int root) {
-    Set<Integer> doomed = new HashSet<>();
-    doomed.add(root);
-    copies.below(root, doomed::add);
+    BitSet needed = new BitSet();
+    IntPredicate visitor =
+        block -> {
+          if (tree.isPinned(block)) {
+            needed.set(block);
+          }
+          return true;
+        };
+    if (visitor.test(root)) {
+      copies.below(root, visitor);
+    }
+    if (!needed.isEmpty()) {
+      end(needed);
+    }
+    tree.lose(root);
+  }
+
+  /** Ends all that needs one of these blocks. */
+  private void end(BitSet needed) {
     leases.endWhere(lease ->
-        doomed.contains(lease.entry)
-            || (lease.reading != null && doomed.contains(lease.reading.deepest())));
+        needed.get(lease.entry) || (lease.reading != null && needed.get(lease.reading.deepest())));
     for (Job job : jobs.where(job -> true)) {
       switch (job) {
         case LoadJob load -> {
-          if (doomed.contains(load.pinned)) {
+          if (load.pinned != NONE && needed.get(load.pinned)) {
             loads.reset(load);
           }
         }
         case SaveAttempt save -> {
-          if (doomed.contains(save.held)) {
+          if (save.held != NONE && needed.get(save.held)) {
             saves.letGo(save);
           }
         }
       }
     }
-    tree.lose(root);
+  }
+
+  /** A list of entries; there may be millions. */
+  private static final class Entries {
+    private int[] entries = new int[16];
+    private int size;
+
+    void add(int entry) {
+      if (size == entries.length) {
+        entries = Arrays.copyOf(entries, 2 * size);
+      }
+      entries[size++] = entry;
+    }
+
+    void forEach(IntConsumer action) {
+      for (int i = 0; i < size; i++) {
+        action.accept(entries[i]);
+      }
+    }
+
+    void lastFirst(IntConsumer action) {
+      for (int i = size - 1; i >= 0; i--) {
+        action.accept(entries[i]);
+      }
+    }
   }
 }

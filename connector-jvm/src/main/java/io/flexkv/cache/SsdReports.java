@@ -4,11 +4,8 @@ import static io.flexkv.cache.BlockIndex.NONE;
 import static io.flexkv.cache.EntryLayout.SSD_HELD;
 import static io.flexkv.cache.EntryLayout.SSD_QUEUED;
 import static io.flexkv.cache.EntryLayout.SSD_SLOT;
-import static io.flexkv.cache.EntryLayout.SSD_WRITTEN;
 
-import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.List;
 import java.util.function.LongPredicate;
 import org.jspecify.annotations.Nullable;
 
@@ -29,6 +26,7 @@ public final class SsdReports {
   private final SsdWrites writes;
   private final LoadJobs loads;
   private final Losses losses;
+  private final LostCopies lostCopies;
   private final Counters counters;
   private final KeyProbe probe = new KeyProbe();
 
@@ -58,6 +56,7 @@ public final class SsdReports {
     this.writes = writes;
     this.loads = loads;
     this.losses = losses;
+    this.lostCopies = new LostCopies(index, tree, losses);
     this.counters = counters;
     Arrays.fill(adopted, NONE);
   }
@@ -122,6 +121,11 @@ public final class SsdReports {
     writes.pump();
   }
 
+  /** Goes on with what takes more than a call; returns how much it did. */
+  int turn() {
+    return lostCopies.step();
+  }
+
   /** No access of a transfer that has ended can touch its slots any more. */
   public void drained(long id) {
     if (promotions.isOpen(id) || writes.isOpen(id) || !tier.drained(id)) {
@@ -129,44 +133,12 @@ public final class SsdReports {
     }
   }
 
-  /** SSD slots are lost, for example those of a directory: what lies in them is not there. */
+  /**
+   * SSD slots are lost, for example those of a directory: what lies in them is not there. Of many
+   * blocks {@link CacheCore#turn} forgets the rest.
+   */
   public void lost(LongPredicate slots) {
-    List<Integer> entries = new ArrayList<>();
-    for (int handle = 0; handle < namespaces.size(); handle++) {
-      for (int root = namespaces.require(handle).firstRoot;
-          root != NONE;
-          root = index.getInt(root, EntryLayout.NEXT_SIBLING)) {
-        note(root, slots, entries);
-        tree.copies()
-            .below(
-                root,
-                entry -> {
-                  note(entry, slots, entries);
-                  return true;
-                });
-      }
-    }
-    for (int entry : entries) {
-      // A lost parent may have taken it along.
-      if (liesIn(slots, entry)) {
-        if (tree.copies().onSsd(entry) == SSD_HELD) {
-          losses.lose(entry);
-        } else {
-          tree.copies().dropSsd(entry);
-        }
-      }
-    }
-  }
-
-  private void note(int entry, LongPredicate slots, List<Integer> entries) {
-    if (liesIn(slots, entry)) {
-      entries.add(entry);
-    }
-  }
-
-  /** Whether its bytes are in one of these slots: held there, or as soon as its parent is. */
-  private boolean liesIn(LongPredicate slots, int entry) {
-    return tree.copies().onSsd(entry) >= SSD_WRITTEN && slots.test(index.getLong(entry, SSD_SLOT));
+    lostCopies.lost(slots);
   }
 
   private boolean holds(int entry, long ssdSlot) {

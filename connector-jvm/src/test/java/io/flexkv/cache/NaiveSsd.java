@@ -339,7 +339,7 @@ abstract class NaiveSsd extends NaiveWrites {
     List<Block> gone = new ArrayList<>();
     sort(root, without, gone);
     gone.forEach(this::loseTree);
-    without.forEach(this::dropSsd);
+    without.reversed().forEach(this::dropSsd); // what is known of a use goes to the parent
     settleAll();
   }
 

@@ -1,0 +1,122 @@
+package io.flexkv.cache;
+
+import static io.flexkv.cache.BlockIndex.NONE;
+import static io.flexkv.cache.EntryLayout.FIRST_CHILD;
+import static io.flexkv.cache.EntryLayout.NEXT_SIBLING;
+import static io.flexkv.cache.EntryLayout.READY;
+import static io.flexkv.cache.EntryLayout.SSD_CHILDREN;
+import static io.flexkv.cache.EntryLayout.SSD_HELD;
+import static io.flexkv.cache.EntryLayout.SSD_SLOT;
+import static io.flexkv.cache.EntryLayout.SSD_WRITTEN;
+import static io.flexkv.cache.EntryLayout.STATE;
+
+import java.util.function.LongPredicate;
+
+/**
+ * Forgets the SSD copies that lie in lost slots, and with them all copies below, for those are
+ * closed: few at once, millions a portion a call, because lookups wait meanwhile. What is not
+ * forgotten yet may still be found; its read fails at once, as that of a block which is lost a
+ * moment later.
+ *
+ * <p>Copies go leaves first: from each copy without one below it the way up is looked at, and if a
+ * lost one is there, all up to the highest of those go, as far as no other copies lie below them.
+ * So a portion is small however much hangs on one lost block. Rounds follow each other until one
+ * finds nothing: below a block that was still there others may have been written.
+ *
+ * <p>Cache thread only.
+ */
+final class LostCopies {
+  /** Entries that a call looks at: some 50 µs. A chain is walked to its end, however long. */
+  static final int PORTION = 256;
+
+  /** Entries that are looked at when the loss is told: some milliseconds. */
+  static final int AT_ONCE = 1 << 14;
+
+  private final BlockIndex index;
+  private final BlockTree tree;
+  private final Copies copies;
+  private final Losses losses;
+  private LongPredicate slots = slot -> false;
+  private int next = Integer.MAX_VALUE;
+  private boolean found;
+
+  LostCopies(BlockIndex index, BlockTree tree, Losses losses) {
+    this.index = index;
+    this.tree = tree;
+    this.copies = tree.copies();
+    this.losses = losses;
+  }
+
+  /** These are lost too. */
+  void lost(LongPredicate more) {
+    slots = next == Integer.MAX_VALUE ? more : slots.or(more);
+    next = 0;
+    found = false;
+    work(AT_ONCE);
+  }
+
+  /** The next portion; returns how much it looked at, 0 where nothing is left to forget. */
+  int step() {
+    return work(PORTION);
+  }
+
+  private int work(int most) {
+    int looked = 0;
+    while (looked < most && next < index.handles()) {
+      looked += 1 + look(next);
+      next++;
+      if (next == index.handles() && found) {
+        next = 0;
+        found = false;
+      }
+    }
+    if (next >= index.handles()) {
+      next = Integer.MAX_VALUE;
+    }
+    return looked;
+  }
+
+  /** Forgets what must go from this entry upwards; returns how far it looked. */
+  private int look(int entry) {
+    if (!index.isEntry(entry) || index.getInt(entry, STATE) != READY) {
+      return 0;
+    }
+    int onSsd = copies.onSsd(entry);
+    if (onSsd == SSD_WRITTEN && lies(entry)) {
+      copies.dropSsd(entry); // it waits for its parent
+      return 0;
+    }
+    found |= onSsd == SSD_HELD && lies(entry);
+    if (onSsd != SSD_HELD || hasHeldBelow(entry)) {
+      return 0;
+    }
+    int highest = NONE;
+    int looked = 0;
+    for (int at = entry; at != NONE; at = tree.parent(at)) {
+      highest = lies(at) ? at : highest;
+      looked++;
+    }
+    int at = highest == NONE ? NONE : entry;
+    while (at != NONE && !hasHeldBelow(at)) {
+      int above = at == highest ? NONE : tree.parent(at);
+      losses.loseLast(at);
+      at = above;
+    }
+    return looked;
+  }
+
+  private boolean lies(int entry) {
+    return slots.test(index.getLong(entry, SSD_SLOT));
+  }
+
+  private boolean hasHeldBelow(int entry) {
+    if (index.getInt(entry, SSD_CHILDREN) == 0) {
+      return false;
+    }
+    int child = index.getInt(entry, FIRST_CHILD);
+    while (child != NONE && copies.onSsd(child) != SSD_HELD) {
+      child = index.getInt(child, NEXT_SIBLING);
+    }
+    return child != NONE;
+  }
+}
