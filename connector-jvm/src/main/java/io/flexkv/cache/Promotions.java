@@ -210,16 +210,30 @@ final class Promotions {
     return read;
   }
 
-  /** Requests that wait in the engine's queue for longer: reads ahead for them, when idle. */
+  /**
+   * Requests that wait in the engine's queue for longer: reads ahead for them, when idle. Nobody
+   * waits for such a read yet, but who is asked for then takes what has begun; so it begins only
+   * where it would then, too.
+   */
   void readAhead(long now) {
     for (Lease lease : leases.announcedBefore(now - READ_AHEAD_NANOS)) {
       if (lease.promoted == 0
           && lease.reading == null
           && !lease.declined
           && open.size() == 0
-          && tree.isReady(lease.entry)) {
+          && tree.isReady(lease.entry)
+          && isWorthIt(lease.namespace, blocksToRead(lease.entry), now)) {
         chains.begin(lease, 0, lease.depth, lease.entry);
       }
     }
+  }
+
+  /** Blocks of a chain behind those that the host tier can serve. */
+  private int blocksToRead(int deepest) {
+    int blocks = 0;
+    for (int entry = deepest; entry != NONE && !copies.hot(entry); entry = tree.parent(entry)) {
+      blocks++;
+    }
+    return blocks;
   }
 }

@@ -479,8 +479,8 @@ class SsdTierTest {
     assertThat(before - f.core.stats().ssd().blocks()).isBetween(1L, 4L);
   }
 
-  /** The SSD has brought four blocks in two seconds, and is asked for four others. */
-  private boolean readAgain(long tokensPerSecond, long later) {
+  /** The SSD has brought four blocks in two seconds, and others are asked for. */
+  private void slowSsd(long tokensPerSecond, long later) {
     f = new CoreFixture(8, 100, LARGE.withRecompute(tokensPerSecond), 1 << 20);
     f.core.setBlockTokens(f.namespace, 16);
     onSsdAlone();
@@ -493,6 +493,10 @@ class SsdTierTest {
     f.now += later;
     f.extend(2, 2, 4);
     look(2, 0, 9);
+  }
+
+  private boolean readAgain(long tokensPerSecond, long later) {
+    slowSsd(tokensPerSecond, later);
     boolean pending = look(2, 0, 9).pending();
     assertThat(f.effects.reads).hasSize(pending ? 2 : 1);
     assertThat(f.core.stats().ssd().promotionsDeclined()).isEqualTo(pending ? 0 : 1);
@@ -503,6 +507,18 @@ class SsdTierTest {
   void lookup_computingIsFasterThanTheSsd_readsNothing() {
     assertThat(readAgain(33, 0)).as("64 tokens, in 2 s by either").isFalse();
     assertThat(readAgain(31, 0)).isTrue();
+  }
+
+  @Test
+  void tick_requestWaitsInTheQueue_readsAheadOnlyWhatComputingWouldNotBringSooner() {
+    slowSsd(33, 0);
+    f.now += SECOND;
+    f.core.tick();
+    assertThat(f.effects.reads).as("64 tokens, in 2 s by either").hasSize(1);
+    slowSsd(31, 0);
+    f.now += SECOND;
+    f.core.tick();
+    assertThat(f.effects.reads).hasSize(2);
   }
 
   @Test
