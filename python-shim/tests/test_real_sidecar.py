@@ -188,6 +188,28 @@ def test_ssd_folder_of_another_sidecar_is_an_error(
         os.kill(first.server_pid, signal.SIGKILL)
 
 
+def test_ssd_tier_with_a_bad_folder_and_no_room_for_a_block_says_both(
+    socket_path: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    session = start(
+        settings(socket_path, tmp_path / "run", ssd_cache_gb=0.002,
+                 ssd_cache_dir=f"{tmp_path}/ssd;{tmp_path}/file")
+    )  # fmt: skip
+    try:
+        ssd: Any = session.control("status", {}, 2)["ssd"]
+        assert ssd["wanted"] and ssd["present"]
+        assert [one["path"] for one in ssd["unusable"]] == [f"{tmp_path}/file"]
+        assert "is not a folder" in ssd["unusable"][0]["cause"]
+        log = Path(session.welcome.log_file)
+        assert "hardly one fits" not in log.read_text(), "nobody knows yet how large blocks are"
+        engine = PlainInstance(socket_path, blocks=2, block_bytes=512 * 1024)
+        assert "a block has 524288 bytes, a folder of the SSD tier " in log.read_text()
+        engine.close()
+    finally:
+        os.kill(session.server_pid, signal.SIGKILL)
+
+
 def test_host_pool_becomes_registered_memory_of_the_ssd_tier(
     socket_path: str, tmp_path: Path
 ) -> None:
