@@ -35,8 +35,9 @@ public final class SsdEngine implements SsdStore {
   private static final System.Logger LOG = System.getLogger(SsdEngine.class.getName());
   private static final long WATCH_NANOS = 5_000_000;
   private static final long CLOSE_NANOS = 5_000_000_000L;
+  private static final long RESIZE_MILLIS = 4_000;
 
-  private final SsdResizing resizing = new SsdResizing();
+  private final SsdResizing resizing = new SsdResizing(RESIZE_MILLIS);
 
   /** Replaced by the cache thread when the store gets another size. */
   private volatile SsdOptions options;

@@ -17,14 +17,22 @@ import java.util.concurrent.TimeoutException;
  * between.
  */
 final class SsdResizing {
-  /** How long disks may take to give room. */
-  private static final long PATIENCE_MILLIS = 4_000;
+  private final long patienceMillis;
 
   /** Where each directory will end. */
   private volatile Map<SsdDirectory, Integer> ends = Map.of();
 
   /** Done when the disks have answered a change that was given up. */
   private CompletableFuture<Void> late = CompletableFuture.completedFuture(null);
+
+  /**
+   * For one store.
+   *
+   * @param patienceMillis how long disks may take to give room
+   */
+  SsdResizing(long patienceMillis) {
+    this.patienceMillis = patienceMillis;
+  }
 
   /** See {@link SsdStore#prepareResize}. */
   void prepare(List<SsdDirectory> directories, SsdOptions wanted) throws IOException {
@@ -88,7 +96,7 @@ final class SsdResizing {
   private void await(Map<SsdDirectory, Integer> planned, CompletableFuture<Void> grown)
       throws IOException {
     try {
-      grown.get(PATIENCE_MILLIS, TimeUnit.MILLISECONDS);
+      grown.get(patienceMillis, TimeUnit.MILLISECONDS);
     } catch (TimeoutException | InterruptedException e) {
       late = grown.whenComplete((nothing, failure) -> over(planned));
       if (e instanceof InterruptedException) {
@@ -96,7 +104,7 @@ final class SsdResizing {
       }
       throw new IOException(
           "the disks did not give room within %d ms: look at them, and try again"
-              .formatted(PATIENCE_MILLIS),
+              .formatted(patienceMillis),
           e);
     } catch (ExecutionException e) {
       over(planned);

@@ -365,6 +365,35 @@ class SsdResizeTest {
     }
   }
 
+  /** A start looks for one file behind the last that it needs: the others go before that. */
+  @Test
+  void filesTooMany_oneCannotBeRemoved_theNextStartFindsThemStill() throws IOException {
+    try (SsdRig rig = open(SMALL, true)) {
+      fill(rig, 10, 0);
+    }
+    long bytes = bytesOnDisk();
+    Path stuck = folder.resolve("a/flexkv-ssd-0003.data");
+    Files.createFile(folder.resolve("a/flexkv-ssd-0002.data"));
+    Files.createDirectory(folder.resolve("a/flexkv-ssd-0004.data"));
+    Files.createFile(Files.createDirectory(stuck).resolve("file"));
+    try (SsdRig rig = open(SMALL, true)) {
+      checkHeldAfterRestart(rig);
+      assertThat(folder.resolve("a/flexkv-ssd-0004.data")).doesNotExist();
+      assertThat(folder.resolve("a/flexkv-ssd-0002.data")).exists();
+    }
+    Files.delete(stuck.resolve("file"));
+    try (SsdRig rig = open(SMALL, true)) {
+      checkHeldAfterRestart(rig);
+      assertThat(stuck).doesNotExist();
+      assertThat(bytesOnDisk()).isEqualTo(bytes);
+    }
+  }
+
+  private void checkHeldAfterRestart(SsdRig rig) {
+    afterRestart(rig);
+    checkHeld(rig);
+  }
+
   /** As a kill between the description and the files' end leaves it. */
   @ParameterizedTest
   @ValueSource(booleans = {false, true})
