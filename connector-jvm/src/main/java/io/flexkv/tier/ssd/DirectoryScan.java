@@ -69,6 +69,9 @@ final class DirectoryScan {
     int livePages;
     int nextPage;
 
+    /** Extents of the directory for whose slots it has headers. */
+    final BitSet places = new BitSet();
+
     /** Pages are written in order: behind a stretch without any there is none. */
     boolean ended;
 
@@ -254,16 +257,17 @@ final class DirectoryScan {
     for (long at = 0; record.wrap(records, at); at += record.length()) {
       found.headers++;
       lastSequence = Math.max(lastSequence, Math.max(record.sequence(), record.spanSequence()));
-      takeRecord(number);
+      Found span = spanOfRecord();
+      if (span == null) {
+        dropped++;
+      } else {
+        found.places.set(span.span.firstExtent, span.span.firstExtent + span.span.extents);
+        takeRecord(span, number);
+      }
     }
   }
 
-  private void takeRecord(int page) {
-    Found found = spanOfRecord();
-    if (found == null) {
-      dropped++;
-      return;
-    }
+  private void takeRecord(Found found, int page) {
     SlotSpan span = found.span;
     int index = record.index();
     long sequence = record.sequence();
@@ -444,9 +448,10 @@ final class DirectoryScan {
     List<FoundExtent> free = extents.stream().filter(this::isFree).toList();
     extents.removeAll(free);
     for (FoundExtent found : extents) {
-      directory
-          .log()
-          .restoreExtent(found.extent, found.use, found.headers, found.live, found.nextPage);
+      LogExtent restored = new LogExtent(found.extent, found.use, found.places);
+      restored.appended = found.headers;
+      restored.live = found.live;
+      directory.log().restore(restored, found.nextPage);
     }
     free.forEach(found -> directory.log().grant(found.extent));
   }

@@ -6,8 +6,10 @@ import java.lang.foreign.MemorySegment;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Comparator;
 import java.util.Deque;
 import java.util.List;
+import java.util.Objects;
 import java.util.Queue;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.function.IntConsumer;
@@ -19,16 +21,16 @@ import org.jspecify.annotations.Nullable;
  *
  * <p><b>Order.</b> A header is appended when its payload has been written, and a block counts as
  * stored when its header has been written. A header that was overtaken (its slot was written anew)
- * needs no mark: the later one has a greater sequence. A header whose slot was given back needs
- * none either: after a restart the block is there again, or its checksum says that the slot was
- * being written.
+ * needs no mark: the later one has a greater sequence, and is cleaned away no sooner ({@link
+ * LogExtent}). A header whose slot was given back needs none either: after a restart the block is
+ * there again, or its checksum says that the slot was being written.
  *
  * <p><b>Gathering.</b> One write of the log is under way at a time, of at most {@link #BATCH_PAGES}
  * pages. The next begins when a page is full, when no payload is being written any more, or when
  * the oldest header has waited for {@link #MAX_WAIT_NANOS}. Pages are never written twice.
  *
- * <p><b>Cleaning.</b> When the extents run out, the one with the smallest share of live headers is
- * read, what is live in it is appended once more ({@link #move}), and it is free again ({@link
+ * <p><b>Cleaning.</b> When the extents run out, one with a small share of live headers is read,
+ * what is live in it is appended once more ({@link #move}), and it is free again ({@link
  * LogCleaner}). Of the free extents one is for the cleaner alone, so it always ends, and one is not
  * used before the next start, which finds more that counts than there was: blocks that had been
  * given back.
@@ -72,19 +74,6 @@ final class HeaderLog {
       int movedFrom,
       long nanos,
       Committed callback) {}
-
-  /** An extent of the log: since when, and how many headers were written to it and still count. */
-  private static final class LogExtent {
-    final int extent;
-    final long use;
-    int appended;
-    int live;
-
-    LogExtent(int extent, long use) {
-      this.extent = extent;
-      this.use = use;
-    }
-  }
 
   private final DirectoryFiles files;
   private final BlockIo io;
@@ -153,16 +142,13 @@ final class HeaderLog {
   }
 
   /**
-   * An extent that holds headers, so many of which count. The one of the latest use is appended to.
+   * An extent that holds headers. The one of the latest use is appended to.
    *
    * @param next the page after its last valid one
    */
-  synchronized void restoreExtent(int extent, long use, int appended, int live, int next) {
-    LogExtent restored = new LogExtent(extent, use);
-    restored.appended = appended;
-    restored.live = live;
-    byExtent[extent] = restored;
-    if (current == null || use > current.use) {
+  synchronized void restore(LogExtent restored, int next) {
+    byExtent[restored.extent] = restored;
+    if (current == null || restored.use > current.use) {
       current = restored;
       nextPage = next;
     }
@@ -304,7 +290,7 @@ final class HeaderLog {
       moving.add(
           new Entry(
               copy,
-              java.util.Objects.requireNonNull(span),
+              Objects.requireNonNull(span),
               record.index(),
               0,
               0,
@@ -327,6 +313,7 @@ final class HeaderLog {
   /** Writes what waits, if it is time. */
   void start(boolean evenOne) {
     List<Entry> entries = new ArrayList<>();
+    List<Entry> overtaken = new ArrayList<>();
     LogExtent into;
     int first;
     int pages;
@@ -342,17 +329,17 @@ final class HeaderLog {
         return;
       }
       first = nextPage;
-      pages = fill(into, entries);
+      pages = fill(into, entries, overtaken);
       wanted &= !waiting.isEmpty();
-      if (pages == 0) {
-        return;
-      }
-      writing = true;
+      writing = pages > 0;
       nextPage += pages;
       pagesWritten += pages;
       into.appended += entries.size();
     }
-    write(into, first, pages, entries);
+    overtaken.forEach(entry -> entry.callback().committed(0));
+    if (pages > 0) {
+      write(into, first, pages, entries);
+    }
   }
 
   /** Call now and then: nothing waits longer than it must. */
@@ -414,8 +401,13 @@ final class HeaderLog {
     return freeExtents.size() < RESERVED;
   }
 
-  /** Packs headers into the batch; returns the pages filled. Guarded. */
-  private int fill(LogExtent into, List<Entry> entries) {
+  /**
+   * Packs headers into the batch; returns the pages filled. Guarded.
+   *
+   * @param overtaken takes those that do not count any more and were to be moved: in an extent of a
+   *     later use they would look newer than what overtook them
+   */
+  private int fill(LogExtent into, List<Entry> entries, List<Entry> overtaken) {
     int limit = Math.min(BATCH_PAGES, pagesPerExtent - nextPage);
     int page = 0;
     for (; page < limit; page++) {
@@ -423,7 +415,8 @@ final class HeaderLog {
       int bytes = 0;
       int count = 0;
       Entry entry;
-      while ((entry = nextThatFits(HeaderPageDescriptor.RECORDS_BYTES - bytes)) != null) {
+      while ((entry = nextThatFits(HeaderPageDescriptor.RECORDS_BYTES - bytes, overtaken))
+          != null) {
         MemorySegment.copy(
             entry.bytes(),
             0,
@@ -433,6 +426,7 @@ final class HeaderLog {
         bytes += (int) entry.bytes().byteSize();
         count++;
         entries.add(entry);
+        into.add(entry.span());
       }
       if (count == 0) {
         break;
@@ -444,7 +438,10 @@ final class HeaderLog {
     return page;
   }
 
-  private @Nullable Entry nextThatFits(int room) {
+  private @Nullable Entry nextThatFits(int room, List<Entry> overtaken) {
+    while (!moving.isEmpty() && isOvertaken(moving.peek())) {
+      overtaken.add(moving.poll());
+    }
     boolean move = !moving.isEmpty();
     if (!move && onlyMoves()) {
       return null;
@@ -456,6 +453,10 @@ final class HeaderLog {
     }
     waitingBytes -= move ? 0 : (int) next.bytes().byteSize();
     return from.poll();
+  }
+
+  private static boolean isOvertaken(Entry move) {
+    return move.span().isDissolved() || move.span().headerPage(move.index()) != move.movedFrom();
   }
 
   private void write(LogExtent into, int firstPage, int pages, List<Entry> entries) {
@@ -509,11 +510,10 @@ final class HeaderLog {
       int number = pageNumber(into.extent, firstPage + page);
       for (int i = 0; i < pageCounts[page]; i++) {
         Entry entry = entries.get(next++);
-        int before = entry.span().headerPage(entry.index());
-        if (entry.movedFrom() != 0 && before != entry.movedFrom()) {
-          continue; // overtaken while it was on its way
+        if (entry.span().isDissolved()) {
+          continue; // while it was on its way
         }
-        forget(before);
+        forget(entry.span().headerPage(entry.index()));
         entry.span().setHeaderPage(entry.index(), number);
         into.live++;
         if (entry.movedFrom() == 0) {
@@ -540,40 +540,63 @@ final class HeaderLog {
 
   /** An extent to clean, with the number of its use; null if none is needed or worth it. */
   synchronized @Nullable Victim victim() {
-    SlotSpan span;
-    while ((span = dissolved.poll()) != null) {
-      for (int i = 0; i < span.slots; i++) {
-        forget(span.headerPage(i));
-      }
-    }
+    forgetDissolved();
     if (failed) {
       return null;
     }
+    List<LogExtent> all = Arrays.stream(byExtent).filter(Objects::nonNull).toList();
+    List<LogExtent> inOrder = LogExtent.inOrder(all);
     LogExtent last = lastBeyond();
     if (last != null && freeBefore() >= RESERVED) {
       // All of it may count: with what pages lose to rounding it may need more than an extent.
-      return new Victim(last.extent, last.use);
+      return victim(last, inOrder);
     }
     boolean moves = leavesEnd() && freeBefore() <= RESERVED;
     if (freeExtents.size() > RESERVED) {
       wantsExtent |= moves;
       return null;
     }
-    LogExtent best = null;
-    for (LogExtent candidate : byExtent) {
-      if (candidate != null
-          && candidate != current
-          && (best == null || share(candidate) < share(best))) {
-        best = candidate;
-      }
+    LogExtent best = emptiest(inOrder);
+    if (best == null || best.share() > 1 - WORTH_CLEANING) {
+      best = emptiest(all);
     }
-    if (best == null || share(best) > 1 - WORTH_CLEANING) {
+    if (best == null || best.share() > 1 - WORTH_CLEANING) {
       wantsExtent = true;
       stuck = onlyMoves();
       return null;
     }
-    wantsExtent = moves || share(best) > CROWDED;
-    return new Victim(best.extent, best.use);
+    wantsExtent = moves || best.share() > CROWDED;
+    return victim(best, inOrder);
+  }
+
+  /** Out of order older headers come to count, which may be wrong about their slots. Guarded. */
+  private Victim victim(LogExtent chosen, List<LogExtent> inOrder) {
+    headersMissing |= !inOrder.contains(chosen);
+    return new Victim(chosen.extent, chosen.use);
+  }
+
+  /** The one of which least counts, but the one that is appended to. Guarded. */
+  private @Nullable LogExtent emptiest(List<LogExtent> extents) {
+    return extents.stream()
+        .filter(extent -> extent != current)
+        .min(Comparator.comparingDouble(LogExtent::share))
+        .orElse(null);
+  }
+
+  /** Guarded. */
+  private void forgetDissolved() {
+    SlotSpan span;
+    while ((span = dissolved.poll()) != null) {
+      for (int i = 0; i < span.slots; i++) {
+        forget(span.headerPage(i));
+      }
+      span.setDissolved();
+      for (LogExtent extent : byExtent) {
+        if (extent != null) {
+          extent.dissolve(span);
+        }
+      }
+    }
   }
 
   /** An extent beyond the end that is not empty and not appended to, or null. Guarded. */
@@ -591,10 +614,6 @@ final class HeaderLog {
 
   /** An extent that is being cleaned. */
   record Victim(int extent, long use) {}
-
-  private static double share(LogExtent extent) {
-    return extent.appended == 0 ? 0 : (double) extent.live / extent.appended;
-  }
 
   /** The cleaned extent may be used again: nothing in it counts. */
   void release(Victim victim) {

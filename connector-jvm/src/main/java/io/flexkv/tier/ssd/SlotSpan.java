@@ -59,6 +59,9 @@ final class SlotSpan {
   private int used;
   private int searchFrom;
 
+  /** The header log knows that this span is gone. Guarded by it. */
+  private boolean dissolved;
+
   /** Slots that are held by nobody and never given out, because their bytes did not verify. */
   int abandoned;
 
@@ -178,6 +181,14 @@ final class SlotSpan {
 
   void setHeaderPage(int index, int page) {
     known.set(JAVA_INT, at(headerPages, checked(index)), page);
+  }
+
+  boolean isDissolved() {
+    return dissolved;
+  }
+
+  void setDissolved() {
+    dissolved = true;
   }
 
   /** Whether a start has marked it so, and nothing has changed that since. */

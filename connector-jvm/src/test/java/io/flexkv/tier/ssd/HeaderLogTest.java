@@ -9,6 +9,7 @@ import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Objects;
 import java.util.Random;
 import java.util.concurrent.CompletableFuture;
 import org.junit.jupiter.api.AfterEach;
@@ -140,5 +141,68 @@ class HeaderLogTest {
     log.start(true);
     disk.answerOldest();
     assertThat(committed).containsExactly(1, 2, 3, 4);
+  }
+
+  /** A header in a page of its own. */
+  private void write(SlotSpan span, int index, int key) {
+    log.append(SsdRig.header(key, 0, 0, STRIDE), span, index, 0, errno -> {});
+    log.start(true);
+    disk.answerOldest();
+  }
+
+  /**
+   * A slot with its older header in the first extent of the log and its later one in the second, of
+   * which nothing else counts. The slot's span is gone.
+   *
+   * @param counting headers of the first extent that count
+   */
+  private void dissolveSpanOverTwoExtents(int counting) {
+    long slot = space.allocate(STRIDE);
+    SlotSpan gone = space.require(slot);
+    SlotSpan others = space.require(space.allocate(4096));
+    int pages = log.pagesPerExtent();
+    write(gone, 0, 1);
+    for (int page = 1; page < pages; page++) {
+      write(others, page % counting, 10 + page);
+    }
+    write(gone, 0, 2);
+    for (int page = 1; page < pages; page++) {
+      write(others, others.slots - 1, 100 + page);
+    }
+    log.append(SsdRig.header(3, 0, 0, STRIDE), others, 0, 0, errno -> {});
+    log.start(true); // has no room before something has been cleaned
+    assertThat(disk.asked).isEmpty();
+    log.dissolved(Objects.requireNonNull(space.free(slot)));
+  }
+
+  @Test
+  void victim_laterHeaderOfADissolvedSpan_goesAfterTheOlderOne() {
+    dissolveSpanOverTwoExtents(30);
+    assertThat(Objects.requireNonNull(log.victim()).extent()).isZero();
+    assertThat(log.headersMissing()).isFalse();
+  }
+
+  @Test
+  void victim_olderHeaderWhereAllElseCounts_goesOutOfOrderInDoubt() {
+    dissolveSpanOverTwoExtents(63);
+    assertThat(Objects.requireNonNull(log.victim()).extent()).isOne();
+    assertThat(log.headersMissing()).as("the older one counts now").isTrue();
+  }
+
+  @Test
+  void move_overtakenBeforeItWasWritten_isNotWritten() {
+    SlotSpan span = space.require(space.allocate(STRIDE));
+    write(span, 0, 1);
+    MemorySegment bytes = arena.allocate(4096, 8);
+    HeaderRecord.encode(bytes, SsdRig.header(1, 0, 0, STRIDE), span, 0, 0, 1);
+    HeaderRecord first = new HeaderRecord();
+    assertThat(first.wrap(bytes, 0)).isTrue();
+    log.append(SsdRig.header(2, 0, 0, STRIDE), span, 0, 0, errno -> committed.add(2));
+    log.start(true);
+    assertThat(log.move(first, log.pageNumber(0, 0), errno -> committed.add(1))).isTrue();
+    disk.answerOldest();
+    assertThat(committed).containsExactly(2, 1);
+    assertThat(disk.asked).as("it would look newer than what overtook it").isEmpty();
+    assertThat(span.headerPage(0)).isEqualTo(log.pageNumber(0, 1));
   }
 }
