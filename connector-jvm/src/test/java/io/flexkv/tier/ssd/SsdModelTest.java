@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
@@ -89,7 +90,13 @@ class SsdModelTest {
       headers.add(SsdRig.header(nextKey++, 0, 0, payload, random.nextInt(2500)));
     }
     SsdEvent.Ended end = rig.await(rig.submitWrite(slots, headers));
-    assertThat(end.outcome()).as("%s", end.cause()).isEqualTo(SsdEvent.Outcome.DONE);
+    if (end.outcome() != SsdEvent.Outcome.DONE) {
+      // Nobody evicts while a job waits, and all that the full log has may count.
+      assertThat(end.cause()).contains("header was not written: ENOSPC");
+      Arrays.stream(slots).forEach(rig.engine::free);
+      evict(rig, random, slotOf, byKey);
+      return nextKey;
+    }
     for (int i = 0; i < blocks; i++) {
       long key = headers.get(i).identity().keyLo();
       slotOf.put(key, slots[i]);
