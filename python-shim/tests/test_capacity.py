@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from test_engine_facts import FullAttentionSpec, caches, config
 
 from flexkv.capacity import in_bytes
-from flexkv.config import Settings
+from flexkv.config import OVERRIDES_ENV, Settings
 from flexkv.engine import EngineFacts, read_facts
+from flexkv.launcher import environment
 
 CONFIGS = Path(__file__).with_name("original_configs")
 BLOCK_BYTES = 2 * 2 * 4000  # two ranks, two layers
@@ -33,6 +35,18 @@ def test_blocks_alone_size_the_tiers_of_a_sidecar_that_we_start() -> None:
         "ssd_cache_gb": 200_000 * BLOCK_BYTES / 1e9, "num_ssd_blocks": 0,
     }  # fmt: skip
     assert "FLEXKV_NUM_CPU_BLOCKS: 50000 blocks of 16 tokens take 0.80 GB" in str(settings.notes)
+
+
+def test_blocks_as_a_size_are_the_users_and_no_default(tmp_path: Path) -> None:
+    settings = sized(
+        {"FLEXKV_NUM_CPU_BLOCKS": "50000", "FLEXKV_RUNTIME_DIR": str(tmp_path / "run")}
+    )
+    decided = json.loads(environment(settings, {})[OVERRIDES_ENV])
+    assert decided["cpu_cache_gb"] == 0.8
+    assert decided["sources"]["cpu_cache_gb"] == "FLEXKV_NUM_CPU_BLOCKS"
+    unnamed = dataclasses.replace(settings, sources={**settings.sources, "cpu_cache_gb": "default"})
+    decided = json.loads(environment(unnamed, {})[OVERRIDES_ENV])
+    assert "cpu_cache_gb" not in decided["sources"], "the sidecar would cut it to an eighth"
 
 
 def test_blocks_beside_gigabytes_stay_a_cap() -> None:

@@ -47,7 +47,7 @@ def test_address_that_cannot_be_is_named_as_typed(address: str, capsys: Any) -> 
 
 
 def test_set_without_a_value_says_how(address: str, capsys: Any) -> None:
-    assert cli.main(["set", "evict_ratio"]) == 1
+    assert cli.main(["set", "evict_ratio"]) == 2
     said = capsys.readouterr().err
     assert "'evict_ratio' names no value: flexkv set evict_ratio=VALUE" in said
 

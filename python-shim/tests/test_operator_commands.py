@@ -54,7 +54,9 @@ STATUS: dict[str, Any] = {
         {"path": "/d0", "state": "serving", "used_bytes": 10**9, "capacity_bytes": 4 * 10**9,
          "cause": ""},
         {"path": "/d1", "state": "lost", "used_bytes": 0, "capacity_bytes": 4 * 10**9,
-         "cause": "EIO"}], "unusable": [{"path": "/d2", "cause": "is not a folder"}]},
+         "cause": "EIO"},
+        {"path": "/d3", "state": "stalled", "used_bytes": 0, "capacity_bytes": 4 * 10**9,
+         "cause": "slow"}], "unusable": [{"path": "/d2", "cause": "is not a folder"}]},
 }  # fmt: skip
 
 
@@ -76,6 +78,7 @@ def test_status_short_says_what_a_person_needs(
         "host      1.50 of 3.00 GB, 60 blocks",
         "ssd       /d0 serving, 1.00 of 4.00 GB",
         "ssd       /d1 lost, 0.00 of 4.00 GB: EIO",
+        "ssd       /d3 stalled, 0.00 of 4.00 GB: slow",
         "ssd       /d2 not used: is not a folder",
         "lookups   9, 4 found something (31 blocks)",
         "loads     5 ok, 1 failed",
@@ -101,10 +104,11 @@ def test_doctor_looks_at_the_folders_of_the_sidecar_that_runs(
     )
     with FakeSidecar(socket_path, control_endpoint=control.endpoint):
         lines = [f for f in doctor.examine(settings) if f.name == "ssd"]
-    assert [line.state for line in lines] == [doctor.OK, doctor.WARN, doctor.WARN]
+    assert [line.state for line in lines] == [doctor.OK, *3 * [doctor.WARN]]
     assert lines[0].text == "/d0, of the running sidecar: serving, 1.00 of 4.00 GB used"
     assert "lost" in lines[1].text and "EIO. Remedy: flexkv ssd reattach /d1" in lines[1].text
-    assert lines[2].text == "/d2, of the running sidecar: not used: is not a folder"
+    assert "slow. It serves again by itself" in lines[2].text, "that one cannot be reattached"
+    assert lines[3].text == "/d2, of the running sidecar: not used: is not a folder"
 
 
 @pytest.mark.parametrize(("mask", "may"), [("000001ffffffffff", True), ("00000000a80425fb", False)])

@@ -103,13 +103,15 @@ class Line:
 
     def next_is_healthy(self) -> None:
         """The next chain begins in the other folder: slots are given out in turns."""
-        began_here = False
-        while not began_here:
+        for _ in range(8):
             before = self.used("a")
             self.chains += 1
-            self.engine.save(self.chains, hashes(self.chains)[:32], PLACES[:1])
+            done = self.engine.save(self.chains, hashes(self.chains)[:32], PLACES[:1])
+            assert done.status == p.STATUS_OK
             self.until("the block is on a disk", self.settled)
-            began_here = self.used("a") > before
+            if self.used("a") > before:
+                return
+        raise AssertionError("no slot in the faulty folder")
 
     def save_written(self, count: int) -> list[int]:
         """So many chains, each on the disks before the next."""
@@ -146,6 +148,10 @@ class Line:
     def hit(self, chain: int) -> int:
         answer = self.ask(chain)
         return self.load(answer, chain) if answer.servable else 0
+
+    def hit_whole(self, chain: int) -> bool:
+        """Whether all of it comes; a busy disk may be too late for a lookup."""
+        return any(self.hit(chain) == CHAIN for _ in range(5))
 
     def reattach(self, folder: str = "a") -> None:
         """The operator's command, once the disk is well again."""
@@ -204,7 +210,7 @@ def test_disk_that_refuses_writes_is_taken_out_and_the_other_goes_on(
     assert line.hit(kept) == CHAIN, "host memory has it"
     later = line.save_written(MORE_THAN_HOST)
     promoted = line.ssd()["promoted_blocks"]
-    assert line.hit(later[0]) == CHAIN, "the other folder has it"
+    assert line.hit_whole(later[0]), "the other folder has it"
     assert line.ssd()["promoted_blocks"] > promoted
     line.reattach()
 
@@ -234,7 +240,7 @@ def test_all_disks_gone_host_memory_serves_alone(line: Line) -> None:
         line.reattach(folder)
     line.until("what waited is on the disks", line.settled)
     again = line.save_written(MORE_THAN_HOST)
-    assert line.hit(again[0]) == CHAIN
+    assert line.hit_whole(again[0])
 
 
 def test_disk_that_stalls_delays_no_load_past_its_deadline_and_no_lookup(line: Line) -> None:
@@ -265,4 +271,4 @@ def goes_on_beside_the_stall(line: Line, saved: list[int]) -> None:
     line.disk.mend()
     line.until("the folder serves again", lambda: line.state("a") == "serving")
     line.until("what waited has ended", line.settled)
-    assert line.hit(saved[-1]) == CHAIN
+    assert line.hit_whole(saved[-1])

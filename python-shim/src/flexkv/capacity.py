@@ -33,6 +33,7 @@ def in_bytes(settings: Settings, facts: EngineFacts, kv_cache_config: Any) -> Se
     """
     tokens = int(str(settings.values.get("tokens_per_block") or 0)) or facts.block_tokens
     sidecar = dict(settings.sidecar)
+    sources = dict(settings.sources)
     notes = list(settings.notes)
     if tokens != facts.block_tokens:
         notes.append(
@@ -61,6 +62,7 @@ def in_bytes(settings: Settings, facts: EngineFacts, kv_cache_config: Any) -> Se
         total = count * size * tokens // facts.block_tokens
         sidecar[gigabytes] = max(round(total / 1e9, 3), 0.01)
         sidecar[blocks] = 0
+        sources[gigabytes] = settings.sources[blocks]  # not a default, which the machine may cut
         notes.append(
             Note(
                 False,
@@ -68,4 +70,4 @@ def in_bytes(settings: Settings, facts: EngineFacts, kv_cache_config: Any) -> Se
                 f"{total / 1e9:.2f} GB, where we start the sidecar",
             )
         )
-    return dataclasses.replace(settings, sidecar=sidecar, notes=tuple(notes))
+    return dataclasses.replace(settings, sidecar=sidecar, sources=sources, notes=tuple(notes))

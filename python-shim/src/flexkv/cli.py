@@ -157,7 +157,7 @@ def set_options(settings: Settings, arguments: argparse.Namespace) -> int:
         return 0
     for text in arguments.changes:
         if "=" not in text:
-            raise FlexKVError(f"set: {text!r} names no value: flexkv set {text}=VALUE")
+            raise ConfigError(f"set: {text!r} names no value: flexkv set {text}=VALUE")
     changes = dict(text.partition("=")[::2] for text in arguments.changes)
     answer = ask(
         settings, "set", {BY_KEY[n].name if n in BY_KEY else n: v for n, v in changes.items()}

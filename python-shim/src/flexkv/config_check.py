@@ -107,6 +107,11 @@ def _ssd_tier(settings: Settings) -> Iterator[str]:
     )
     found = ssd_folders.examine(settings, wanted)
     yield f"SSD: {size} over {len(found)} folder(s)."
+    if not wanted:
+        yield (
+            "  That is where an engine starts the sidecar; `flexkv serve`, which knows none, needs "
+            "ssd_cache_gb for a tier."
+        )
     for one in found:
         share = f" for {one.wanted_bytes / GB:g} GB" if wanted else ""
         room = f"{one.free_bytes / GB:.1f} GB free" if one.free_bytes else "nothing free"

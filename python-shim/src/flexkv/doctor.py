@@ -238,9 +238,15 @@ def _folders_in_use(settings: Settings) -> Iterator[tuple[str, str, str]]:
         return  # nobody there, or it does not answer, which is no matter of its folders
     for one in ssd.get("directories", []):
         room = f"{one['used_bytes'] / GB:.2f} of {one['capacity_bytes'] / GB:.2f} GB used"
-        cause = f": {one['cause']}. Remedy: flexkv ssd reattach {one['path']}, once it is mended"
-        well = one["state"] in ("serving", "recovering")
-        yield one["path"], OK if well else WARN, f"{one['state']}, {room}{'' if well else cause}"
+        why = {
+            "serving": "",
+            "recovering": "",
+            "stalled": f": {one['cause']}. It serves again by itself: look at the disk's load",
+        }.get(
+            one["state"],
+            f": {one['cause']}. Remedy: flexkv ssd reattach {one['path']}, once it is mended",
+        )
+        yield one["path"], WARN if why else OK, f"{one['state']}, {room}{why}"
     for one in ssd.get("unusable", []):
         yield one["path"], WARN, f"not used: {one['cause']}"
 

@@ -14,6 +14,7 @@ ended, and the sidecar belongs to the first process of the machine or container.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -188,14 +189,15 @@ def default_runtime_dir() -> str:
 def runtime_dir(settings: Settings) -> Path:
     """A folder that only we can write: ``FLEXKV_RUNTIME_DIR`` or ``/tmp/flexkv-<uid>``.
 
-    ``UnusableError`` where that cannot be.
+    ``UnusableError`` where that cannot be, ``LaunchError`` where it may be later.
     """
     folder = Path(settings.runtime_dir or default_runtime_dir())
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = os.lstat(folder)
     except OSError as error:
-        raise UnusableError(
+        later = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        raise (LaunchError if later else UnusableError)(
             f"cannot make the folder {folder}: {error}. Remedy: set FLEXKV_RUNTIME_DIR to a folder "
             "of your own"
         ) from None
@@ -237,7 +239,12 @@ def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
         "strict": settings.strict,
         **settings.sidecar,
     }
-    sources = {name: settings.sources[name] for name in decided if name in settings.sources}
+    sources = {
+        name: source
+        for name, source in settings.sources.items()
+        # What has been decided is no default, which the sidecar may fit to the machine.
+        if name in decided and not (name in settings.sidecar and source == "default")
+    }
     env[OVERRIDES_ENV] = json.dumps({**decided, "sources": sources})
     env["FLEXKV_SERVER_RECV_PORT"] = settings.server_recv_port  # for whoever looks at the process
     if settings.config_path:
