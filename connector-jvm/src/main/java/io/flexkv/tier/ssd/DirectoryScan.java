@@ -199,6 +199,9 @@ final class DirectoryScan {
     if (!meta.clean || unread) {
       meta.doubtBelow = lastSequence + 1;
     }
+    if (unread) {
+      directory.log().headerMissing(); // later ones than these, perhaps, and back at the next start
+    }
   }
 
   private void takeChunk(FoundExtent found, LogReader.Chunk chunk) {
@@ -445,7 +448,8 @@ final class DirectoryScan {
   }
 
   private void restoreLog() {
-    List<FoundExtent> free = extents.stream().filter(this::isFree).toList();
+    // Others of which nothing counts are for the cleaner to take in their turn, and to strike out.
+    List<FoundExtent> free = extents.stream().filter(found -> found.headers == 0).toList();
     extents.removeAll(free);
     for (FoundExtent found : extents) {
       LogExtent restored = new LogExtent(found.extent, found.use, found.places);
@@ -458,9 +462,12 @@ final class DirectoryScan {
 
   // ---- for the one who hands the survivors out
 
-  /** Extents with headers, oldest first. */
+  /** Extents with headers that count, oldest first. */
   int[] extentsInOrder() {
-    return extents.stream().mapToInt(found -> found.extent).toArray();
+    return extents.stream()
+        .filter(found -> found.live > 0)
+        .mapToInt(found -> found.extent)
+        .toArray();
   }
 
   /** Pages of an extent that may hold headers. */

@@ -326,7 +326,7 @@ final class DirectorySpace {
 
   /** What lay beyond the end is not the directory's any more: spans may use all before it. */
   void settle() {
-    limit = extents;
+    resize(extents, 0); // nothing leaves any more, whatever has been kept for the log meanwhile
     logs.clear(extents, Math.max(extents, logs.length()));
   }
 

@@ -85,8 +85,13 @@ final class SsdOpening {
   }
 
   /** A file system that is memory can be used, but hardly anybody means it. */
-  private static void warnOfMemory(Path path) throws IOException {
-    String warning = memoryWarning(path, Files.getFileStore(path).type());
+  private static void warnOfMemory(Path path) {
+    String warning = "";
+    try {
+      warning = memoryWarning(path, Files.getFileStore(path).type());
+    } catch (IOException e) {
+      LOG.log(Level.DEBUG, "of what type the file system of {0} is cannot be told: {1}", path, e);
+    }
     if (!warning.isEmpty()) {
       LOG.log(Level.WARNING, "{0}", warning);
     }

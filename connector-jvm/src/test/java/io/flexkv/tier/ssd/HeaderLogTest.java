@@ -143,9 +143,9 @@ class HeaderLogTest {
     assertThat(committed).containsExactly(1, 2, 3, 4);
   }
 
-  /** A header in a page of its own. */
+  /** A header in a page of its own, with its key as checksum. */
   private void write(SlotSpan span, int index, int key) {
-    log.append(SsdRig.header(key, 0, 0, STRIDE), span, index, 0, errno -> {});
+    log.append(SsdRig.header(key, 0, 0, STRIDE), span, index, key, errno -> {});
     log.start(true);
     disk.answerOldest();
   }
@@ -189,14 +189,44 @@ class HeaderLogTest {
     assertThat(log.headersMissing()).as("the older one counts now").isTrue();
   }
 
+  /** As {@link #write} wrote it. */
+  private HeaderRecord record(SlotSpan span, int index, int key) {
+    MemorySegment bytes = arena.allocate(4096, 8);
+    HeaderRecord.encode(bytes, SsdRig.header(key, 0, 0, STRIDE), span, index, key, 1);
+    HeaderRecord record = new HeaderRecord();
+    assertThat(record.wrap(bytes, 0)).isTrue();
+    return record;
+  }
+
+  @Test
+  void move_lastHeaderOfASlotThatWasGivenBack_staysSoThatNoOlderOneCounts() {
+    long slot = space.allocate(STRIDE);
+    SlotSpan span = space.require(slot);
+    space.allocate(STRIDE); // so that the span stays
+    write(span, 0, 1);
+    write(span, 0, 2);
+    assertThat(space.free(slot)).isNull();
+    assertThat(log.move(record(span, 0, 1), log.pageNumber(0, 0), errno -> {})).isFalse();
+    assertThat(log.move(record(span, 0, 2), log.pageNumber(0, 1), errno -> {})).isTrue();
+  }
+
+  @Test
+  void move_overtakenInItsOwnPage_isNotMoved() {
+    SlotSpan span = space.require(space.allocate(STRIDE));
+    for (int key = 1; key <= 2; key++) {
+      log.append(SsdRig.header(key, 0, 0, STRIDE), span, 0, key, errno -> {});
+    }
+    log.start(true);
+    disk.answerOldest();
+    assertThat(log.move(record(span, 0, 1), log.pageNumber(0, 0), errno -> {})).isFalse();
+    assertThat(log.move(record(span, 0, 2), log.pageNumber(0, 0), errno -> {})).isTrue();
+  }
+
   @Test
   void move_overtakenBeforeItWasWritten_isNotWritten() {
     SlotSpan span = space.require(space.allocate(STRIDE));
     write(span, 0, 1);
-    MemorySegment bytes = arena.allocate(4096, 8);
-    HeaderRecord.encode(bytes, SsdRig.header(1, 0, 0, STRIDE), span, 0, 0, 1);
-    HeaderRecord first = new HeaderRecord();
-    assertThat(first.wrap(bytes, 0)).isTrue();
+    HeaderRecord first = record(span, 0, 1);
     log.append(SsdRig.header(2, 0, 0, STRIDE), span, 0, 0, errno -> committed.add(2));
     log.start(true);
     assertThat(log.move(first, log.pageNumber(0, 0), errno -> committed.add(1))).isTrue();
