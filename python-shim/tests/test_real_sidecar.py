@@ -97,6 +97,32 @@ def test_save_then_load_gives_the_same_bytes(real: Settings, rings: bool) -> Non
     assert [engine.read_block(30 + i) for i in range(8)] == contents
 
 
+def test_what_a_person_is_told_is_what_the_sidecar_says(
+    real: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = ["--address", real.server_recv_port]
+    session = start(real)
+    engine = PlainInstance(real.socket_path)
+    hashes = random_hashes(1, 4)
+    engine.save(1, hashes, [4, 5, 6, 7])
+    done = engine.load(engine.lookup(2, hashes), [8, 9, 10, 11])
+    assert done.status == p.STATUS_OK
+    assert cli.main(["status", "--short", *at]) == 0
+    said = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert said["address"] == real.server_recv_port
+    assert said["sidecar"].startswith(f"pid {session.server_pid}, build ")
+    assert "?" not in said["sidecar"]
+    assert said["engine"].endswith("ready, 1 rank(s)")
+    assert said["host"].endswith("GB, 4 blocks")
+    assert said["lookups"].endswith("1 found something (4 blocks)")
+    assert said["loads"] == "1 ok, 0 failed"
+    assert said["saves"] == "4 blocks; of the engines here 1 ok, 0 failed"
+    assert said["log"] == session.welcome.log_file
+    assert cli.main(["set", *at]) == 0
+    now = capsys.readouterr().out
+    assert "=?" not in now and "eviction_policy=lru" in now
+
+
 def test_block_reused_before_the_copy_is_dropped(real: Settings) -> None:
     """The generation table works across the two languages."""
     start(real)
