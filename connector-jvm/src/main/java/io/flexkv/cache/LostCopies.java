@@ -49,7 +49,7 @@ final class LostCopies {
 
   /** These are lost too. */
   void lost(LongPredicate more) {
-    slots = next == Integer.MAX_VALUE ? more : slots.or(more);
+    slots = hasMore() ? slots.or(more) : more;
     next = 0;
     found = false;
     work(AT_ONCE);
@@ -58,6 +58,11 @@ final class LostCopies {
   /** The next portion; returns how much it looked at, 0 where nothing is left to forget. */
   int step() {
     return work(PORTION);
+  }
+
+  /** Whether there are lost slots whose copies are not all forgotten. */
+  boolean hasMore() {
+    return next != Integer.MAX_VALUE;
   }
 
   private int work(int most) {

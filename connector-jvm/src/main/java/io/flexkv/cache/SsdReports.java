@@ -135,10 +135,17 @@ public final class SsdReports {
 
   /**
    * SSD slots are lost, for example those of a directory: what lies in them is not there. Of many
-   * blocks {@link CacheCore#turn} forgets the rest.
+   * blocks {@link CacheCore#turn} forgets the rest; {@link #forgets} tells how long.
+   *
+   * @param slots asked until then; no other block may come to lie in one of these meanwhile
    */
   public void lost(LongPredicate slots) {
     lostCopies.lost(slots);
+  }
+
+  /** Whether not all that is {@link #lost} is forgotten yet. */
+  public boolean forgets() {
+    return lostCopies.hasMore();
   }
 
   private boolean holds(int entry, long ssdSlot) {

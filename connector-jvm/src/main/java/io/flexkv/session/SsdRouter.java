@@ -71,6 +71,9 @@ final class SsdRouter implements SlotAllocator {
   /** Directories out of which nothing is adopted any more: the core was told that all is gone. */
   private final BitSet lostDirectories = new BitSet();
 
+  /** Directories of which the core still forgets what lay in them. */
+  private final BitSet forgetting = new BitSet();
+
   /** From the store's thread, which has a few of them only. */
   private final Queue<Offer> survivors = new ConcurrentLinkedQueue<>();
 
@@ -269,6 +272,10 @@ final class SsdRouter implements SlotAllocator {
     for (SsdEvent event; count < EVENTS_A_TURN && (event = store.poll()) != null; count++) {
       take(event);
     }
+    if (!forgetting.isEmpty() && !core().ssd().forgets()) {
+      forgetting.stream().forEach(there()::forgotten);
+      forgetting.clear();
+    }
     return count + adopt();
   }
 
@@ -285,6 +292,7 @@ final class SsdRouter implements SlotAllocator {
             lost.path(),
             lost.cause());
         lostDirectories.set(lost.directory());
+        forgetting.set(lost.directory());
         core().ssd().lost(slot -> there().directoryOf(slot) == lost.directory());
       }
     }

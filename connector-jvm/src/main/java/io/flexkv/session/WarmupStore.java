@@ -62,6 +62,9 @@ final class WarmupStore implements SsdStore {
   }
 
   @Override
+  public void forgotten(int directory) {}
+
+  @Override
   public int generation(long digestHi, long digestLo) {
     return 0;
   }

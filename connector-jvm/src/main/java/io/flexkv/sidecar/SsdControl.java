@@ -40,9 +40,9 @@ final class SsdControl {
     }
     if (!found.attaching() && !disks.reattach(wanted)) {
       throw refused(
-          "%s cannot be attached yet: accesses from before are still under way; try again in some"
+          "%s cannot be attached yet: what lay in it is still being forgotten, or accesses from before"
                   .formatted(wanted)
-              + " seconds, or restart the sidecar");
+              + " are still under way; try again in some seconds, or restart the sidecar");
     }
     LOG.info("SSD directory {} is going to be attached again, asked by a client", wanted);
     ObjectNode answer = JSON.createObjectNode();

@@ -21,6 +21,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteBuffer;
+import java.nio.file.Path;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -250,6 +251,33 @@ class SsdRouterTest {
     assertThat(rig.router.serves()).isFalse();
     assertThat(rig.core.stats().ssd().queuedBytes()).as("waits for a disk").isPositive();
     assertThat(rig.core.stats().quarantinedSlots()).isZero();
+  }
+
+  /** One that comes back has the index of the lost one: its blocks are not taken for lost. */
+  @Test
+  void directoryLost_manyBlocks_comesBackWhenAllAreForgotten_andKeepsWhatIsWritten() {
+    Rig many = new Rig(new MemorySsdStore(1L << 40, 64, false));
+    int chains = 1500;
+    for (int chain = 1; chain <= chains; chain++) {
+      many.save(chain, 8);
+    }
+    assertThat(many.core.stats().ssd().blocks()).isEqualTo(8 * chains);
+    many.store.lose();
+    many.run();
+    assertThat(many.store.usedBytes()).as("not at once").isPositive();
+    while (!many.store.reattach(Path.of("memory"))) {
+      assertThat(many.core.turn()).as("left to forget").isPositive();
+      many.run();
+    }
+    int turns = 0;
+    int working;
+    do {
+      turns++;
+      many.save(chains + turns, 2);
+      working = many.core.turn();
+    } while (working > 0 && turns < 300);
+    assertThat(working).as("after some turns").isZero();
+    assertThat(many.core.stats().ssd().blocks()).isEqualTo(2 * turns);
   }
 
   @Test

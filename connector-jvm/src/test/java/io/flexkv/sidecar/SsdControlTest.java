@@ -55,7 +55,7 @@ class SsdControlTest {
   @Test
   void reattach_whatCannotBe_saysWhy() {
     refused(control(State.SERVING, false, true), "/disk/a", "not out, its state is SERVING");
-    refused(control(State.LOST, false, false), "/disk/a", "accesses from before are still");
+    refused(control(State.LOST, false, false), "/disk/a", "accesses from before");
     refused(control(State.LOST, false, true), "/disk/b", "those are [/disk/a]");
     refused(control(State.LOST, false, true), "a", "path is 'a', not absolute");
     refused(new SsdControl(null), "/disk/a", "no SSD tier");

@@ -67,6 +67,7 @@ final class SsdDirectory {
   private final AtomicInteger readErrors = new AtomicInteger();
   private volatile SsdStore.State state = SsdStore.State.RECOVERING;
   private volatile @Nullable String cause;
+  private volatile boolean forgotten;
   private volatile boolean closing;
   private volatile boolean filesClosed;
   private volatile boolean dirty;
@@ -169,6 +170,19 @@ final class SsdDirectory {
 
   @Nullable String cause() {
     return cause;
+  }
+
+  /** See {@link SsdStore#forgotten}; the cache thread. */
+  void forget() {
+    forgotten = true;
+  }
+
+  /** Whether it is out, and another one may take its place. */
+  boolean replaceable() {
+    return state == SsdStore.State.LOST
+        && forgotten
+        && space.usedBytes() == 0
+        && io.inFlight() == 0;
   }
 
   // ---- life

@@ -348,6 +348,11 @@ public final class SsdEngine implements SsdStore {
     return (SsdEvent) next;
   }
 
+  @Override
+  public void forgotten(int directory) {
+    directories.get(directory).forget();
+  }
+
   // ---- resets
 
   @Override
@@ -480,10 +485,7 @@ public final class SsdEngine implements SsdStore {
     Path wanted = path.toAbsolutePath().normalize();
     for (SsdDirectory directory : all()) {
       if (directory.path().equals(wanted)) {
-        return directory.state() == State.LOST
-            && directory.space().usedBytes() == 0
-            && directory.io().inFlight() == 0
-            && reattach(directory);
+        return directory.replaceable() && reattach(directory);
       }
     }
     return false;

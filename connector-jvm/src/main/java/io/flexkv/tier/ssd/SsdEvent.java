@@ -38,7 +38,7 @@ public sealed interface SsdEvent {
 
   /**
    * A directory has been taken out: its slots cannot be read or written any more. Drop what lies in
-   * it ({@link SsdStore#directoryOf} tells) and free the slots.
+   * it ({@link SsdStore#directoryOf} tells), free the slots, then say {@link SsdStore#forgotten}.
    */
   record DirectoryLost(int directory, String path, String cause) implements SsdEvent {}
 

@@ -11,8 +11,8 @@ import org.jspecify.annotations.Nullable;
  * Slots on disks.
  *
  * <p>Threads: {@link #allocate}, {@link #free}, {@link #submit}, {@link #cancel}, {@link #poll},
- * {@link #resetNamespace} and {@link #recover} are called by the cache thread only and never wait
- * for a disk. The rest is thread-safe.
+ * {@link #forgotten}, {@link #resetNamespace} and {@link #recover} are called by the cache thread
+ * only and never wait for a disk. The rest is thread-safe.
  *
  * <p>What a slot holds is known by its {@link SlotIdentity}: a read that expects another one, or
  * whose bytes do not have the checksum of the write, is a miss.
@@ -114,6 +114,13 @@ public interface SsdStore extends AutoCloseable {
   /** The next news, null if there is none; the wake-up given at construction tells of new ones. */
   @Nullable SsdEvent poll();
 
+  /**
+   * The other end of {@link SsdEvent.DirectoryLost}: nothing that lay in it is known any more, nor
+   * is anything looked for that does. Only now may another directory take its place and its index
+   * ({@link #reattach}), or that one's blocks were taken for those which are lost.
+   */
+  void forgotten(int directory);
+
   /** The generation that was recorded for a namespace, 0 if none was. */
   int generation(long digestHi, long digestLo);
 
@@ -146,7 +153,8 @@ public interface SsdStore extends AutoCloseable {
    * Opens a lost directory again, empty, in the background. Where that fails it stays lost, its
    * cause says why, and it may be tried again.
    *
-   * @return false if it is not one of ours, or not out, or still has accesses in flight
+   * @return false if it is not one of ours, or not out, or not {@link #forgotten} yet, or still has
+   *     slots held or accesses in flight
    */
   boolean reattach(Path directory);
 

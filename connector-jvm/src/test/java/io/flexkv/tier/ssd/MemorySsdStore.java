@@ -39,6 +39,7 @@ public final class MemorySsdStore implements SsdStore {
   private long used;
   private long nextSlot;
   private boolean lost;
+  private boolean forgotten;
 
   /** What {@link #registerMemory} answers. */
   public volatile Supplier<CompletableFuture<Void>> registering =
@@ -223,6 +224,11 @@ public final class MemorySsdStore implements SsdStore {
   }
 
   @Override
+  public void forgotten(int directory) {
+    forgotten = true;
+  }
+
+  @Override
   public int generation(long digestHi, long digestLo) {
     return generations.getOrDefault(new Digest(digestHi, digestLo), 0);
   }
@@ -310,9 +316,12 @@ public final class MemorySsdStore implements SsdStore {
 
   @Override
   public boolean reattach(Path directory) {
-    boolean was = lost;
-    lost = false;
-    return was;
+    boolean may = lost && forgotten && used == 0;
+    if (may) {
+      lost = false;
+      forgotten = false;
+    }
+    return may;
   }
 
   @Override

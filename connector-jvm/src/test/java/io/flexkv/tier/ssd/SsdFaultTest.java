@@ -118,6 +118,7 @@ class SsdFaultTest {
       for (long slot : slots) {
         rig.engine.free(slot);
       }
+      rig.engine.forgotten(0);
       faults = IoFaults.NONE;
       Files.move(a, away);
       Files.createFile(a);
@@ -154,6 +155,8 @@ class SsdFaultTest {
       for (long slot : slots) {
         rig.engine.free(slot);
       }
+      assertThat(rig.engine.reattach(a)).as("is being forgotten").isFalse();
+      rig.engine.forgotten(0);
       faults = IoFaults.NONE;
       rig.until(() -> rig.engine.reattach(a));
       rig.until(() -> rig.engine.directories().get(0).state() == SsdStore.State.SERVING);
