@@ -209,10 +209,11 @@ final class BlockTree {
   }
 
   /**
-   * Removes a servable block and everything below it. Nothing but pending saves may refer to it.
+   * Removes a servable block and everything below it; returns how many that are. Nothing but
+   * pending saves may refer to it.
    */
-  void lose(int entry) {
-    removeSubtree(entry, DropReason.PARENT_LOST);
+  int lose(int entry) {
+    return removeSubtree(entry, DropReason.PARENT_LOST);
   }
 
   /** Removes every block of a namespace. No lease, load or save may refer to one. */
@@ -232,8 +233,9 @@ final class BlockTree {
     published.accept(entry);
   }
 
-  /** Removes a subtree, leaves first; the links are the stack. */
-  private void removeSubtree(int root, DropReason reason) {
+  /** Removes a subtree, leaves first; the links are the stack. Returns how many went. */
+  private int removeSubtree(int root, DropReason reason) {
+    int removed = 0;
     int node = root;
     while (true) {
       int child = index.getInt(node, FIRST_CHILD);
@@ -246,8 +248,9 @@ final class BlockTree {
         counters.drop(node == root ? reason : below(reason), 1);
       }
       remove(node);
+      removed++;
       if (node == root) {
-        return;
+        return removed;
       }
       node = parent;
     }

@@ -62,18 +62,19 @@ final class Losses {
     saves.settleEmptied();
   }
 
-  /** As {@link #lose}, of a block below which no copy is held. */
-  void loseLast(int entry) {
+  /** As {@link #lose}, of a block below which no copy is held; returns how many blocks went. */
+  int loseLast(int entry) {
     counters.ssdLostBlocks++;
     if (copies.inHost(entry) == HOST_THERE) {
       copies.dropSsd(entry);
-    } else {
-      loseTree(entry);
-      saves.settleEmptied();
+      return 0;
     }
+    int went = loseTree(entry);
+    saves.settleEmptied();
+    return went;
   }
 
-  private void loseTree(int root) {
+  private int loseTree(int root) {
     BitSet needed = new BitSet();
     IntPredicate visitor =
         block -> {
@@ -88,7 +89,7 @@ final class Losses {
     if (!needed.isEmpty()) {
       end(needed);
     }
-    tree.lose(root);
+    return tree.lose(root);
   }
 
   /** Ends all that needs one of these blocks. */

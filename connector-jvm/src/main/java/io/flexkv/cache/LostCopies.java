@@ -20,13 +20,15 @@ import java.util.function.LongPredicate;
  *
  * <p>Copies go leaves first: from each copy without one below it the way up is looked at, and if a
  * lost one is there, all up to the highest of those go, as far as no other copies lie below them.
- * So a portion is small however much hangs on one lost block. Rounds follow each other until one
- * finds nothing: below a block that was still there others may have been written.
+ * So a portion is small however many copies hang on one lost block. What cannot be parted (the way
+ * up, the children of one block, what goes with a block that was nowhere else) is counted, and a
+ * portion ends with it. Rounds follow each other until one finds nothing: below a block that was
+ * still there others may have been written.
  *
  * <p>Cache thread only.
  */
 final class LostCopies {
-  /** Entries that a call looks at: some 50 µs. A chain is walked to its end, however long. */
+  /** Entries that a call looks at, about: some 50 µs. It ends with the one that passes this. */
   static final int PORTION = 256;
 
   /** Entries that are looked at when the loss is told: some milliseconds. */
@@ -39,6 +41,9 @@ final class LostCopies {
   private LongPredicate slots = slot -> false;
   private int next = Integer.MAX_VALUE;
   private boolean found;
+
+  /** Entries that this call has looked at or removed. */
+  private int looked;
 
   LostCopies(BlockIndex index, BlockTree tree, Losses losses) {
     this.index = index;
@@ -66,9 +71,10 @@ final class LostCopies {
   }
 
   private int work(int most) {
-    int looked = 0;
+    looked = 0;
     while (looked < most && next < index.handles()) {
-      looked += 1 + look(next);
+      looked++;
+      look(next);
       next++;
       if (next == index.handles() && found) {
         next = 0;
@@ -81,33 +87,31 @@ final class LostCopies {
     return looked;
   }
 
-  /** Forgets what must go from this entry upwards; returns how far it looked. */
-  private int look(int entry) {
+  /** Forgets what must go from this entry upwards. */
+  private void look(int entry) {
     if (!index.isEntry(entry) || index.getInt(entry, STATE) != READY) {
-      return 0;
+      return;
     }
     int onSsd = copies.onSsd(entry);
     if (onSsd == SSD_WRITTEN && lies(entry)) {
       copies.dropSsd(entry); // it waits for its parent
-      return 0;
+      return;
     }
     found |= onSsd == SSD_HELD && lies(entry);
     if (onSsd != SSD_HELD || hasHeldBelow(entry)) {
-      return 0;
+      return;
     }
     int highest = NONE;
-    int looked = 0;
     for (int at = entry; at != NONE; at = tree.parent(at)) {
       highest = lies(at) ? at : highest;
       looked++;
     }
     int at = highest == NONE ? NONE : entry;
-    while (at != NONE && !hasHeldBelow(at)) {
+    while (at != NONE) {
       int above = at == highest ? NONE : tree.parent(at);
-      losses.loseLast(at);
-      at = above;
+      looked += losses.loseLast(at);
+      at = above == NONE || hasHeldBelow(above) ? NONE : above;
     }
-    return looked;
   }
 
   private boolean lies(int entry) {
@@ -121,6 +125,7 @@ final class LostCopies {
     int child = index.getInt(entry, FIRST_CHILD);
     while (child != NONE && copies.onSsd(child) != SSD_HELD) {
       child = index.getInt(child, NEXT_SIBLING);
+      looked++;
     }
     return child != NONE;
   }

@@ -15,6 +15,9 @@ class LostCopiesTest {
   private static final int DEPTH = 2 * LostCopies.AT_ONCE / CHAINS;
   private static final int IN_HOST = 1000;
 
+  /** More children than a turn would count otherwise. */
+  private static final int MANY = LostCopies.PORTION + DEPTH + 200;
+
   private final CoreFixture f = new CoreFixture(IN_HOST, CHAINS * DEPTH, CONFIG);
 
   private void fill() {
@@ -32,7 +35,7 @@ class LostCopiesTest {
   private int turns() {
     int turns = 0;
     for (int looked; (looked = f.core.turn()) > 0; turns++) {
-      assertThat(looked).isLessThanOrEqualTo(LostCopies.PORTION + DEPTH);
+      assertThat(looked).isLessThanOrEqualTo(LostCopies.PORTION + 2 * DEPTH);
       f.servable(1 + turns % CHAINS, DEPTH);
     }
     return turns;
@@ -71,8 +74,11 @@ class LostCopiesTest {
   }
 
   private long slotOf(long chain, int block) {
-    int entry = TreeChecker.find(f.core, f.namespace, 0, chain, CoreFixture.hash(chain, block));
-    return f.core.index().getLong(entry, EntryLayout.SSD_SLOT);
+    return f.core.index().getLong(entry(chain, block), EntryLayout.SSD_SLOT);
+  }
+
+  private int entry(long chain, int block) {
+    return TreeChecker.find(f.core, f.namespace, 0, chain, CoreFixture.hash(chain, block));
   }
 
   /** In an entry that has been looked at already, under one that has not. */
@@ -94,6 +100,54 @@ class LostCopiesTest {
     turns();
     assertNothingLiesIn(lost);
     assertThat(f.core.stats().ssd().blocks()).isEqualTo((CHAINS - 2) * DEPTH);
+  }
+
+  /** Saves so many children of a block; their writes do not end. */
+  private void children(long chain, int block, int count) {
+    byte[] hashes = CoreFixture.hashes(chain, 0, block + 2);
+    for (int i = 0; i < count; i++) {
+      long request = 10_000L + i;
+      byte[] own = CoreFixture.hashes(request, block + 1, 1);
+      System.arraycopy(own, 0, hashes, hashes.length - own.length, own.length);
+      f.core.extendChain(ENGINE, request, 0, hashes, CoreFixture.HASH_BYTES, block + 2);
+      long job = f.planSave(request, block + 1, 1);
+      f.core.go(job, 0);
+      f.core.savePartDone(job, 0, CoreFixture.ok(1));
+      f.core.endRequest(ENGINE, request);
+    }
+  }
+
+  /** The most that a turn says it looked at. */
+  private int longestTurn() {
+    int longest = 0;
+    for (int looked; (looked = f.core.turn()) > 0; ) {
+      longest = Math.max(longest, looked);
+    }
+    return longest;
+  }
+
+  @Test
+  void lost_blockWithManyChildren_theirNumberCountsInItsTurn() {
+    fill();
+    children(CHAINS, 0, MANY);
+    long slot = slotOf(CHAINS, 0);
+    f.core.ssd().lost(s -> s == slot);
+    assertThat(longestTurn()).isBetween(MANY, LostCopies.PORTION + 2 * DEPTH + MANY);
+    assertNothingLiesIn(s -> s == slot);
+  }
+
+  @Test
+  void lost_blockNotInTheHostTier_whatGoesWithItCountsInItsTurn() {
+    fill();
+    long chain = CHAINS - 8;
+    int last = DEPTH - 1;
+    children(chain, last, MANY);
+    long slot = slotOf(chain, last);
+    f.core.ssd().lost(s -> s == slot);
+    assertThat(longestTurn()).isBetween(MANY, LostCopies.PORTION + 2 * DEPTH + 2 * (MANY + 1));
+    assertNothingLiesIn(s -> s == slot);
+    assertThat(entry(10_000, last + 1)).isEqualTo(BlockIndex.NONE);
+    assertThat(entry(chain, last - 1)).as("is above").isNotEqualTo(BlockIndex.NONE);
   }
 
   @Test
