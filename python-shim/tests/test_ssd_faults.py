@@ -158,7 +158,8 @@ class Line:
         self.disk.mend()
         self.until("nothing is under way", self.still)
         path = str(self.disk.folder.with_name(folder))
-        assert cli.main(["ssd", "reattach", path, "--address", self.address]) == 0
+        command = ["ssd", "reattach", path, "--address", self.address]
+        self.until("what lay there is forgotten", lambda: cli.main(command) == 0)
         assert self.state(folder) == "serving"
 
 
