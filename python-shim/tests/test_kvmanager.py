@@ -257,12 +257,14 @@ def test_launch_wrong_is_named_and_starts_nothing(fleet: Fleet, address: str) ->
     fleet.check(tokens, [3, 4])
 
 
-def test_put_from_blocks_that_no_rank_has_fails(fleet: Fleet) -> None:
+def test_put_from_blocks_that_no_rank_has_caches_nothing_and_is_told_in_the_log(
+    fleet: Fleet, address: str
+) -> None:
     tokens = list(range(2 * SIZE))
     task = fleet.manager.put_async(tokens, fleet.slots([0, 100_000]))
-    answer = fleet.manager.wait(task)[task]
-    assert answer.status is KVResponseStatus.FAILED
-    assert not answer.return_mask.any()
+    assert not fleet.manager.wait(task)[task].return_mask.any()
+    log = Path(status(address)["log_file"])
+    assert "FAILED block 100000, the layout has 0 to" in log.read_text()
     put(fleet, tokens, [0, 1])  # and the next one is as good as ever
     fleet.check(tokens, [0, 1])
 

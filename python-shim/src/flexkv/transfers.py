@@ -177,11 +177,9 @@ class Transfers:
         if job is None or job.session is not session or record.boot_epoch != session.boot_epoch:
             return None
         job.ranks_open -= 1
-        if job.task.kind is TaskType.GET:
+        if job.task.kind is TaskType.GET:  # what became of a put its SaveDone says
             job.ok = job.ok and record.status == p.STATUS_OK
             job.ok_blocks = min(job.ok_blocks, record.blocks_ok)
-        elif record.status == p.STATUS_FAILED:  # else its SaveDone says what became of a put
-            job.ok = False
         return self._settle(record.job_id, job)
 
     def save_done(self, session: Session, record: p.SaveDone) -> Task | None:
@@ -193,7 +191,7 @@ class Transfers:
         job.ok_blocks = min(record.committed + record.skipped, len(job.block_ids))
         # Dropped blocks are no failure of the put: the pool may be full, and the caller may use
         # its memory again all the same.
-        job.ok = job.ok and record.status == p.STATUS_OK
+        job.ok = record.status == p.STATUS_OK
         return self._settle(record.job_id, job)
 
     def _settle(self, job_id: int, job: _Job) -> Task | None:
