@@ -122,12 +122,6 @@ REASONS: dict[tuple[str, str], str] = {
     ("ssd-restart", "1 TB of 64 KiB"): "15 million blocks, of which each costs 0.6 microseconds of "
     "processor time in all; other work had a share of the two cores; without it a start would need "
     "some 8 s by calculation: docs/decisions/found-blocks-come-in-one-by-one.md",
-    (
-        "ssd-kills",
-        "called damaged",
-    ): "misses all of them: when all blocks of a span have been given "
-    "back, the cleaner drops its headers one extent of the log at a time, the later ones first "
-    "perhaps; after a clean end the earlier ones count, while their slots hold what came later",
     ("cpu-ssd-hit", "lookup of 256 keys, p99"): "two cores for the client that spins, the cache "
     "thread and the one that computes checksums of what is written; with 16 cores 27 beside 31 "
     "microseconds (gpu-host-ssd-lookups)",
