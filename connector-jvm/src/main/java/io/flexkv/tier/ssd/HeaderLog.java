@@ -545,18 +545,18 @@ final class HeaderLog {
     if (failed) {
       return null;
     }
-    List<LogExtent> all = Arrays.stream(byExtent).filter(Objects::nonNull).toList();
-    List<LogExtent> inOrder = LogExtent.inOrder(all);
     LogExtent last = lastBeyond();
     if (last != null && freeBefore() >= RESERVED) {
       // All of it may count: with what pages lose to rounding it may need more than an extent.
-      return victim(last, inOrder);
+      return victim(last, LogExtent.inOrder(used()));
     }
     boolean moves = leavesEnd() && freeBefore() <= RESERVED;
     if (freeExtents.size() > RESERVED) {
       wantsExtent |= moves;
       return null;
     }
+    List<LogExtent> all = used();
+    List<LogExtent> inOrder = LogExtent.inOrder(all);
     LogExtent best = emptiest(inOrder);
     if (best == null || best.share() > 1 - WORTH_CLEANING) {
       best = emptiest(all);
@@ -568,6 +568,11 @@ final class HeaderLog {
     }
     wantsExtent = moves || best.share() > CROWDED;
     return victim(best, inOrder);
+  }
+
+  /** Extents that are not empty. Guarded. */
+  private List<LogExtent> used() {
+    return Arrays.stream(byExtent).filter(Objects::nonNull).toList();
   }
 
   /** Out of order older headers come to count, which may be wrong about their slots. Guarded. */
