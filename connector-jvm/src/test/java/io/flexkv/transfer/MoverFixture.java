@@ -10,6 +10,7 @@ import io.flexkv.device.FakeEngine;
 import io.flexkv.device.FenceRing;
 import io.flexkv.device.RankLayout;
 import io.flexkv.device.Region;
+import io.flexkv.device.SliceLimits;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -51,6 +52,16 @@ final class MoverFixture implements AutoCloseable {
 
   MoverFixture() throws DeviceException {
     this(256, null);
+  }
+
+  /** With a device that ends a slice only when it may. */
+  static MoverFixture held(SliceLimits limits) throws DeviceException {
+    return new MoverFixture(
+        256,
+        device -> {
+          device.held = true;
+          device.limits = limits;
+        });
   }
 
   MoverFixture(int capacity, java.util.function.@Nullable Consumer<FakeDevice> prepare)

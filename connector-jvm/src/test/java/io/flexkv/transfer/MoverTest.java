@@ -70,13 +70,7 @@ final class MoverTest {
 
   @Test
   void stages_ofTheLastGoodJob_areWhatHappenedInItsOrder() throws Exception {
-    try (MoverFixture f =
-        new MoverFixture(
-            256,
-            device -> {
-              device.held = true;
-              device.limits = new SliceLimits(2, 1024, 1);
-            })) {
+    try (MoverFixture f = MoverFixture.held(new SliceLimits(2, 1024, 1))) {
       assertThat(f.mover.counters().load().last()).isEqualTo(JobStages.NONE);
       assertThat(f.mover.submit(f.job(1, Direction.LOAD, new FencePoint(1, 3), null, 4, 5, 6)))
           .isTrue();
@@ -105,13 +99,7 @@ final class MoverTest {
   @Test
   void submit_nothingEnds_slicesGrowAndTheBytesOnTheirWayAreBounded() throws Exception {
     int[] blocks = IntStream.range(0, 64).toArray();
-    try (MoverFixture f =
-        new MoverFixture(
-            256,
-            device -> {
-              device.held = true;
-              device.limits = new SliceLimits(64, 2048, 1024, 16, 4096, 0);
-            })) {
+    try (MoverFixture f = MoverFixture.held(new SliceLimits(64, 2048, 1024, 16, 4096, 0))) {
       assertThat(f.mover.submit(f.job(1, Direction.SAVE, blocks))).isTrue();
       MoverFixture.await("three slices", () -> f.device.submitted.get() == 3);
       Thread.sleep(20); // time for a fourth, if it comes
@@ -127,13 +115,7 @@ final class MoverTest {
   @Test
   void submit_underALimit_aSliceWaitsForTheEndOfTheOneBefore() throws Exception {
     int[] blocks = IntStream.range(0, 64).toArray();
-    try (MoverFixture f =
-        new MoverFixture(
-            256,
-            device -> {
-              device.held = true;
-              device.limits = new SliceLimits(64, 2048, 3);
-            })) {
+    try (MoverFixture f = MoverFixture.held(new SliceLimits(64, 2048, 3))) {
       f.limits.set(0, 1L << 40);
       assertThat(f.mover.submit(f.job(1, Direction.SAVE, blocks))).isTrue();
       MoverFixture.await("a slice", () -> f.device.submitted.get() == 1);
@@ -164,13 +146,7 @@ final class MoverTest {
 
   @Test
   void lastSliceOfALoadOnItsWay_isAnnouncedAndNotRestedOn_forAWhile() throws Exception {
-    try (MoverFixture f =
-        new MoverFixture(
-            256,
-            device -> {
-              device.held = true;
-              device.limits = new SliceLimits(64, 2048, 1);
-            })) {
+    try (MoverFixture f = MoverFixture.held(new SliceLimits(64, 2048, 1))) {
       AtomicLong now = new AtomicLong(5);
       AtomicInteger announced = new AtomicInteger();
       CompletionQueue ends = new CompletionQueue(4, () -> {}, announced::incrementAndGet);
@@ -351,13 +327,7 @@ final class MoverTest {
   @Test
   void revokeWord_betweenSlices_noFurtherSliceIsSubmitted() throws Exception {
     int[] blocks = IntStream.range(0, 64).toArray();
-    try (MoverFixture f =
-        new MoverFixture(
-            256,
-            device -> {
-              device.held = true;
-              device.limits = new SliceLimits(8, 2048, 2);
-            })) {
+    try (MoverFixture f = MoverFixture.held(new SliceLimits(8, 2048, 2))) {
       byte[] before = f.blockInEngine(63);
       f.host.fill((byte) 9);
       assertThat(f.mover.submit(f.job(5, Direction.LOAD, blocks))).isTrue();
@@ -484,13 +454,7 @@ final class MoverTest {
   @Test
   void saves_whileALoadIsActive_leaveTheDeviceToIt() throws Exception {
     int[] all = IntStream.range(0, 64).toArray();
-    try (MoverFixture f =
-        new MoverFixture(
-            256,
-            device -> {
-              device.held = true;
-              device.limits = new SliceLimits(2, 1024, 1);
-            })) {
+    try (MoverFixture f = MoverFixture.held(new SliceLimits(2, 1024, 1))) {
       assertThat(f.mover.submit(f.job(1, Direction.LOAD, all))).isTrue();
       f.device.mayEnd.release(1);
       MoverFixture.await("the load runs", () -> f.device.ended.size() == 1);
@@ -524,17 +488,11 @@ final class MoverTest {
 
   @Test
   void stop_copiesOnTheirWay_areDrainedOthersFail() throws Exception {
-    MoverFixture f =
-        new MoverFixture(
-            256,
-            device -> {
-              device.held = true;
-              device.limits = new SliceLimits(64, 1 << 20, 2);
-            });
+    MoverFixture f = MoverFixture.held(new SliceLimits(64, 1 << 20, 2));
     try (f) {
       assertThat(f.mover.submit(f.job(1, Direction.SAVE, 0, 1, 2))).isTrue();
       assertThat(f.mover.submit(f.job(2, Direction.SAVE, new FencePoint(0, 1), null, 3))).isTrue();
-      f.device.mayEnd.release(0);
+      MoverFixture.await("the first is on its way", () -> f.device.submitted.get() == 1);
       Thread stopper = Thread.ofPlatform().start(() -> f.mover.stop(10 * MoverFixture.SECOND));
       Completion waiting = f.next();
       assertThat(waiting.jobId()).isEqualTo(2);
