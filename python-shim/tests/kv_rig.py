@@ -12,6 +12,7 @@ import os
 import random
 import select
 import signal
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,16 @@ def sidecar_environment(folder: Path, **options: object) -> Iterator[str]:
             else:
                 os.environ[name] = value
         kill_sidecar(path)
+
+
+@contextmanager
+def own_sidecar(**options: object) -> Iterator[str]:
+    """``sidecar_environment`` in a folder of its own, short enough for ``AF_UNIX``."""
+    with (
+        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
+        sidecar_environment(Path(folder), **options) as address,
+    ):
+        yield address
 
 
 def kill_sidecar(path: str) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from kv_rig import sidecar_environment, wait_for_no_leaks
+from kv_rig import own_sidecar, wait_for_no_leaks
 from real_sidecar import REPOSITORY, missing
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -33,10 +31,7 @@ ARGUMENTS = {"performance.py": ["--requests", "30", "--layers", "2", "--conversa
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with (
-        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
-        sidecar_environment(Path(folder), idle_exit_s=60) as found,
-    ):
+    with own_sidecar(idle_exit_s=60) as found:
         yield found
 
 

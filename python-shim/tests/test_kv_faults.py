@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kv_rig import Fleet, Shape, sidecar_environment, status, wait_for_no_leaks
+from kv_rig import Fleet, Shape, own_sidecar, sidecar_environment, status, wait_for_no_leaks
 from real_sidecar import missing
 
 from flexkv import cli
@@ -34,12 +34,7 @@ BLOCKS = 200
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    with (
-        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
-        sidecar_environment(
-            Path(folder), idle_exit_s=60, load_deadline_ms=500, drain_timeout_ms=500
-        ) as found,
-    ):
+    with own_sidecar(idle_exit_s=60, load_deadline_ms=500, drain_timeout_ms=500) as found:
         yield found
 
 
@@ -244,10 +239,7 @@ def test_sidecar_frozen_by_a_test_does_not_outlive_it() -> None:
 
 def test_put_that_finds_no_room_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the pool is promised to a matched get: what else is put is not cached, no more."""
-    with (
-        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
-        sidecar_environment(Path(folder), num_cpu_blocks=4, cpu_cache_gb=0.1) as address,
-    ):
+    with own_sidecar(num_cpu_blocks=4, cpu_cache_gb=0.1) as address:
         fleet = Fleet.start(Shape("kv-first"), model="tight")
         try:
             manager = fleet.manager

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from kv_matrix import SHAPES, put_get_verify
-from kv_rig import Fleet, Shape, sidecar_environment, status, wait_for_no_leaks
+from kv_rig import Fleet, Shape, own_sidecar, status, wait_for_no_leaks
 from real_sidecar import missing
 
 from flexkv.common.request import KVResponseStatus
@@ -18,10 +16,7 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with (
-        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
-        sidecar_environment(Path(folder), idle_exit_s=60) as found,
-    ):
+    with own_sidecar(idle_exit_s=60) as found:
         yield found
 
 

@@ -7,14 +7,12 @@ found, what it has not must not, and every byte that a get brings is compared.
 from __future__ import annotations
 
 import random
-import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from kv_rig import Fleet, Shape, sidecar_environment, status, wait_for_no_leaks
+from kv_rig import Fleet, Shape, own_sidecar, status, wait_for_no_leaks
 from real_sidecar import missing
 
 from flexkv.common.request import KVResponseStatus
@@ -28,10 +26,7 @@ STEPS = 300
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with (
-        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
-        sidecar_environment(Path(folder), idle_exit_s=60) as found,
-    ):
+    with own_sidecar(idle_exit_s=60) as found:
         yield found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kv_rig import Fleet, Shape, sidecar_environment
+from kv_rig import Fleet, Shape, own_sidecar
 from real_sidecar import missing
 
 from flexkv.common.config import CacheConfig, ModelConfig
@@ -23,10 +22,7 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with (
-        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
-        sidecar_environment(Path(folder), idle_exit_s=60) as found,
-    ):
+    with own_sidecar(idle_exit_s=60) as found:
         yield found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kv_rig import Fleet, Shape, sidecar_environment, status, wait_for_no_leaks
+from kv_rig import Fleet, Shape, own_sidecar, sidecar_environment, status, wait_for_no_leaks
 from real_sidecar import missing
 
 from flexkv import cli
@@ -26,10 +26,7 @@ BEGIN_GB = 0.03
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    with (
-        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
-        sidecar_environment(Path(folder), cpu_cache_gb=BEGIN_GB, idle_exit_s=60) as found,
-    ):
+    with own_sidecar(cpu_cache_gb=BEGIN_GB, idle_exit_s=60) as found:
         yield found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kv_rig import Fleet, Shape, kill_sidecar, sidecar_environment, status, wait_for_no_leaks
+from kv_rig import Fleet, Shape, kill_sidecar, own_sidecar, status, wait_for_no_leaks
 from real_sidecar import missing
 
 from flexkv.common.config import CacheConfig, ModelConfig
@@ -30,10 +29,7 @@ SIZE = 16
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with (
-        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
-        sidecar_environment(Path(folder), idle_exit_s=60) as found,
-    ):
+    with own_sidecar(idle_exit_s=60) as found:
         yield found
 
 
@@ -448,10 +444,7 @@ def test_unused_settings_are_said_in_one_line_each(
 def test_server_starts_one_and_lets_it_go(tmp_path: Path) -> None:
     from flexkv.server.server import KVServer
 
-    with (
-        tempfile.TemporaryDirectory(prefix="fxkv", dir="/tmp") as folder,
-        sidecar_environment(Path(folder)) as address,
-    ):
+    with own_sidecar() as address:
         server = KVServer.create_server(ModelConfig(), CacheConfig(), inherit_env=False)
         deadline = time.monotonic() + 10
         while not status(address)["sessions"]:  # the cache thread lists them a moment later
