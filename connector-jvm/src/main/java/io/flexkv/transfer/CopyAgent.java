@@ -60,7 +60,7 @@ final class CopyAgent implements Agent {
   private final List<JobState> waiting = new ArrayList<>();
   private final ArrayDeque<JobState> ready = new ArrayDeque<>();
   private final ArrayDeque<InFlight> inFlight = new ArrayDeque<>();
-  private final List<FencePoint> abandonedFences = new ArrayList<>();
+  private final AbandonedFences abandonedFences;
   private long slicesEnded;
   private long bytesInFlight;
   private long lastSubmitNanos;
@@ -91,6 +91,7 @@ final class CopyAgent implements Agent {
     this.limits = stream.limits();
     this.slice = new CopySlice(limits.copies());
     this.fences = fences;
+    this.abandonedFences = new AbandonedFences(fences);
     this.completions = completions;
     this.activeLoads = activeLoads;
     this.clock = clock;
@@ -365,6 +366,7 @@ final class CopyAgent implements Agent {
       ended = stream.completed();
     } catch (DeviceException e) {
       die(e.getMessage());
+      endAllInFlight(e.getMessage());
       return 1;
     }
     int collected = 0;
@@ -387,19 +389,26 @@ final class CopyAgent implements Agent {
     return collected;
   }
 
-  /** The device is lost, and with it every copy that was on its way: nothing touches memory. */
+  /**
+   * Nothing works here any more. What is on its way may well be so still (a fence that cannot be
+   * asked says nothing of the stream), so its jobs end when the stream says that it has ended.
+   */
   private void die(String cause) {
     if (dead != null) {
       return;
     }
     dead = cause;
     LOG.log(Level.WARNING, "{0}: every job fails from now on: {1}", roleName, cause);
+    abandonedFences.clear();
+  }
+
+  /** Asks no more for what was on its way: it is lost, or its jobs are marked as not drained. */
+  private void endAllInFlight(String cause) {
     for (InFlight lost : inFlight) {
       lost.state().inFlight--;
       lost.state().endAs(Completion.Status.FAILED, cause);
     }
     inFlight.clear();
-    abandonedFences.clear();
   }
 
   /**
@@ -416,26 +425,21 @@ final class CopyAgent implements Agent {
       submitting.undrained = true;
       gaveUp = true;
     }
-    die("internal error: " + e);
+    String cause = "internal error: " + e;
+    die(cause);
+    endAllInFlight(cause);
   }
 
-  /** Fences of jobs that ended before: the worker still wants to hear when they are reached. */
   private int pollAbandonedFences() {
-    int before = abandonedFences.size();
-    if (before == 0) {
+    if (abandonedFences.isEmpty()) {
       return 0;
     }
     try {
-      for (Iterator<FencePoint> points = abandonedFences.iterator(); points.hasNext(); ) {
-        FencePoint point = points.next();
-        if (fences.reached(point.index(), point.sequence())) {
-          points.remove();
-        }
-      }
+      return abandonedFences.poll();
     } catch (DeviceException e) {
       die(e.getMessage());
+      return 1;
     }
-    return before - abandonedFences.size();
   }
 
   /** At the limit of a stop: what is still on its way is reported as not drained. */
