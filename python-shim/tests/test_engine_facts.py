@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from flexkv.engine import adopt_failure_policy, hidden_blocks, page_sizes, read_facts
+from flexkv.engine import (
+    adopt_failure_policy,
+    hidden_blocks,
+    page_sizes,
+    read_facts,
+    wrappers_kv_cache_config,
+)
 from flexkv.protocol import ROLE_SCHEDULER, ROLE_WORKER
 
 
@@ -19,6 +25,10 @@ class FullAttentionSpec:
 
 class MambaSpec:
     page_size_bytes = 10
+
+
+class SlidingWindowSpec:
+    page_size_bytes = 4096
 
 
 class UniformTypeKVCacheSpecs:
@@ -97,15 +107,14 @@ def test_same_on_all_ranks_latent_attention_with_tensor_parallelism_alone(
     assert facts.same_on_all_ranks is same
 
 
-@pytest.mark.parametrize("mla", [True, False])
-def test_same_on_all_ranks_without_specifications_is_the_models_word(mla: bool) -> None:
+def test_same_on_all_ranks_without_specifications_is_not_known() -> None:
     facts = read_facts(
-        config(parallel_config__tensor_parallel_size=2, model_config__use_mla=mla),
+        config(parallel_config__tensor_parallel_size=2, model_config__use_mla=True),
         scheduler=False,
         kv_cache_config=None,
         facade=True,
     )
-    assert facts.same_on_all_ranks is mla
+    assert not facts.same_on_all_ranks
 
 
 def test_facts_of_both_roles() -> None:
@@ -149,6 +158,37 @@ def test_several_groups_and_other_kinds_of_cache_are_served_nothing() -> None:
     assert "MambaSpec" in refused(caches(mixed))
     assert refused(caches(UniformTypeKVCacheSpecs(a=FullAttentionSpec()))) == ""
     assert "differs" in refused(caches(FullAttentionSpec(), hash_block_size=8))
+
+
+class Wrapper:
+    """Keeps what vLLM gives it and makes ours without, as vLLM's own class of our name does."""
+
+    def __init__(self, kv_cache_config: Any, *, facade: bool = True) -> None:
+        self._kv_cache_config = kv_cache_config
+        self.facts = Wrapped(facade).facts
+
+
+class Wrapped:
+    def __init__(self, facade: bool) -> None:
+        self.facts = read_facts(
+            config(),
+            scheduler=True,
+            kv_cache_config=wrappers_kv_cache_config(),
+            facade=facade,
+        )
+
+
+def test_wrapped_connector_is_held_to_the_kinds_of_cache_that_its_wrapper_was_told() -> None:
+    """A sliding window frees blocks of a running request, which no hook shows."""
+    assert "SlidingWindowSpec" in Wrapper(caches(SlidingWindowSpec())).facts.refused
+    served = Wrapper(caches(FullAttentionSpec(), blocks=77)).facts
+    assert (served.refused, served.num_blocks) == ("", 77)
+
+
+def test_engine_whose_kinds_of_cache_are_not_told_is_served_nothing() -> None:
+    for facts in (Wrapper(None).facts, Wrapped(facade=True).facts):
+        assert "does not tell what kinds of KV cache" in facts.refused
+        assert "Remedy: kv_connector_module_path=flexkv.connector" in facts.refused
 
 
 def test_page_sizes_padded_and_not() -> None:

@@ -147,6 +147,25 @@ def test_vllms_own_wrapper_finds_what_it_calls(release: Release) -> None:
         inspect.signature(getattr(impl, name)).bind(None, *[0] * int(count), **_named(names))
 
 
+@pytest.mark.parametrize("role", ["SCHEDULER", "WORKER"])
+def test_vllms_own_wrapper_need_not_hand_on_what_its_kv_caches_are(
+    release: Release, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(IMPL)
+    seen: list[Any] = []
+    for name in ("scheduler_hooks", "worker_hooks"):
+        monkeypatch.setattr(module, name, lambda _, caches, **__: seen.append(caches))
+
+    class Wrapper:
+        def __init__(self, role: Any, kv_cache_config: Any) -> None:
+            self._kv_cache_config = kv_cache_config
+            self._flexkv_connector = module.FlexKVConnectorV1Impl(object(), role)
+
+    told = object()
+    Wrapper(sys.modules[BASE].KVConnectorRole[role], told)
+    assert seen == [told]
+
+
 def test_release_that_cannot_hear_of_failed_loads_is_told_so_and_runs_on(
     release: Release, caplog: pytest.LogCaptureFixture
 ) -> None:

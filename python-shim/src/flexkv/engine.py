@@ -7,7 +7,9 @@ that is not there means the feature is not.  Imports nothing of vLLM.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from flexkv.protocol import ROLE_SCHEDULER, ROLE_WORKER
@@ -96,7 +98,7 @@ def _same_on_all_ranks(vllm_config: Any, kv_cache_config: Any, world_size: int) 
     if world_size == 1 or int(getattr(parallel, "tensor_parallel_size", 1) or 1) != world_size:
         return False
     if kv_cache_config is None:
-        return bool(getattr(vllm_config.model_config, "use_mla", False))
+        return False  # and nothing is served
     specs = _layer_specs(kv_cache_config.kv_cache_groups[0].kv_cache_spec)
     return {type(spec).__name__ for spec in specs} == {"MLAAttentionSpec"}
 
@@ -108,12 +110,17 @@ def _why_refused(vllm_config: Any, kv_cache_config: Any, groups: int, num_blocks
     parallel = vllm_config.parallel_config
     if groups != 1:
         return f"the model has {groups} KV cache groups, and only one is served so far"
-    if kv_cache_config is not None:
-        spec = kv_cache_config.kv_cache_groups[0].kv_cache_spec
-        names = {type(s).__name__ for s in _layer_specs(spec)}
-        other = sorted(names - set(SERVED_SPECS))
-        if other:
-            return f"KV caches of kind {', '.join(other)} are not served"
+    if kv_cache_config is None:
+        return (
+            "vLLM does not tell what kinds of KV cache it has, and of some (sliding windows) "
+            "blocks change hands unseen while their request runs. Remedy: "
+            "kv_connector_module_path=flexkv.connector, or FLEXKV_PLUGIN_REPLACE=1"
+        )
+    spec = kv_cache_config.kv_cache_groups[0].kv_cache_spec
+    names = {type(s).__name__ for s in _layer_specs(spec)}
+    other = sorted(names - set(SERVED_SPECS))
+    if other:
+        return f"KV caches of kind {', '.join(other)} are not served"
     if getattr(cache, "calculate_kv_scales", False):
         return "calculate_kv_scales makes the bytes of the KV cache depend on the process"
     if getattr(cache, "enable_prefix_caching", True) is False:
@@ -200,6 +207,18 @@ def hidden_blocks() -> str:
     )
 
 
+def wrappers_kv_cache_config() -> Any:
+    """The KV cache configuration kept by vLLM's wrapper that is making us right now, or ``None``.
+
+    The wrapper has it in place before it makes us, and does not hand it on.
+    """
+    for frame in _callers():
+        maker: Any = frame.f_locals.get("self")
+        if frame.f_code.co_name == "__init__" and hasattr(maker, "_kv_cache_config"):
+            return maker._kv_cache_config
+    return None
+
+
 def _outer_config(vllm_config: Any) -> Any:
     """The configuration of a MultiConnector that is making us right now, or ``None``."""
     _, outer = _multi_connector()
@@ -212,12 +231,18 @@ def _multi_connector() -> tuple[Any, Any]:
     It hands a copy to its children and leaves no trace in it, so the callers' frames are looked
     at: its constructor calls ours directly.
     """
-    frame = sys._getframe(1)
-    for _ in range(12):
-        if frame is None:
-            break
+    for frame in _callers():
         maker = frame.f_locals.get("self")
         if type(maker).__name__ == "MultiConnector" and frame.f_code.co_name == "__init__":
             return maker, frame.f_locals.get("vllm_config")
-        frame = frame.f_back  # type: ignore[assignment]
     return None, None
+
+
+def _callers() -> Iterator[FrameType]:
+    """The frames that led to whoever asks, the nearest first; so many as constructors nest."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(14):
+        if frame is None:
+            return
+        yield frame
+        frame = frame.f_back

@@ -11,19 +11,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from flexkv.engine import wrappers_kv_cache_config
 from flexkv.forwarding import HookForwarding, step_of
 from flexkv.metadata import StepMetadata
 from flexkv.wiring import scheduler_hooks, worker_hooks
 
 
 class FlexKVConnectorV1Impl(HookForwarding):
-    """Constructed as ``(vllm_config, role)``; the wrapper keeps ``kv_cache_config``."""
+    """Constructed as ``(vllm_config, role)`` in the wrapper's constructor.
+
+    The wrapper keeps ``kv_cache_config``, which is read there: without it nothing is served.
+    """
 
     def __init__(self, vllm_config: Any, role: Any) -> None:
+        kv_cache_config = wrappers_kv_cache_config()
         if getattr(role, "name", str(role)) == "SCHEDULER":
-            self._scheduler = scheduler_hooks(vllm_config, None, facade=True)
+            self._scheduler = scheduler_hooks(vllm_config, kv_cache_config, facade=True)
         else:
-            self._worker = worker_hooks(vllm_config, None, facade=True)
+            self._worker = worker_hooks(vllm_config, kv_cache_config, facade=True)
 
     def bound_step(self) -> StepMetadata | None:
         """The step's metadata, which only the wrapper around us holds."""
