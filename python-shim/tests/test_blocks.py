@@ -31,10 +31,12 @@ class Plain:
             if block != NULL_BLOCK:
                 self.filled_at[block] = self.counts[block]
 
-    def intact_prefix(self, ids: array[int], start: int, end: int) -> int:
+    def intact_prefix(self, ids: array[int], held_at: array[int], start: int, end: int) -> int:
         for index in range(start, end):
             block = ids[index]
-            if block == NULL_BLOCK or self.filled_at[block] != self.counts[block]:
+            if block == NULL_BLOCK or not (
+                self.filled_at[block] == self.counts[block] == held_at[index]
+            ):
                 return index
         return end
 
@@ -50,20 +52,27 @@ def test_table_over_shared_memory_is_what_block_by_block_makes_of_it(seed: int) 
         if rng.random() < 0.3:  # a table may name the null block more than once
             ids.extend([NULL_BLOCK, NULL_BLOCK])
         action = rng.choice(["assigned", "filled", "filled"])
-        getattr(table, action)(ids)
+        held_at = array("Q")
+        if action == "assigned" and rng.random() < 0.5:
+            table.assigned_to(held_at, ids)
+        else:
+            getattr(table, action)(ids)
         getattr(plain, action)(ids)
         assert list(generations.counters[:BLOCKS]) == plain.counts
         start = rng.randrange(len(ids))
         end = rng.randint(start, len(ids))
-        assert table.intact_prefix(ids, start, end) == plain.intact_prefix(ids, start, end)
-        assert list(table.generations(ids)) == [plain.counts[block] for block in ids]
-        for block in rng.sample(range(BLOCKS), 5):
-            assert table.intact(block) == (
-                block != NULL_BLOCK and plain.filled_at[block] == plain.counts[block]
-            )
+        held_at = held_at or table.generations(ids)
+        assert list(held_at) == [plain.counts[block] for block in ids]
+        for _ in range(rng.randrange(3)):  # shown at another count than it has now
+            held_at[rng.randrange(len(ids))] += 1
+        expected = plain.intact_prefix(ids, held_at, start, end)
+        assert table.intact_prefix(ids, held_at, start, end) == expected
+        assert table.intact_prefix(list(ids), list(held_at), start, end) == expected
         ids.append(1)  # nothing holds on to its memory
+        held_at.append(1)
     table.forget_all()
-    assert table.intact_prefix(array("I", range(1, BLOCKS)), 0, BLOCKS - 1) == 0
+    every = array("I", range(1, BLOCKS))
+    assert table.intact_prefix(every, table.generations(every), 0, BLOCKS - 1) == 0
     table.disown_all()
     assert list(generations.counters[1:BLOCKS]) == [count + 1 for count in plain.counts[1:]]
 

@@ -7,13 +7,15 @@ from array import array
 from types import SimpleNamespace
 from typing import Any
 
-from memory_sidecar import FakeGenerations
+from memory_sidecar import FakeGenerations, FakeLink, FakeSidecar
+from mini_vllm import Request, Worker
 
 from flexkv.blocks import BlockTable
 from flexkv.metadata import AFTER_FORWARD
 from flexkv.protocol import Extend, PlanSave
 from flexkv.requests import OpenLoad, RequestState
 from flexkv.saves import SavePlanner
+from flexkv.scheduler import SchedulerFacts, SchedulerSide
 
 
 class Session:
@@ -31,7 +33,13 @@ def planner() -> tuple[SavePlanner, BlockTable, RequestState]:
     table = BlockTable(FakeGenerations(10), 10)
     request = SimpleNamespace(num_computed_tokens=0, block_hashes=[b"h" * 16] * 3)
     state = RequestState(1, "r", request, blocks=array("I", [1, 2, 3]), known=3)
+    state.held_at = table.generations(state.blocks)
     return SavePlanner(4, table, lambda session: 77), table, state
+
+
+def intact(table: BlockTable, block: int) -> bool:
+    """Whether a request that got the block now would find bytes in it that we saw written."""
+    return table.intact_prefix([block], table.generations([block]), 0, 1) == 1
 
 
 def plan(saves: SavePlanner, state: RequestState, tokens: int) -> int:
@@ -65,6 +73,7 @@ def test_chain_longer_than_the_ring_goes_in_several_steps_and_is_saved() -> None
     table = BlockTable(FakeGenerations(count + 1), count + 1)
     request = SimpleNamespace(num_computed_tokens=0, block_hashes=[b"h" * 32] * count)
     state = RequestState(1, "r", request, blocks=array("I", range(1, count + 1)), known=count)
+    state.held_at = table.generations(state.blocks)
     saves = SavePlanner(4, table, lambda session: 77)
     saves.mark_filled(state, 4 * count)
     session = NarrowSession(3 * 4096)
@@ -88,8 +97,8 @@ def test_block_computed_over_a_stale_one_never_counts_as_filled() -> None:
     saves, table, state = planner()
     state.request.num_computed_tokens = 4
     saves.mark_filled(state, 8)
-    assert not table.intact(2)
-    assert not table.intact(3)
+    assert not intact(table, 2)
+    assert not intact(table, 3)
 
 
 def test_request_with_an_open_load_is_not_saved() -> None:
@@ -105,29 +114,83 @@ def test_null_block_is_never_intact_and_never_counted() -> None:
     table.assigned([0, 1])
     table.filled([0, 1])
     assert generations.values == [0, 1, 0, 0]
-    assert not table.intact(0)
-    table._filled_at[0] = 0
-    assert not table.intact(0)
+    assert not intact(table, 0)
 
 
 def test_last_save_put_off_does_not_take_the_next_owners_bytes() -> None:
     """A rank registers late: blocks 2 and 3 are another request's, and filled, by then."""
     saves, table, state = planner()
     saves.mark_filled(state, 12)
-    saves.put_off(state)
     table.assigned([2, 3])
     table.filled([2, 3])
-    saves.put_off(state)  # put off again, in the next step: what it held is what it held first
     session = Session()
     jobs = saves.plan_finished(session, state, 12)  # type: ignore[arg-type]
     assert len(jobs) == 1
     assert tuple(session.sent[-1].block_ids) == (1,)
 
 
+class Output:
+    """A step: tokens of each request, and blocks that running requests got."""
+
+    preempted_req_ids: frozenset[str] = frozenset()
+
+    def __init__(self, tokens: dict[str, int], **new: list[int]) -> None:
+        self.num_scheduled_tokens = tokens
+        self.scheduled_cached_reqs = SimpleNamespace(
+            req_ids=list(new), new_block_ids=[(ids,) for ids in new.values()], resumed_req_ids=set()
+        )
+
+
+def test_block_that_changed_hands_unseen_is_never_saved_as_its_first_owners() -> None:
+    """As a sliding window frees blocks of a request that runs on; the next owner fills one.
+
+    The first owner's saves begin anew with every sidecar, from its first block.
+    """
+    link = FakeLink(FakeGenerations(32))
+    side = SchedulerSide(SchedulerFacts(4, 32), link)
+
+    def attach() -> FakeSidecar:
+        sidecar = FakeSidecar()
+        link.present = sidecar.open_scheduler(link.generations)
+        sidecar.open_worker(0, Worker(0, 32, 4))
+        return sidecar
+
+    def admit(name: str, ids: list[int], tokens: int) -> Request:
+        request = Request(name, [ord(name)] * tokens, 9, block_tokens=4)
+        request.update_hashes()
+        side.on_new_request(request)
+        assert side.get_num_new_matched_tokens(request, 0) == (0, False)
+        side.update_state_after_alloc(request, ids, 0)
+        return request
+
+    def step(request: Request, tokens: int, **new: list[int]) -> None:
+        side.build_connector_meta(Output({request.request_id: tokens}, **new))
+        request.num_computed_tokens += tokens
+
+    def saved(sidecar: FakeSidecar, request: Request) -> list[int]:
+        number = side._states[request.request_id].number
+        plans = [j.record for j in sidecar.jobs.values() if j.record.request_id == number]
+        return [block for plan in plans for block in plan.block_ids]
+
+    sidecar = attach()
+    first = admit("a", list(range(1, 9)), 33)
+    step(first, 32)
+    assert saved(sidecar, first) == list(range(1, 9))
+    second = admit("b", [10], 9)
+    step(second, 3)
+    step(second, 5, b=[1])  # block 1 was the first request's
+    sidecar.kill()
+    sidecar = attach()
+    step(first, 1)
+    step(first, 1)
+    assert saved(sidecar, first) == []
+    step(second, 1)
+    assert saved(sidecar, second) == [10, 1], "its present owner's"
+
+
 def test_last_save_put_off_is_whole_if_nobody_took_the_blocks() -> None:
     saves, _, state = planner()
     saves.mark_filled(state, 12)
-    saves.put_off(state)
     session = Session()
     saves.plan_finished(session, state, 12)  # type: ignore[arg-type]
     assert tuple(session.sent[-1].block_ids) == (1, 2, 3)
@@ -144,13 +207,13 @@ def test_nothing_to_do_says_so_only_where_nothing_is_planned_or_filled() -> None
         state.request.num_computed_tokens = computed
         state.saved, state.resident, state.no_save = saved, resident, no_save
         table.assigned([3])
-        before = table.snapshot([1, 2, 3])
+        before = table._filled_at[:]
         if not saves.nothing_to_do(state, tokens):
             continue
         skipped += 1
         assert plan(saves, state, computed) == 0
         saves.mark_filled(state, tokens)
-        assert table.snapshot([1, 2, 3]) == before
+        assert table._filled_at == before
         assert plan(saves, state, computed + tokens) == 0
     assert skipped > 500
 

@@ -2,7 +2,8 @@
 
 The generation table (shared with the sidecar) says when a block was last handed out; this module
 adds, privately, at which count each block was last *filled* by a forward or a load.  Only a block
-whose two counts agree holds what its present owner thinks it holds.
+whose two counts agree holds what its present owner thinks it holds, and only who was shown it at
+that very count is its present owner.
 """
 
 from __future__ import annotations
@@ -62,6 +63,14 @@ class BlockTable:
             if block_id != NULL_BLOCK:
                 counts[block_id] = shared[block_id] = counts[block_id] + 1
 
+    def assigned_to(self, held_at: array[int], block_ids: Sequence[int]) -> None:
+        """The same for the few blocks that a running request got, whose counters it keeps."""
+        counts, shared = self._counts, self._shared
+        for block_id in block_ids:
+            if block_id != NULL_BLOCK:
+                counts[block_id] = shared[block_id] = counts[block_id] + 1
+            held_at.append(counts[block_id])
+
     def filled(self, block_ids: Sequence[int]) -> None:
         """A scheduled step or an ok load writes every byte of these blocks."""
         if isinstance(block_ids, array) and len(block_ids) >= BULK:
@@ -74,43 +83,33 @@ class BlockTable:
             if block_id != NULL_BLOCK:
                 filled_at[block_id] = counts[block_id]
 
-    def intact(self, block_id: int) -> bool:
-        """Whether the block still holds what we saw written."""
-        return block_id != NULL_BLOCK and self._filled_at[block_id] == self._counts[block_id]
+    def intact_prefix(
+        self, block_ids: Sequence[int], held_at: Sequence[int], start: int, end: int
+    ) -> int:
+        """The first index in [start, end) whose block does not hold what we saw written, else end.
 
-    def intact_prefix(self, block_ids: Sequence[int], start: int, end: int) -> int:
-        """The first index in [start, end) whose block is not intact, else ``end``."""
-        if isinstance(block_ids, array) and end - start >= BULK:
+        ``held_at`` are the counters of ``block_ids`` when their holder got them.  A block that has
+        another counter by now is somebody else's, even if that one has filled it.
+        """
+        if isinstance(block_ids, array) and isinstance(held_at, array) and end - start >= BULK:
             ids = _ids(block_ids)[start:end]
-            changed = self._filled_view[ids] != self._counts_view[ids]
+            then = _words(held_at)[start:end]
+            changed = (self._filled_view[ids] != then) | (self._counts_view[ids] != then)
             return start + int(changed.argmax()) if changed.any() else end
         counts, filled_at = self._counts, self._filled_at
-        for index, block_id in enumerate(block_ids[start:end], start):
-            if filled_at[block_id] != counts[block_id]:  # block 0 never counts as filled
+        for index in range(start, end):
+            block_id, then_at = block_ids[index], held_at[index]
+            # Block 0 never counts as filled.
+            if filled_at[block_id] != then_at or counts[block_id] != then_at:
                 return index
         return end
 
     def generations(self, block_ids: Sequence[int]) -> array[int]:
-        """The present counters, for a save plan."""
+        """The present counters."""
         if isinstance(block_ids, array) and len(block_ids) >= BULK:
             return array("Q", self._counts_view[_ids(block_ids)].tobytes())
         counts = self._counts
         return array("Q", [counts[block_id] for block_id in block_ids])
-
-    def snapshot(self, block_ids: Sequence[int]) -> array[int]:
-        """The present counters of blocks that are intact, ``NEVER`` for the others."""
-        counts = self._counts
-        return array("Q", [counts[b] if self.intact(b) else NEVER for b in block_ids])
-
-    def same_prefix(
-        self, block_ids: Sequence[int], then: Sequence[int], start: int, end: int
-    ) -> int:
-        """The first index in [start, end) whose block was handed out since a snapshot."""
-        counts = self._counts
-        for index in range(start, end):
-            if then[index] != counts[block_ids[index]]:
-                return index
-        return end
 
     def disown_all(self) -> None:
         """Nobody counts from here on: every save that is on its way must find other counters."""

@@ -10,6 +10,11 @@ from flexkv.metadata import no_blocks
 from flexkv.protocol import LookupAnswer
 
 
+def no_counters() -> array[int]:
+    """Generation counters of no blocks, as they travel."""
+    return array("Q")
+
+
 @dataclass(slots=True)
 class Offer:
     """What ``get_num_new_matched_tokens`` promised to vLLM: a lease and where it starts."""
@@ -55,7 +60,8 @@ class RequestState:
     ``known`` entries of ``blocks`` have been counted as assigned to this request, the first
     ``verified`` of them hold bytes that we saw written, ``saved`` is where the next save plan
     starts, ``sent`` hashes are with the sidecar, which has at least ``resident`` blocks.
-    ``ended_with`` are the counters of its blocks when its last save had to be put off.
+    ``held_at`` are the counters that ``blocks`` had when vLLM showed them: a block that has another
+    by now is another request's, whoever has filled it since and however that went unseen.
     ``loaded`` counts the blocks that loads brought in.
     ``tainted``: its blocks were computed before a reset, what builds on them must not be saved.
     """
@@ -67,7 +73,7 @@ class RequestState:
     known: int = 0
     local: int = 0
     verified: int = 0
-    ended_with: array[int] | None = None
+    held_at: array[int] = field(default_factory=no_counters)
     # -- what the present session knows; void with it
     sent: int = 0
     saved: int = 0
@@ -98,5 +104,6 @@ class RequestState:
     def forget_blocks(self) -> None:
         """The engine took the request's blocks away."""
         self.blocks = no_blocks()
+        self.held_at = no_counters()
         self.known = self.verified = self.saved = 0
         self.tainted = False

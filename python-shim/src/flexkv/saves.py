@@ -1,7 +1,8 @@
 """Which blocks of a request are saved in this step, and the records that say so.
 
-Saves are optimistic: a plan carries the generation counters that its blocks have now, the sidecar
-copies and drops what has been handed out again meanwhile.  So nothing here holds a block back.
+Saves are optimistic: a plan carries the generation counters that its blocks had when the request
+got them, the sidecar copies and drops what has been handed out again meanwhile.  So nothing here
+holds a block back.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class SavePlanner:
         end = min((computed + tokens) // self._block_tokens, len(state.blocks))
         if state.tainted or end <= first:
             return
-        state.verified = self._table.intact_prefix(state.blocks, state.verified, first)
+        state.verified = self._table.intact_prefix(
+            state.blocks, state.held_at, state.verified, first
+        )
         if state.verified == first:
             self._table.filled(state.blocks[first:end])
 
@@ -75,16 +78,15 @@ class SavePlanner:
             len(state.blocks),
         )
         if state.verified < covered:
-            state.verified = self._table.intact_prefix(state.blocks, state.verified, covered)
+            state.verified = self._table.intact_prefix(
+                state.blocks, state.held_at, state.verified, covered
+            )
         first = max(state.saved, state.resident)
         end = min(covered, state.verified)
         if first >= end:
             return []
-        # Blocks of a request that has ended may have been handed out again since.
-        end = self._table.intact_prefix(state.blocks, first, end)
-        if state.ended_with is not None:
-            # … and filled by their new owner, which makes them intact, but not this request's.
-            end = self._table.same_prefix(state.blocks, state.ended_with, first, end)
+        # Blocks of a request that has ended may have been handed out again since, and filled.
+        end = self._table.intact_prefix(state.blocks, state.held_at, first, end)
         return self._send(session, state, first, end, when) if first < end else []
 
     def _send(
@@ -105,7 +107,7 @@ class SavePlanner:
             if events is not None:
                 records += events.facts(state, start, stop)
             job = self._new_job(session)
-            records.append(PlanSave(job, state.number, start, ids, self._table.generations(ids)))
+            records.append(PlanSave(job, state.number, start, ids, state.held_at[start:stop]))
             if not session.send(*records):
                 # Dropped for now: the next step tries again, from the same block.
                 self.ring_full += 1
@@ -139,14 +141,6 @@ class SavePlanner:
     ) -> list[StepJob]:
         """The last save of a request that has ended; its fence is before the next forward."""
         return self.plan(session, state, tokens_complete, BEFORE_FORWARD)
-
-    def put_off(self, state: RequestState) -> None:
-        """A request that has ended is planned in a later step: remembers what its blocks are now.
-
-        Nothing holds them any more.  Called before this step's forward is counted as filling.
-        """
-        if state.ended_with is None:
-            state.ended_with = self._table.snapshot(state.blocks)
 
     def end(self, state: RequestState) -> None:
         """The sidecar may forget the request's chain, after the plans sent so far."""

@@ -178,6 +178,7 @@ class SchedulerSide:
             block_ids = whole_table(state.blocks, block_ids)
         state.blocks = array("I", block_ids)
         self._table.assigned(state.blocks[max(state.known, state.local) :])
+        state.held_at.extend(self._table.generations(state.blocks[state.known :]))
         state.known = len(block_ids)
         state.asks = 0
         self._allocated.add(state.request_id)
@@ -464,9 +465,11 @@ class SchedulerSide:
             if groups is None or request_id in resumed:
                 continue
             new = groups[0]
-            self._table.assigned(new)
             state = self._states.get(request_id)
-            if state is not None:
+            if state is None:
+                self._table.assigned(new)
+            else:
+                self._table.assigned_to(state.held_at, new)
                 state.blocks.extend(new)
                 state.known = len(state.blocks)
 
@@ -498,8 +501,6 @@ class SchedulerSide:
         for state, _ in self._finished[:-MAX_FINISHED_KEPT]:
             self.saves.end(state)
         self._finished = self._finished[-MAX_FINISHED_KEPT:]
-        for state, _ in self._finished:
-            self.saves.put_off(state)
 
     def _plan_finished(self, session: Session | None) -> list[StepJob]:
         """The last saves of requests that have ended."""
