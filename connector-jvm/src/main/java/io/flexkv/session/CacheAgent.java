@@ -266,6 +266,10 @@ public final class CacheAgent implements Runnable {
       }
       count++;
       lifeSigns.completed(done);
+      if (done.status() == Completion.Status.FAILED) {
+        // Before its client hears of it: what it asks next is not to promise what cannot be copied.
+        readiness.endFailedRanks(directory.instances(), System.nanoTime());
+      }
       jobs.completed(done);
     }
     return count;
@@ -309,6 +313,8 @@ public final class CacheAgent implements Runnable {
     }
     lastTickNanos = now;
     core.tick();
+    readiness.endFailedRanks(directory.instances(), now);
+    readiness.resumeRanks(directory.instances(), now);
     lifeSigns.tick(now, () -> core.stats().evictedBlocks());
     return 0;
   }
@@ -318,7 +324,7 @@ public final class CacheAgent implements Runnable {
     for (Outbox.Broken broken; (broken = outbox.nextBroken()) != null; count++) {
       Session session = broken.session();
       if (!session.ended) {
-        LOG.warn("{} ended, it broke the protocol: {}", session.label(), broken.reason());
+        LOG.warn("{} ended, {}", session.label(), broken.reason());
         end(session);
         RendezvousServer server = rendezvous;
         if (server != null) {

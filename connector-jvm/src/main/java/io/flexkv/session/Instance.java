@@ -5,7 +5,9 @@ import java.nio.charset.StandardCharsets;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -24,6 +26,9 @@ final class Instance {
   @Nullable Session scheduler;
   final @Nullable Session[] workers = new Session[Hello.MAX_WORLD];
   final @Nullable Registration[] ranks = new Registration[Hello.MAX_WORLD];
+
+  /** Of ranks whose copies have failed for good, by rank. */
+  final Map<Integer, CopyFailures> copyFailures = new HashMap<>();
 
   /** The cache core's handle, −1 until it was ready for the first time with this scheduler. */
   int namespace = -1;
@@ -94,6 +99,10 @@ final class Instance {
       }
       if (registration == null || !registration.confirmed) {
         return "rank " + rank + " has not confirmed its layout";
+      }
+      CopyFailures failures = copyFailures.get(rank);
+      if (failures != null && failures.paused()) {
+        return "rank " + rank + ": " + failures;
       }
       Hello theirs = worker.hello;
       if ((!theirs.namespace().isEmpty() && !theirs.namespace().equals(present.hello.namespace()))

@@ -34,7 +34,13 @@ final class Outbox {
     return broken.poll();
   }
 
-  void breakOff(Session session, String reason) {
+  /** Ends the session of a client that did what no correct one does. */
+  void breakOff(Session session, String mistake) {
+    endSoon(session, "it broke the protocol: " + mistake);
+  }
+
+  /** Ends a session at the cache thread's next safe moment. */
+  void endSoon(Session session, String reason) {
     if (!session.ended) {
       broken.add(new Broken(session, reason));
     }

@@ -3,6 +3,7 @@ package io.flexkv.session;
 import io.flexkv.cache.CacheCore;
 import io.flexkv.events.EventHub;
 import java.util.Arrays;
+import java.util.Collection;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.Objects;
@@ -147,6 +148,39 @@ final class Readiness {
     instance.ranks[rank] = null;
     if (registration != null) {
       registration.closeLater();
+    }
+  }
+
+  /**
+   * Takes ranks out whose copies all fail from now on, and ends their workers' sessions: a worker
+   * comes back with a new one and registers anew, which opens its memory once more. Nothing is
+   * promised to their instances meanwhile.
+   */
+  void endFailedRanks(Collection<Instance> instances, long nowNanos) {
+    for (Instance instance : instances) {
+      for (int rank = 0; rank < instance.worldSize(); rank++) {
+        Registration registration = instance.ranks[rank];
+        Session worker = instance.workers[rank];
+        String cause = registration == null ? null : registration.mover.failed();
+        if (registration != null && worker != null && cause != null) {
+          instance.ranks[rank] = null;
+          instance.copyFailures.computeIfAbsent(rank, r -> new CopyFailures()).add(nowNanos);
+          registration.closeLater();
+          outbox.endSoon(worker, "so that it registers anew: every copy of it fails: " + cause);
+          update(instance);
+        }
+      }
+    }
+  }
+
+  /** Lets ranks take part again that were left alone for long enough. */
+  void resumeRanks(Collection<Instance> instances, long nowNanos) {
+    for (Instance instance : instances) {
+      for (CopyFailures failures : instance.copyFailures.values()) {
+        if (failures.resume(nowNanos)) {
+          update(instance);
+        }
+      }
     }
   }
 

@@ -66,7 +66,7 @@ final class CopyAgent implements Agent {
   private long lastSubmitNanos;
   private @Nullable JobState submitting;
   private long busySinceNanos;
-  private @Nullable String dead;
+  private volatile @Nullable String dead;
   private volatile long expectedUntilNanos;
   private volatile boolean stopping;
   private volatile boolean gaveUp;
@@ -140,6 +140,11 @@ final class CopyAgent implements Agent {
   void stop(long giveUpAt) {
     giveUpAtNanos = giveUpAt;
     stopping = true;
+  }
+
+  /** Any thread: why every job fails from now on, null if none need. Set before the first does. */
+  @Nullable String dead() {
+    return dead;
   }
 
   AgentCounters counters() {

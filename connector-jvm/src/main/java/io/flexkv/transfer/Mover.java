@@ -7,6 +7,7 @@ import io.flexkv.device.Direction;
 import io.flexkv.device.FenceRing;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.LongSupplier;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Moves the blocks of one rank: a thread for loads and a thread for saves, both bounded in jobs, in
@@ -140,6 +141,15 @@ public final class Mover {
     }
     (loads ? loadRunner : saveRunner).wake();
     return true;
+  }
+
+  /**
+   * Why every job of one direction fails from now on, null if none need; whoever has seen a job
+   * fail for that reason gets it. A mover does not recover. Any thread.
+   */
+  public @Nullable String failed() {
+    String cause = load.dead();
+    return cause == null ? save.dead() : cause;
   }
 
   /** What has been done so far. Any thread. */

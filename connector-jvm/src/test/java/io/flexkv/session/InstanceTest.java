@@ -69,11 +69,16 @@ class InstanceTest {
 
   /** Registers and confirms a worker over memory of its own. */
   static void makeReady(SidecarRig rig, TestClient worker) throws Exception {
-    MemorySegment memory = worker.arena.allocate((long) BLOCK * TestClient.BLOCKS, 4096);
-    ObjectNode args = registration(worker, memory);
+    ObjectNode args = registration(worker);
     args.put("proved", true);
     rig.control.register(args);
     assertThat(rig.control.confirm(args).path("ready").asBoolean()).isTrue();
+  }
+
+  /** Of a worker over memory of its own. */
+  static ObjectNode registration(TestClient worker) throws Exception {
+    MemorySegment memory = worker.arena.allocate((long) BLOCK * TestClient.BLOCKS, 4096);
+    return registration(worker, memory);
   }
 
   private static ObjectNode registration(TestClient worker, MemorySegment engine) throws Exception {

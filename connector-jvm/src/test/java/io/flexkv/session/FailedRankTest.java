@@ -1,0 +1,166 @@
+package io.flexkv.session;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.flexkv.device.FakeDevice;
+import io.flexkv.device.FakeEngine;
+import io.flexkv.protocol.ExtendRecord;
+import io.flexkv.protocol.GoRecord;
+import io.flexkv.protocol.JobDoneRecord;
+import io.flexkv.protocol.LookupAnswerRecord;
+import io.flexkv.protocol.LookupRecord;
+import io.flexkv.protocol.PlanLoadRecord;
+import io.flexkv.protocol.PlanSaveRecord;
+import io.flexkv.protocol.Protocol;
+import io.flexkv.protocol.RevokeRecord;
+import io.flexkv.protocol.SaveDoneRecord;
+import java.nio.file.Path;
+import java.util.Random;
+import java.util.concurrent.CopyOnWriteArrayList;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** A rank whose device takes no copies any more, while its engine lives and asks for hits. */
+class FailedRankTest {
+  @TempDir Path folder;
+  private final FakeEngine memory = new FakeEngine(4096);
+  private final CopyOnWriteArrayList<FakeDevice> devices = new CopyOnWriteArrayList<>();
+  private SidecarRig rig;
+  private TestClient scheduler;
+  private TestClient worker;
+  private long counter;
+
+  @BeforeEach
+  void saveOneBlock() throws Exception {
+    rig =
+        new SidecarRig(
+            folder,
+            layout -> {
+              FakeDevice device = memory.open(layout);
+              devices.add(device);
+              return device;
+            });
+    scheduler = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("e");
+    joinAndRegister();
+    byte[] hashes = new byte[32];
+    new Random(3).nextBytes(hashes);
+    scheduler.send(
+        ExtendRecord.encode(scheduler.scratch, 1, 0, 32, hashes, new byte[0], new byte[0]));
+    long save = newJob();
+    scheduler.send(
+        PlanSaveRecord.encode(scheduler.scratch, save, 1, 0, new int[] {4}, new long[1], 0));
+    go(save, Protocol.KIND_SAVE, Protocol.FENCE_NONE);
+    assertThat(worker.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_OK);
+    assertThat(scheduler.receive(new SaveDoneRecord()).committed()).isEqualTo(1);
+    assertThat(lookup().servable()).isEqualTo(1);
+  }
+
+  @AfterEach
+  void stop() throws Exception {
+    scheduler.close();
+    worker.close();
+    rig.close();
+  }
+
+  private void joinAndRegister() throws Exception {
+    worker = TestClient.of(rig, Protocol.ROLE_WORKER).join("e");
+    ObjectNode args = InstanceTest.registration(worker);
+    args.put("proved", true);
+    args.putObject("fences").put("kind", "cuda_ipc_event").putArray("handles").add("00");
+    rig.control.register(args);
+    rig.control.confirm(args);
+  }
+
+  private long newJob() {
+    return Protocol.jobId(scheduler.sessionId, ++counter);
+  }
+
+  private LookupAnswerRecord lookup() throws Exception {
+    scheduler.send(LookupRecord.encode(scheduler.scratch, ++counter, 1, 1, 0, 1, 0));
+    return scheduler.receive(new LookupAnswerRecord());
+  }
+
+  private void go(long id, int kind, int fence) throws Exception {
+    int word = kind == Protocol.KIND_LOAD ? 0 : -1;
+    int index = fence == Protocol.FENCE_NONE ? -1 : 0;
+    worker.send(GoRecord.encode(worker.scratch, id, 1, index, word, 60_000, kind, fence));
+  }
+
+  private JobDoneRecord load() throws Exception {
+    startLoad(Protocol.FENCE_NONE);
+    JobDoneRecord done = worker.receive(new JobDoneRecord());
+    assertThat(scheduler.receive(new JobDoneRecord()).status()).isEqualTo(done.status());
+    return done;
+  }
+
+  private long startLoad(int fence) throws Exception {
+    LookupAnswerRecord found = lookup();
+    assertThat(found.servable()).isEqualTo(1);
+    long job = newJob();
+    int generation = (int) found.generation();
+    scheduler.send(
+        PlanLoadRecord.encode(
+            scheduler.scratch, job, 1, found.leaseId(), generation, 0, new int[] {20}, 0));
+    go(job, Protocol.KIND_LOAD, fence);
+    return job;
+  }
+
+  private void loseTheDevice() {
+    devices.getLast().gone = true;
+  }
+
+  private void comeBack() throws Exception {
+    SidecarRig.await("the end of the session", worker::ended);
+    worker.close();
+    joinAndRegister();
+  }
+
+  private String missing() throws Exception {
+    return rig.status().at("/instances/0/missing").asText();
+  }
+
+  @Test
+  void deviceLost_afterOneFailedLoad_nothingIsPromisedUntilTheRankRegistersAnew() throws Exception {
+    loseTheDevice();
+    assertThat(load().status()).isEqualTo(Protocol.STATUS_FAILED);
+    LookupAnswerRecord next = lookup();
+    assertThat(next.status()).isEqualTo(Protocol.LOOKUP_NOT_READY);
+    assertThat(next.servable()).isZero();
+
+    comeBack();
+    SidecarRig.await("its streams are closed", () -> devices.getFirst().openStreams.get() == 0);
+    assertThat(load().status()).isEqualTo(Protocol.STATUS_OK);
+  }
+
+  @Test
+  void deviceLost_whileNoJobIsHere_isSeenToo() throws Exception {
+    long job = startLoad(Protocol.FENCE_EVENT);
+    worker.send(RevokeRecord.encode(worker.scratch, job));
+    assertThat(worker.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_REVOKED);
+    loseTheDevice(); // which the fence that nobody waits for any more shows
+    comeBack();
+  }
+
+  @Test
+  void deviceLostAgain_theRankIsLeftAloneForAWhile() throws Exception {
+    loseTheDevice();
+    load();
+    comeBack();
+    loseTheDevice();
+    load();
+    comeBack();
+    assertThat(missing()).contains("failed 2 times").contains("5 s");
+    assertThat(lookup().status()).isEqualTo(Protocol.LOOKUP_NOT_READY);
+    rig.control.change(
+        agent -> agent.readiness().resumeRanks(agent.directory().instances(), soon()));
+    assertThat(missing()).isEmpty();
+    assertThat(load().status()).isEqualTo(Protocol.STATUS_OK);
+  }
+
+  private static long soon() {
+    return System.nanoTime() + CopyFailures.FIRST_PAUSE_NANOS;
+  }
+}
