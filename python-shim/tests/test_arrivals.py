@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 from memory_sidecar import FakeSidecar
-from mini_vllm import LOADING, RUNNING, WAITING, Worker
+from mini_vllm import FINISHED, LOADING, RUNNING, WAITING, Worker
 from rig import Rig, prompt
 
 from flexkv.arrivals import Arrivals
@@ -126,6 +126,33 @@ def test_other_requests_do_not_wait() -> None:
     rig.sidecar.run_copies()
     rig.engine.update()
     assert rig.side.arrivals.told_ahead == 1, "but what has ended is told ahead all the same"
+    rig.run()
+    rig.check_clean()
+
+
+def test_answer_that_ends_with_a_step_is_not_held_back_by_that_steps_wait() -> None:
+    rig = warm()
+    ending = rig.add("ending", prompt(9, 5), max_new=2)
+    rig.steps(1)
+    load_in_flight(rig)
+    rig.engine.update()
+    assert ending.status == FINISHED
+    assert rig.slept == 0
+    rig.engine.update()
+    assert rig.slept > 0, "nothing lies there now"
+    rig.run()
+    rig.check_clean()
+
+
+def test_abort_between_two_steps_holds_up_no_answer() -> None:
+    rig = warm()
+    rig.add("other", prompt(9, 5), max_new=40)
+    rig.steps(1)
+    load_in_flight(rig)
+    rig.engine.abort("other")
+    launch(rig)
+    rig.engine.update()
+    assert rig.slept > 0, "its end went out long ago"
     rig.run()
     rig.check_clean()
 

@@ -116,6 +116,7 @@ class SchedulerSide:
         self._void: list[int] = []
         self._finished: list[tuple[RequestState, int]] = []
         self._allocated: set[str] = set()
+        self._answer_waits = False
         self._reset_owed = False
         self._reset_query = 0
         self.loads = self.loads_failed = self.blocks_loaded = 0
@@ -187,6 +188,7 @@ class SchedulerSide:
 
     def build_connector_meta(self, output: Any) -> StepMetadata:
         """Counts the step's new blocks, plans its saves, and hands all jobs to the workers."""
+        self._answer_waits = False  # what earlier steps brought is out by now
         self.lookups.new_step()
         if self._parking is not None:
             self._parking.leave(output.num_scheduled_tokens)
@@ -250,11 +252,17 @@ class SchedulerSide:
         """Loads that the sidecar says are whole, waited for where there is nothing else to do.
 
         Each is handed to vLLM as it is counted as told: a failure at one leaves it, and those after
-        it, to the workers' word.
+        it, to the workers' word.  Where a request has ended with this step, the last of its answer
+        goes out when this hook is through.
         """
+        answer_waits, self._answer_waits = self._answer_waits, False
         if not self._loading:
             return
-        if self._states and all(name in self._loading for name in self._states):
+        if (
+            self._states
+            and not answer_waits
+            and all(name in self._loading for name in self._states)
+        ):
             loads = [state.load for state in self._loading.values()]
             self.arrivals.wait(loads, lambda: self._live_session() is not None)
         for name, state in list(self._loading.items()):
@@ -271,6 +279,7 @@ class SchedulerSide:
         A request whose load is open gets no save: its computed tokens are only promised.  vLLM
         keeps its blocks until every rank has reported the load.
         """
+        self._answer_waits = True
         state = self._states.pop(request.request_id, None)
         if state is None:
             return
