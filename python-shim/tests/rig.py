@@ -44,6 +44,7 @@ class Rig:
         events: EventMaker | None = None,
         load_wait_ms: float = 0.0,
         lockstep: bool = False,
+        reads_ahead: bool = False,
         **engine: Any,
     ) -> None:
         self.clock = Clock()
@@ -56,6 +57,7 @@ class Rig:
                 blocks,
                 ranks=ranks,
                 lockstep=lockstep,
+                reads_ahead=reads_ahead,
                 admits_without_room=engine.get("older", False),
                 shows_new_blocks_only=engine.get("older", False),
                 resumes_loads_as_new=engine.get("older", False),

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from memory_sidecar import FakeGenerations, FakeLink
 
+from flexkv import wiring
 from flexkv.engine import (
     adopt_failure_policy,
     hidden_blocks,
@@ -133,6 +135,40 @@ def test_facts_of_both_roles() -> None:
 def test_data_parallel_engines_step_together() -> None:
     several = config(parallel_config__data_parallel_size=2)
     assert read_facts(several, scheduler=True, kv_cache_config=None, facade=False).lockstep
+
+
+@pytest.mark.parametrize(
+    ("speculative", "expected"),
+    [
+        (None, False),
+        (SimpleNamespace(use_eagle=lambda: True), True),
+        (SimpleNamespace(use_eagle=lambda: False), False),  # n-grams, a draft model of its own
+        (SimpleNamespace(use_eagle=lambda: True, use_eagle_block_drop=lambda: False), False),
+        (SimpleNamespace(use_eagle=lambda: True, use_eagle_block_drop=lambda: True), True),
+    ],
+)
+def test_drafter_that_reads_ahead_is_one_for_which_vllm_drops_a_block(
+    speculative: Any, expected: bool
+) -> None:
+    drafting = config()
+    drafting.speculative_config = speculative
+    facts = read_facts(
+        drafting, scheduler=True, kv_cache_config=caches(FullAttentionSpec()), facade=False
+    )
+    assert facts.reads_ahead is expected
+
+
+@pytest.mark.parametrize("reads_ahead", [True, False])
+def test_scheduler_side_is_told_of_a_drafter_that_reads_ahead(
+    reads_ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "Link", lambda *_, **__: FakeLink(FakeGenerations(100)))
+    monkeypatch.setattr(wiring, "prepare_scheduler", lambda *_: "a namespace")
+    drafting = config(kv_transfer_config__kv_connector_extra_config={})
+    drafting.speculative_config = SimpleNamespace(use_eagle=lambda: reads_ahead)
+    side = wiring.scheduler_hooks(drafting, caches(FullAttentionSpec())).side
+    assert side is not None
+    assert side._facts.reads_ahead is reads_ahead
 
 
 @pytest.mark.parametrize(

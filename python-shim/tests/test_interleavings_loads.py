@@ -52,6 +52,29 @@ def test_abort_during_an_open_load_whose_blocks_fail_truncates_nobody() -> None:
     rig.check_clean()
 
 
+@pytest.mark.parametrize(
+    ("tokens", "local", "granted"),
+    [
+        (21, 0, 16),  # all five blocks are there; the fifth's next token is not known to be
+        (33, 0, 16),  # nor is it where the request goes on
+        (17, 0, 12),  # what is not matched counts for nothing, though the sidecar may have it
+        (5, 0, 0),
+        (21, 3, 4),
+        (21, 4, 0),  # the block that vLLM dropped from its own hit
+    ],
+)
+def test_drafter_that_reads_ahead_is_loaded_one_block_less_than_matches(
+    tokens: int, local: int, granted: int
+) -> None:
+    rig = warm(reads_ahead=True)
+    request = rig.add("a", [*prompt(21), *prompt(12, 7)][:tokens])
+    rig.hooks.on_new_request(request)
+    answer, asynchronous = rig.hooks.get_num_new_matched_tokens(request, local * BLOCK)
+    assert (answer, asynchronous) == (granted, granted > 0)
+    rig.run()
+    rig.check_clean()
+
+
 def test_go_before_plan_is_parked() -> None:
     rig = warm()
     rig.sidecar.prompt = False

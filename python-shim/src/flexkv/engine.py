@@ -26,6 +26,7 @@ class EngineFacts:
     ``refused`` is empty or one sentence: why this engine is served nothing.
     ``same_on_all_ranks``: every rank holds the same bytes, so one copy serves all.
     ``lockstep``: data parallel, where experts may be spread over engines that step together.
+    ``reads_ahead``: a drafter shares the cache whose KV of a token depends on the next token too.
     """
 
     role: int
@@ -42,6 +43,7 @@ class EngineFacts:
     notes: tuple[str, ...] = ()
     same_on_all_ranks: bool = False
     lockstep: bool = False
+    reads_ahead: bool = False
 
 
 def read_facts(
@@ -77,7 +79,21 @@ def read_facts(
         notes=tuple(notes),
         same_on_all_ranks=_same_on_all_ranks(vllm_config, kv_cache_config, world_size),
         lockstep=int(getattr(parallel, "data_parallel_size", 1) or 1) > 1,
+        reads_ahead=_reads_ahead(vllm_config),
     )
+
+
+def _reads_ahead(vllm_config: Any) -> bool:
+    """Whether vLLM drafts by EAGLE, MTP or their kind, and drops a hit's last block for it.
+
+    Such a drafter runs one token ahead.  Newer versions can be told to keep that block.
+    """
+    speculative = getattr(vllm_config, "speculative_config", None)
+    for name in ("use_eagle_block_drop", "use_eagle"):
+        ask = getattr(speculative, name, None)
+        if callable(ask):
+            return bool(ask())
+    return False
 
 
 def _distinct_parts(vllm_config: Any, world_size: int) -> int:

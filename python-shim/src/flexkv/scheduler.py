@@ -60,6 +60,7 @@ class SchedulerFacts:
     """What the engine is: tokens of a scheduler block, GPU blocks, ranks, what it lets us do.
 
     ``lockstep``: its steps are those of other engines too.
+    ``reads_ahead``: the last block of a match is not to be loaded, see ``_loadable``.
     ``admits_without_room``, ``shows_new_blocks_only`` and ``resumes_loads_as_new``: this vLLM is
     before 0.23, before 0.14, see ``older_vllm``.
     """
@@ -70,6 +71,7 @@ class SchedulerFacts:
     can_save: bool = True
     ranks: int = 1
     lockstep: bool = False
+    reads_ahead: bool = False
     admits_without_room: bool = False
     shows_new_blocks_only: bool = False
     resumes_loads_as_new: bool = False
@@ -156,7 +158,7 @@ class SchedulerSide:
         )
         if answer is None:
             return (None if again else 0), False
-        blocks = min(answer.servable - state.local, wanted)
+        blocks = min(self._loadable(answer) - state.local, wanted)
         if blocks <= 0 or answer.lease_id == 0 or session is not self._ready_session():
             return 0, False
         if self._parking is not None and not self._finds_room(self._parking, state):
@@ -546,6 +548,15 @@ class SchedulerSide:
         return saves
 
     # ------------------------------------------------------------------ loads
+    def _loadable(self, answer: LookupAnswer) -> int:
+        """Blocks of the request's chain that hold what its forward would have written.
+
+        A drafter that reads ahead makes its KV of a block's last token out of the next block's
+        first, which the block's hash does not cover: only where that next block is matched too
+        are the draft layers' bytes this request's own.  vLLM drops its own hit's last block alike.
+        """
+        return answer.servable - 1 if self._facts.reads_ahead else answer.servable
+
     def _finds_room(self, parking: Parking, state: RequestState) -> bool:
         others = (int(other.request.num_tokens) for other in self._states.values())
         return parking.fits(int(state.request.num_tokens), others)
