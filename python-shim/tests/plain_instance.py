@@ -104,6 +104,7 @@ class PlainInstance:
         places = sorted({0, 1, self.blocks // 2, self.blocks - 1})
         for block in places:
             self.write_block(block, p.proof_bytes(11, 0, block, self.block_bytes))
+        session["expires_ns"] = time.monotonic_ns() + 8_000_000_000
         answer = self._ask("prove_read", {**session, "seed": 11, "blocks": places})
         assert answer["equal"] is True, answer
         self._ask("prove_write", {**session, "seed": 12, "blocks": places})

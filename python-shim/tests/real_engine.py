@@ -20,7 +20,7 @@ from flexkv.fences import NoFences
 from flexkv.handles import allow_tracing_by, process_handles
 from flexkv.hooks import SchedulerHooks, WorkerHooks
 from flexkv.layout import Storage
-from flexkv.proof import proof_blocks
+from flexkv.proof import expires_ns, proof_blocks
 from flexkv.scheduler import SchedulerFacts, SchedulerSide
 from flexkv.worker import WorkerLimits, WorkerSide
 
@@ -92,7 +92,7 @@ class MappedWorker(Worker):
         places = proof_blocks(self.blocks)
         for block in places:
             self._put(block, p.proof_bytes(5, 0, block, self.block_bytes))
-        seeds: dict[str, object] = {**who, "blocks": places}
+        seeds: dict[str, object] = {**who, "blocks": places, "expires_ns": expires_ns()}
         answer = session.control("prove_read", {**seeds, "seed": 5}, TIMEOUT_S)
         assert answer["equal"] is True, answer
         session.control("prove_write", {**seeds, "seed": 6}, TIMEOUT_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -33,8 +34,11 @@ class Sidecar:
 
     def __init__(self, layout: KvLayout, flat: Any, shift: int = 0, swap: bool = False) -> None:
         self.layout, self.flat, self.shift, self.swap = layout, flat, shift, swap
+        self.ends: list[float] = []
+        """When each request ended, in seconds after its answer was waited for no longer."""
 
     def control(self, op: str, args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        self.ends.append((args["expires_ns"] - time.monotonic_ns()) / 1e9 - timeout_s)
         for block in args["blocks"]:
             for index, region in enumerate(self.layout.regions):
                 start = region.offset + block * region.block_stride + self.shift
@@ -59,6 +63,14 @@ def test_honest_sidecar_is_proved_and_leaves_zeros() -> None:
     layout, flat = layers()
     LayoutProof(layout).run(Sidecar(layout, flat))  # type: ignore[arg-type]
     assert not flat.any()
+
+
+def test_requests_end_well_before_nobody_waits_for_their_answer() -> None:
+    layout, flat = layers()
+    sidecar = Sidecar(layout, flat)
+    LayoutProof(layout).run(sidecar)  # type: ignore[arg-type]
+    assert len(sidecar.ends) == 2
+    assert all(end <= -10.0 for end in sidecar.ends)
 
 
 @pytest.mark.parametrize("wrong", [{"shift": 8}, {"swap": True}])

@@ -9,6 +9,7 @@ where the memory is somebody's whose data may be there already.
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Any
 
 from flexkv.errors import FlexKVError
@@ -19,6 +20,9 @@ _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 CONTROL_TIMEOUT_S = 30.0
+EXPIRY_S = 20.0
+"""So long after a request of the proof was sent the sidecar begins no copy for it any more; what
+has begun by then it drains, within 6 s, so that its answer comes before we stop waiting."""
 
 
 class ProofError(FlexKVError):
@@ -58,6 +62,11 @@ def _shift_right(words: Any, bits: int) -> Any:
     return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def expires_ns() -> int:
+    """The end of a request that is sent now, on the clock that the sidecar reads too."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) + int(EXPIRY_S * 1e9)
+
+
 class LayoutProof:
     """Runs the proof of one rank's layout over one session.  Engine thread only."""
 
@@ -86,7 +95,12 @@ class LayoutProof:
             self._restore(kept)
 
     def _ask(self, session: Session, op: str, seed: int) -> dict[str, Any]:
-        args = {"session_id": session.session_id, "seed": seed, "blocks": self._blocks}
+        args = {
+            "session_id": session.session_id,
+            "seed": seed,
+            "blocks": self._blocks,
+            "expires_ns": expires_ns(),
+        }
         return session.control(op, args, CONTROL_TIMEOUT_S)
 
     def _slice(self, region: Region, block: int) -> Any:

@@ -23,10 +23,13 @@ final class Registration {
   /** Every rank of its instance holds the same bytes (latent attention). */
   final boolean sameOnAllRanks;
 
-  /** The pattern was read and was right; the pattern was written. Control thread. */
-  boolean provedRead;
+  /** Proofs that run. */
+  final MemoryUses uses = new MemoryUses();
 
-  boolean provedWrite;
+  /** The pattern was read and was right; the pattern was written. The proof's thread. */
+  volatile boolean provedRead;
+
+  volatile boolean provedWrite;
 
   /** The worker trusts it. Cache thread. */
   boolean confirmed;
@@ -58,10 +61,11 @@ final class Registration {
   }
 
   /**
-   * Stops the mover, which drains its copies, and closes the memory; on a thread of its own, since
-   * a device may take its time. Every job still gets its completion.
+   * Stops the mover, which drains its copies, and proofs likewise, and closes the memory; on a
+   * thread of its own, since a device may take its time. Every job still gets its completion.
    */
   void closeLater() {
+    uses.finish();
     if (closing.compareAndSet(false, true)) {
       Thread.ofPlatform().daemon().name("flexkv-close-" + name).start(this::close);
     }
@@ -77,6 +81,10 @@ final class Registration {
       return;
     }
     fences.close();
+    if (!uses.awaitEnd()) {
+      LOG.error("{}: copies of a layout proof did not end; its memory stays mapped", name);
+      return;
+    }
     memory.close();
     LOG.info("{}: memory closed", name);
   }

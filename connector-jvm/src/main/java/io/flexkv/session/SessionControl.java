@@ -14,6 +14,7 @@ import io.flexkv.transfer.LayoutProof;
 import io.flexkv.transfer.MoveLimits;
 import io.flexkv.transfer.Mover;
 import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
 import java.util.List;
 import java.util.function.Consumer;
 import org.slf4j.Logger;
@@ -21,13 +22,14 @@ import org.slf4j.LoggerFactory;
 
 /**
  * The control plane's requests about sessions: registration of a rank's memory, the proof of its
- * layout, confirmation. Called by the control thread; what belongs to the cache thread is done
- * there and waited for, with a bound.
+ * layout, confirmation. Called by the control thread, proofs by any; what belongs to the cache
+ * thread is done there and waited for, with a bound.
  */
 public final class SessionControl {
   private static final Logger LOG = LoggerFactory.getLogger(SessionControl.class);
   private static final long CALL_MILLIS = 3000;
-  private static final long PROOF_NANOS = 10_000_000_000L;
+  private static final long PROOF_NANOS_MAX = 60_000_000_000L;
+  private static final long PROOF_DRAIN_NANOS = 5_000_000_000L;
   private static final int MAX_PROOF_BLOCKS = 16;
 
   /** Opens the memory of a rank. */
@@ -40,14 +42,20 @@ public final class SessionControl {
   private final AgentInbox inbox;
   private final DeviceOpener devices;
   private final MoveLimits limits;
+  private final long proofDrainNanos;
 
   /**
    * @param devices opens the memory of ranks
    * @param limits of the movers of all ranks
    */
   public SessionControl(CacheAgent agent, DeviceOpener devices, MoveLimits limits) {
+    this(agent, devices, limits, PROOF_DRAIN_NANOS);
+  }
+
+  SessionControl(CacheAgent agent, DeviceOpener devices, MoveLimits limits, long proofDrainNanos) {
     this.agent = agent;
     this.limits = limits;
+    this.proofDrainNanos = proofDrainNanos;
     this.inbox = agent.inbox();
     this.devices = devices;
   }
@@ -139,12 +147,7 @@ public final class SessionControl {
     Registration rank = registration(worker(args));
     int[] blocks = blocks(args, rank);
     long seed = seed(args);
-    String differs;
-    try {
-      differs = proof(rank).read(seed, blocks);
-    } catch (DeviceException e) {
-      throw new RequestException("refused", rank.name + ": " + e.getMessage());
-    }
+    String differs = prove(rank, expiry(args), proof -> proof.read(seed, blocks));
     rank.provedRead = differs.isEmpty();
     ObjectNode result = Json.newObject();
     result.put("equal", differs.isEmpty());
@@ -155,26 +158,72 @@ public final class SessionControl {
     return result;
   }
 
-  /**
-   * A scratch block that is collected, not freed: a copy that outlives our patience is harmless.
-   */
-  private static LayoutProof proof(Registration rank) {
-    return new LayoutProof(
-        rank.memory, Arena.ofAuto().allocate(rank.partBytes(), 4096), PROOF_NANOS);
-  }
-
   /** {@code prove_write}: writes the pattern into blocks. */
   public JsonNode proveWrite(JsonNode args) throws RequestException {
     Registration rank = registration(worker(args));
     int[] blocks = blocks(args, rank);
     long seed = seed(args);
-    try {
-      proof(rank).write(seed, blocks);
-    } catch (DeviceException e) {
-      throw new RequestException("refused", rank.name + ": " + e.getMessage());
-    }
+    prove(
+        rank,
+        expiry(args),
+        proof -> {
+          proof.write(seed, blocks);
+          return "";
+        });
     rank.provedWrite = true;
     return Json.newObject();
+  }
+
+  /** Reads or writes; the answer is a difference, empty if there is none. */
+  @FunctionalInterface
+  private interface ProofStep {
+    String run(LayoutProof proof) throws DeviceException;
+  }
+
+  /**
+   * Every answer but {@code undrained} means that no copy of the proof can touch memory any more.
+   */
+  private String prove(Registration rank, long expiry, ProofStep step) throws RequestException {
+    // Collected, not freed: a copy that outlives our patience is harmless.
+    MemorySegment scratch = Arena.ofAuto().allocate(rank.partBytes(), 4096);
+    if (!rank.uses.begin()) {
+      throw new RequestException("gone", rank.name + ": its session has ended");
+    }
+    LayoutProof proof =
+        new LayoutProof(rank.memory, scratch, expiry, proofDrainNanos, rank.uses::over);
+    try {
+      return step.run(proof);
+    } catch (DeviceException e) {
+      String code = proof.drained() ? "refused" : "undrained";
+      throw new RequestException(code, rank.name + ": " + e.getMessage());
+    } catch (RuntimeException e) {
+      if (proof.drained()) {
+        throw e;
+      }
+      LOG.error("{}: a proof failed, and its copies have not ended", rank.name, e);
+      throw new RequestException("undrained", rank.name + ": " + e);
+    } finally {
+      rank.uses.end(proof.drained());
+    }
+  }
+
+  /** When the client stops waiting; on the clock that both read. */
+  private static long expiry(JsonNode args) throws RequestException {
+    long expiry = LayoutParser.number(args, "expires_ns", 0, Long.MAX_VALUE);
+    long left = expiry - System.nanoTime();
+    if (left <= 0) {
+      throw new RequestException(
+          "expired",
+          "the request is read %d ms after its end: nothing was done".formatted(-left / 1_000_000));
+    }
+    if (left > PROOF_NANOS_MAX) {
+      throw new RequestException(
+          "malformed",
+          ("expires_ns is %d s ahead, at most %d: it is CLOCK_MONOTONIC, and both sides must run"
+                  + " in one time namespace")
+              .formatted(left / 1_000_000_000, PROOF_NANOS_MAX / 1_000_000_000));
+    }
+    return expiry;
   }
 
   /** {@code confirm}: the rank takes part from now on. */

@@ -11,27 +11,59 @@ import java.util.Queue;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
+import java.util.function.BooleanSupplier;
 
 /**
  * Proves a registration before it is trusted: reads blocks that the engine filled with {@link
  * ProofPattern}, and writes patterns for the engine to check, over the path that jobs take later (a
  * {@link Mover} on the same {@link DeviceMemory}, the same slices, by the same calls).
  *
- * <p>Blocking, at most for the time limit; for a control thread, not the cache's.
+ * <p><b>Its end.</b> The engine waits for a proof only so long, and serves from these blocks
+ * afterwards. So no slice is submitted after the deadline, which is the engine's own word on the
+ * clock that both read, nor once {@code over} says that the engine has gone. What was submitted by
+ * then is drained, within a bound; if that did not do, {@link #drained} is false, and whoever asked
+ * must be told that these blocks may still be written. A process that is stopped between the look
+ * at the clock and the call that submits writes late all the same: which is why an engine that got
+ * no answer goes on only once this process has ended.
+ *
+ * <p>Blocking, until the deadline, the time for draining and at most one second more; for a thread
+ * of its own. One thread.
  */
 public final class LayoutProof {
+  private static final long DRAIN_NANOS = 5_000_000_000L;
+  private static final long LOOK_NANOS = 5_000_000;
+
   /** Memory that a device which did not end its copies may still write. */
   private static final Queue<MemorySegment> NEVER_FREED = new ConcurrentLinkedQueue<>();
 
   private final DeviceMemory memory;
   private final MemorySegment scratch;
-  private final long timeoutNanos;
+  private final long deadlineNanos;
+  private final long drainNanos;
+  private final BooleanSupplier over;
+  private boolean drained = true;
+
+  /**
+   * A proof that nobody takes back.
+   *
+   * @param timeoutNanos from now on, for all calls together
+   */
+  public LayoutProof(DeviceMemory memory, MemorySegment scratch, long timeoutNanos) {
+    this(memory, scratch, System.nanoTime() + timeoutNanos, DRAIN_NANOS, () -> false);
+  }
 
   /**
    * @param scratch native memory of at least one block of the rank, of nobody else
-   * @param timeoutNanos for each call of {@link #read} or {@link #write}
+   * @param deadlineNanos on the clock of {@link System#nanoTime}: no slice is submitted later
+   * @param drainNanos how long the device may take for what was submitted until then
+   * @param over whether nobody wants it any more; asked every few milliseconds
    */
-  public LayoutProof(DeviceMemory memory, MemorySegment scratch, long timeoutNanos) {
+  public LayoutProof(
+      DeviceMemory memory,
+      MemorySegment scratch,
+      long deadlineNanos,
+      long drainNanos,
+      BooleanSupplier over) {
     if (scratch.byteSize() < memory.layout().partBytes()) {
       throw new IllegalArgumentException(
           "layout proof: scratch of %d bytes, a block has %d"
@@ -39,7 +71,9 @@ public final class LayoutProof {
     }
     this.memory = memory;
     this.scratch = scratch;
-    this.timeoutNanos = timeoutNanos;
+    this.deadlineNanos = deadlineNanos;
+    this.drainNanos = drainNanos;
+    this.over = over;
   }
 
   /**
@@ -69,6 +103,11 @@ public final class LayoutProof {
         block -> "");
   }
 
+  /** Whether no copy of the calls made so far can touch memory any more. */
+  public boolean drained() {
+    return drained;
+  }
+
   private interface Before {
     void accept(int block);
   }
@@ -79,6 +118,7 @@ public final class LayoutProof {
 
   private String run(Direction direction, int[] blocks, Before before, After after)
       throws DeviceException {
+    requireTime(direction, blocks[0]);
     Semaphore posted = new Semaphore(0);
     CompletionQueue completions = new CompletionQueue(blocks.length + 1, posted::release);
     DeviceMemory proved = memory.withHost(scratch);
@@ -89,12 +129,10 @@ public final class LayoutProof {
       proved.close();
       throw e;
     }
-    long deadline = System.nanoTime() + timeoutNanos;
-    boolean drained = false;
     try {
       for (int block : blocks) {
         before.accept(block);
-        copyOne(mover, completions, posted, direction, block, deadline);
+        copyOne(mover, completions, posted, direction, block);
         String difference = after.apply(block);
         if (!difference.isEmpty()) {
           return difference;
@@ -102,25 +140,40 @@ public final class LayoutProof {
       }
       return "";
     } finally {
-      drained = mover.stop(timeoutNanos);
-      if (drained) {
-        proved.close();
-      } else {
-        NEVER_FREED.add(scratch);
-        System.getLogger(LayoutProof.class.getName())
-            .log(System.Logger.Level.ERROR, "layout proof: the device did not end its copies");
-      }
+      stop(mover, proved);
+    }
+  }
+
+  private void stop(Mover mover, DeviceMemory proved) {
+    drained &= mover.stop(drainNanos);
+    if (drained) {
+      proved.close();
+    } else {
+      NEVER_FREED.add(scratch);
+      System.getLogger(LayoutProof.class.getName())
+          .log(System.Logger.Level.ERROR, "layout proof: the device did not end its copies");
+    }
+  }
+
+  private void requireTime(Direction direction, int block) throws DeviceException {
+    if (over.getAsBoolean()) {
+      throw new DeviceException(
+          DeviceException.Kind.GONE,
+          "layout proof: taken back before the %s of block %d".formatted(direction, block));
+    }
+    long late = System.nanoTime() - deadlineNanos;
+    if (late >= 0) {
+      throw new DeviceException(
+          DeviceException.Kind.COPY,
+          "layout proof: its time was up %d ms before the %s of block %d"
+              .formatted(late / 1_000_000, direction, block));
     }
   }
 
   private void copyOne(
-      Mover mover,
-      CompletionQueue completions,
-      Semaphore posted,
-      Direction direction,
-      int block,
-      long deadline)
+      Mover mover, CompletionQueue completions, Semaphore posted, Direction direction, int block)
       throws DeviceException {
+    requireTime(direction, block);
     TransferJob job =
         new TransferJob(
             1,
@@ -130,14 +183,16 @@ public final class LayoutProof {
             new long[] {scratch.address()},
             null,
             RevokeWord.NONE,
-            deadline,
+            deadlineNanos,
             null);
-    boolean came = mover.submit(job) && await(posted, deadline);
-    if (!came) {
+    if (!mover.submit(job) || !await(posted)) {
       throw new DeviceException(
           DeviceException.Kind.COPY,
-          "layout proof: %s of block %d did not end within %d ms"
-              .formatted(direction, block, timeoutNanos / 1_000_000));
+          "layout proof: %s of block %d %s"
+              .formatted(
+                  direction,
+                  block,
+                  over.getAsBoolean() ? "was taken back" : "did not end in time"));
     }
     Completion completion = Objects.requireNonNull(completions.poll());
     if (completion.status() != Completion.Status.OK) {
@@ -147,9 +202,14 @@ public final class LayoutProof {
     }
   }
 
-  private static boolean await(Semaphore posted, long deadline) {
+  private boolean await(Semaphore posted) {
     try {
-      return posted.tryAcquire(deadline - System.nanoTime(), TimeUnit.NANOSECONDS);
+      while (!posted.tryAcquire(LOOK_NANOS, TimeUnit.NANOSECONDS)) {
+        if (over.getAsBoolean() || System.nanoTime() - deadlineNanos >= 0) {
+          return posted.tryAcquire();
+        }
+      }
+      return true;
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
       return false;

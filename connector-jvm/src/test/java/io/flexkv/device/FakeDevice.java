@@ -51,6 +51,12 @@ public final class FakeDevice implements DeviceMemory {
   /** Streams that are open. */
   public final AtomicInteger openStreams = new AtomicInteger();
 
+  /** Called before this memory is opened for another host range, as a proof does. */
+  public volatile Runnable beforeHost = () -> {};
+
+  /** Streams that were open when this was closed; −1 = it was not. */
+  public final AtomicInteger streamsAtClose = new AtomicInteger(-1);
+
   /** One slice that ended. */
   public record Ended(Direction direction, int copies, long bytes) {}
 
@@ -100,7 +106,15 @@ public final class FakeDevice implements DeviceMemory {
   }
 
   @Override
-  public void close() {}
+  public DeviceMemory withHost(MemorySegment host) throws DeviceException {
+    beforeHost.run();
+    return DeviceMemory.super.withHost(host);
+  }
+
+  @Override
+  public void close() {
+    streamsAtClose.set(openStreams.get());
+  }
 
   private final class Stream implements CopyStream {
     private final Direction direction;

@@ -81,7 +81,7 @@ class InstanceTest {
     return registration(worker, memory);
   }
 
-  private static ObjectNode registration(TestClient worker, MemorySegment engine) throws Exception {
+  static ObjectNode registration(TestClient worker, MemorySegment engine) throws Exception {
     ObjectNode args = Json.newObject();
     args.put("session_id", worker.sessionId).put("proved", false);
     args.putNull("fences");
@@ -100,6 +100,7 @@ class InstanceTest {
   private ObjectNode proof(long seed) {
     ObjectNode args = Json.newObject();
     args.put("session_id", worker.sessionId).put("seed", seed);
+    args.put("expires_ns", System.nanoTime() + 10_000_000_000L);
     args.putArray("blocks").add(0).add(1).add(TestClient.BLOCKS - 1);
     return args;
   }

@@ -28,11 +28,16 @@ final class SidecarRig {
   }
 
   SidecarRig(Path folder, SessionControl.DeviceOpener devices) throws Exception {
+    this(folder, devices, 5_000_000_000L);
+  }
+
+  SidecarRig(Path folder, SessionControl.DeviceOpener devices, long proofDrainNanos)
+      throws Exception {
     socketPath = folder.resolve("s");
     lock = AddressLock.take(socketPath, 0);
     HostPool pool = HostPool.create("test", 16 << 20, 64 << 10, Arena.ofAuto());
     agent = new CacheAgent(identity, new HostSlots(pool, 0), CacheConfig.defaults(), 50_000);
-    control = new SessionControl(agent, devices, new MoveLimits());
+    control = new SessionControl(agent, devices, new MoveLimits(), proofDrainNanos);
     rendezvous =
         RendezvousServer.create(lock.listen(), identity, "tcp://127.0.0.1:1", agent, MAX_SESSIONS);
     agentThread = Thread.ofPlatform().daemon().name("cache").start(agent);

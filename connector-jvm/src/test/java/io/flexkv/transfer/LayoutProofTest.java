@@ -17,6 +17,7 @@ import io.flexkv.protocol.ProofPattern;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
+import java.util.function.BooleanSupplier;
 import org.junit.jupiter.api.Test;
 
 final class LayoutProofTest {
@@ -147,11 +148,52 @@ final class LayoutProofTest {
         Arena arena = Arena.ofShared()) {
       var device = engine.open(RankLayout.of(engine.allocations(), TRUTH, "test"));
       device.held = true;
-      LayoutProof proof = new LayoutProof(device, arena.allocate(2000, 8), 200_000_000L);
+      LayoutProof proof = proof(device, arena, System.nanoTime() + 200_000_000L, () -> false);
       assertThatThrownBy(() -> proof.read(1, BLOCKS))
           .isInstanceOf(DeviceException.class)
-          .hasMessageContaining("block 0")
-          .hasMessageContaining("within 200 ms");
+          .hasMessageContaining("block 0 did not end in time");
+      assertThat(proof.drained()).isFalse();
+    }
+  }
+
+  @Test
+  void write_takenBackWhileItsCopyRuns_endsLongBeforeItsDeadlineAndCopiesNoMore() throws Exception {
+    try (FakeEngine engine = new FakeEngine(32_000);
+        Arena arena = Arena.ofShared()) {
+      var device = engine.open(RankLayout.of(engine.allocations(), TRUTH, "test"));
+      device.held = true;
+      long deadline = System.nanoTime() + 300_000_000_000L;
+      LayoutProof proof = proof(device, arena, deadline, () -> device.submitted.get() > 0);
+      assertThatThrownBy(() -> proof.write(1, BLOCKS)).hasMessageContaining("was taken back");
+      assertThat(System.nanoTime()).as("waited on").isLessThan(deadline - 200_000_000_000L);
+      assertThat(device.submitted).hasValue(1);
+      assertThat(proof.drained()).isFalse();
+    }
+  }
+
+  @Test
+  void write_deadlineComesBetweenTwoBlocks_writesNoMore() throws Exception {
+    try (FakeEngine engine = new FakeEngine(32_000);
+        Arena arena = Arena.ofShared()) {
+      var device = engine.open(RankLayout.of(engine.allocations(), TRUTH, "test"));
+      long deadline = System.nanoTime() + 500_000_000L;
+      device.beforeCopy = () -> awaitTime(deadline); // the first block ends when time is up
+      LayoutProof proof = proof(device, arena, deadline, () -> false);
+      assertThatThrownBy(() -> proof.write(1, BLOCKS)).isInstanceOf(DeviceException.class);
+      assertThat(proof.drained()).isTrue();
+      assertThat(engine.peek(0, 0, 1000)).isEqualTo(ProofPattern.bytes(1, 0, 0, 1000));
+      assertThat(engine.peek(0, 1000, 1000)).isEqualTo(new byte[1000]);
+    }
+  }
+
+  private static LayoutProof proof(
+      FakeDevice device, Arena arena, long deadline, BooleanSupplier over) {
+    return new LayoutProof(device, arena.allocate(2000, 8), deadline, 100_000_000L, over);
+  }
+
+  private static void awaitTime(long nanos) {
+    while (System.nanoTime() - nanos < 0) {
+      Thread.onSpinWait();
     }
   }
 }
