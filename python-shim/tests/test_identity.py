@@ -43,6 +43,7 @@ def config(folder: str | Path = "/none", **changes: Any) -> Any:
         lora_config=None,
         device_config=SimpleNamespace(device_type="cpu"),
         kv_transfer_config=SimpleNamespace(engine_id="e", kv_port=1),
+        instance_id="1764198252123456789",
     )  # fmt: skip
 
 
@@ -135,6 +136,7 @@ def test_what_the_bytes_depend_on_changes_the_digest(
         set_in("model_config.max_model_len", 100),  # fitted to memory, in the scheduler only
         set_in("model_config.seed", 7),
         set_in("kv_transfer_config.engine_id", "another"),
+        set_in("instance_id", "1764198252123456790"),
         set_in("kv_transfer_config.kv_port", 2),
         set_in("parallel_config.rank", 1),
         set_in("parallel_config.data_parallel_rank", 1),
@@ -232,6 +234,32 @@ def test_lora_without_a_version_is_not_shared_and_says_so(model: Any) -> None:
     assert digest(model) != before[0]
     assert digest(model, vouched) == before[1]
     assert identity(model, vouched).notes == ()
+
+
+def test_lora_without_a_version_is_not_shared_with_an_earlier_life_of_the_same_engine(
+    model: Any,
+) -> None:
+    """Users set the engine's id, and retrain an adapter where it lies before they restart it."""
+    model.lora_config = SimpleNamespace(max_lora_rank=8, default_mm_loras=None)
+    vouched = Settings(weights_version="v1")
+    before = digest(model), digest(model, vouched)
+    model.instance_id = "1764198252123456790"
+    assert digest(model) != before[0]
+    assert digest(model, vouched) == before[1]
+    model.instance_id += "_dp1"
+    assert digest(model) != before[0]
+
+
+@pytest.mark.parametrize("life", ["", "a1b2c", None])
+def test_lora_without_a_version_is_refused_where_lives_cannot_be_told_apart(
+    model: Any, life: Any
+) -> None:
+    model.instance_id = life
+    assert digest(model)
+    model.lora_config = SimpleNamespace(max_lora_rank=8, default_mm_loras=None)
+    with pytest.raises(ConfigError, match="may come again"):
+        digest(model)
+    assert digest(model, Settings(weights_version="v1"))
 
 
 def test_folder_without_weights_is_noted(model: Any) -> None:

@@ -62,6 +62,11 @@ _PARALLEL_FIELDS = (
     "cp_kv_cache_interleave_size",
 )
 _SPECULATIVE_FIELDS = ("method", "num_speculative_tokens", "quantization", "kv_cache_dtype")
+_LORA_REMEDY = (
+    "Remedy: set flexkv_weights_version in kv_connector_extra_config to a text that changes with "
+    "the adapters"
+)
+_LIFE_DIGITS_MIN = 16
 _LORA_FIELDS = ("max_lora_rank", "lora_dtype", "target_modules", "fully_sharded_loras")
 
 
@@ -135,11 +140,12 @@ def _speculative(vllm_config: Any, notes: list[str]) -> dict[str, Any] | None:
 
 
 def _lora(vllm_config: Any, settings: Settings, notes: list[str]) -> dict[str, Any] | None:
-    """Adapters: the block hash has their names, not their weights.
+    """Adapters: the block hash has their names and paths, not their weights.
 
     Which adapters there will be is not in ``vllm_config``, so two engines could know different
-    ones by one name.  Unless the user vouches for them with ``weights_version``, an engine with
-    adapters shares with no other: its namespace has the engine's id in it.
+    ones by one name, and so could two lives of one engine.  Unless the user vouches for them with
+    ``weights_version``, an engine with adapters shares with no other, and with none of its own
+    earlier lives: its namespace has its id and that of its life in it.
     """
     config = getattr(vllm_config, "lora_config", None)
     if config is None:
@@ -153,12 +159,27 @@ def _lora(vllm_config: Any, settings: Settings, notes: list[str]) -> dict[str, A
         notes.extend(unsure)
     if not settings.weights_version:
         found["engine"] = str(getattr(vllm_config.kv_transfer_config, "engine_id", None))
+        found["life"] = _life(vllm_config)
         notes.append(
             "LoRA is on and adapters are known by name only: FlexKV serves this engine only what "
-            "it saved itself. Remedy: set flexkv_weights_version in kv_connector_extra_config to "
-            "a text that changes with the adapters"
+            f"it saved itself since it started. {_LORA_REMEDY}"
         )
     return found
+
+
+def _life(vllm_config: Any) -> str:
+    """What scheduler and workers of one start of an engine share, and no other start has.
+
+    The id of the engine is not: vLLM draws one, but users set it.  That of the instance is the
+    time at which its configuration was made, in ns; releases before that drew 20 bits.
+    """
+    life = str(getattr(vllm_config, "instance_id", None) or "")
+    if len(life) < _LIFE_DIGITS_MIN:
+        raise ConfigError(
+            "LoRA is on, adapters are known by name only, and vLLM tells one start of an engine "
+            f"from another by {life!r}, which may come again. {_LORA_REMEDY}"
+        )
+    return life
 
 
 def _fields(config: Any, names: tuple[str, ...]) -> dict[str, Any]:
