@@ -493,7 +493,7 @@ final class JobRouter implements CacheEffects {
     PartJob job = parts.get(new PartJob.Key(done.jobId(), done.part()));
     if (!done.drained()) {
       LOG.error(
-          "job {} part {}: {}; its slots and blocks stay taken",
+          "job {} part {}: {}; its slots and blocks stay taken until it has",
           done.jobId(),
           done.part(),
           done.cause());

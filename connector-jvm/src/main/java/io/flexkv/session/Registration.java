@@ -65,19 +65,19 @@ final class Registration {
    * thread of its own, since a device may take its time. Every job still gets its completion.
    */
   void closeLater() {
+    closeLater(DRAIN_NANOS);
+  }
+
+  /** As the other, with a limit of its own after which copies are reported as not drained. */
+  void closeLater(long drainNanos) {
     uses.finish();
     if (closing.compareAndSet(false, true)) {
-      Thread.ofPlatform().daemon().name("flexkv-close-" + name).start(this::close);
+      Thread.ofPlatform().daemon().name("flexkv-close-" + name).start(() -> close(drainNanos));
     }
   }
 
-  private void close() {
-    if (!mover.stop(DRAIN_NANOS)) {
-      LOG.error(
-          "{}: the device did not end its copies within {} s; its memory stays mapped and the"
-              + " slots of these copies stay taken",
-          name,
-          DRAIN_NANOS / 1_000_000_000);
+  private void close(long drainNanos) {
+    if (!drain(drainNanos)) {
       return;
     }
     fences.close();
@@ -87,5 +87,22 @@ final class Registration {
     }
     memory.close();
     LOG.info("{}: memory closed", name);
+  }
+
+  private boolean drain(long drainNanos) {
+    if (mover.stop(drainNanos)) {
+      return true;
+    }
+    LOG.error(
+        "{}: the device did not end its copies within {} s; until it does its memory stays mapped"
+            + " and the slots of these copies stay taken",
+        name,
+        drainNanos / 1_000_000_000);
+    if (mover.awaitDrained()) {
+      LOG.warn("{}: the device has ended its copies after all", name);
+      return true;
+    }
+    LOG.error("{}: its copies will not be known to have ended before this process ends", name);
+    return false;
   }
 }

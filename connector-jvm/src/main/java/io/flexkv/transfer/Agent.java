@@ -25,6 +25,8 @@ interface Agent {
     SOON,
     /** Something is under way that only asking again reveals: rest up to 200 µs. */
     POLL,
+    /** Only what was given up may change: look ten times a second. */
+    RARELY,
     /** Nothing is there: rest until woken. */
     WAIT
   }

@@ -16,6 +16,7 @@ final class AgentRunner {
   private static final int SPINS = 50;
   private static final long REST_NANOS_MIN = 20_000;
   private static final long REST_NANOS_MAX = 200_000;
+  private static final long REST_NANOS_GIVEN_UP = 100_000_000;
   private static final boolean CORES_TO_SPARE = Runtime.getRuntime().availableProcessors() >= 4;
 
   private final Agent agent;
@@ -50,6 +51,7 @@ final class AgentRunner {
               LockSupport.parkNanos(this, rest);
               rest = Math.min(2 * rest, REST_NANOS_MAX);
             }
+            case RARELY -> LockSupport.parkNanos(this, REST_NANOS_GIVEN_UP);
             case WAIT -> {
               await();
               idleCycles = 0;

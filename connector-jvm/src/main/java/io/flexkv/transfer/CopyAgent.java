@@ -11,6 +11,7 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.List;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
@@ -23,6 +24,9 @@ import org.jspecify.annotations.Nullable;
  * before each. It ends when its last slice has ended, and only then are the generations compared
  * and the completion posted. Saves leave the device to loads: while any load is active they submit
  * one slice in a while. Both keep to their limit, if there is one ({@link Pace}).
+ *
+ * <p>A stop has a limit, a device has none: jobs whose copies have not ended by then are reported
+ * as not drained, and reported once more, as drained, when they have. Until then this goes on.
  */
 final class CopyAgent implements Agent {
   private static final System.Logger LOG = System.getLogger(CopyAgent.class.getName());
@@ -61,6 +65,11 @@ final class CopyAgent implements Agent {
   private final ArrayDeque<JobState> ready = new ArrayDeque<>();
   private final ArrayDeque<InFlight> inFlight = new ArrayDeque<>();
   private final AbandonedFences abandonedFences;
+
+  /** Reported as not drained; reported again when their last slice has ended. */
+  private final List<JobState> givenUp = new ArrayList<>();
+
+  private final CountDownLatch settled = new CountDownLatch(1);
   private long slicesEnded;
   private long bytesInFlight;
   private long lastSubmitNanos;
@@ -70,6 +79,7 @@ final class CopyAgent implements Agent {
   private volatile long expectedUntilNanos;
   private volatile boolean stopping;
   private volatile boolean gaveUp;
+  private volatile boolean broken;
   private volatile long giveUpAtNanos = Long.MAX_VALUE;
 
   CopyAgent(
@@ -142,6 +152,16 @@ final class CopyAgent implements Agent {
     stopping = true;
   }
 
+  /** Any thread: counted down once a {@link #stop} has ended or given up every job. */
+  CountDownLatch settled() {
+    return settled;
+  }
+
+  /** Any thread: whether a job was reported as not drained at the limit of a stop. */
+  boolean gaveUp() {
+    return gaveUp;
+  }
+
   /** Any thread: why every job fails from now on, null if none need. Set before the first does. */
   @Nullable String dead() {
     return dead;
@@ -171,6 +191,7 @@ final class CopyAgent implements Agent {
     work += submitSlices();
     work += pollAbandonedFences();
     work += giveUp();
+    work += endGivenUp();
     return work;
   }
 
@@ -418,18 +439,20 @@ final class CopyAgent implements Agent {
 
   /**
    * Something of ours went wrong. Nobody may wait for a job because of it; but copies that were on
-   * their way may still be, so their jobs end as not drained.
+   * their way may still be, so their jobs end as not drained, for good: we do not know any more
+   * what the stream holds.
    */
   private void fail(RuntimeException e) {
     LOG.log(Level.ERROR, roleName + " failed; every job fails from now on", e);
     for (InFlight running : inFlight) {
       running.state().undrained = true;
-      gaveUp = true;
+      broken = true;
     }
     if (submitting != null) {
       submitting.undrained = true;
-      gaveUp = true;
+      broken = true;
     }
+    givenUp.clear();
     String cause = "internal error: " + e;
     die(cause);
     endAllInFlight(cause);
@@ -453,13 +476,29 @@ final class CopyAgent implements Agent {
       return 0;
     }
     int given = ready.size();
-    gaveUp = true;
     for (JobState state : ready) {
       state.endAs(Completion.Status.FAILED, "the device did not end its copies in time");
       finish(state, false);
     }
+    gaveUp = true;
+    givenUp.addAll(ready);
     ready.clear();
+    settled.countDown();
     return given;
+  }
+
+  /** What was given up has ended after all: its slots and blocks may be used again. */
+  private int endGivenUp() {
+    int ended = 0;
+    for (Iterator<JobState> states = givenUp.iterator(); states.hasNext(); ) {
+      JobState state = states.next();
+      if (state.inFlight == 0 && completions.reserve()) {
+        states.remove();
+        completions.post(state.lateCompletion(clock.getAsLong()));
+        ended++;
+      }
+    }
+    return ended;
   }
 
   private void finish(JobState state, boolean drained) {
@@ -474,16 +513,23 @@ final class CopyAgent implements Agent {
 
   @Override
   public boolean finished() {
-    return stopping && waiting.isEmpty() && ready.isEmpty() && arrivals.isUnused();
+    return stopping
+        && waiting.isEmpty()
+        && ready.isEmpty()
+        && givenUp.isEmpty()
+        && arrivals.isUnused();
   }
 
-  /** Whether every completion was a drained one. */
+  /** Once it is finished: whether every copy has been seen to end. */
   boolean allDrained() {
-    return !gaveUp;
+    return !broken;
   }
 
   @Override
   public Idle idle() {
+    if (!givenUp.isEmpty()) {
+      return Idle.RARELY;
+    }
     if (lastLoadEnds() || expectedUntilNanos - clock.getAsLong() > 0) {
       return Idle.NOT_AT_ALL;
     }
@@ -517,8 +563,9 @@ final class CopyAgent implements Agent {
 
   @Override
   public void onClose() {
-    if (gaveUp) {
-      LOG.log(Level.ERROR, "{0}: left open, its copies have not ended", roleName);
+    settled.countDown();
+    if (broken) {
+      LOG.log(Level.ERROR, "{0}: left open, its copies may not have ended", roleName);
       return;
     }
     stream.close();

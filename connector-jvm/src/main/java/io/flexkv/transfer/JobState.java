@@ -97,6 +97,20 @@ final class JobState {
     return inFlight == 0 && (end != null || allSubmitted());
   }
 
+  /** After one that was not drained: its copies have ended, whatever they brought is not used. */
+  Completion lateCompletion(long nowNanos) {
+    return new Completion(
+        job.jobId(),
+        job.part(),
+        job.direction(),
+        Completion.Status.FAILED,
+        new BitSet(),
+        bytesCopied,
+        nowNanos - arrivedNanos,
+        true,
+        "its copies have ended after all");
+  }
+
   Completion completion(long nowNanos, boolean drained) {
     BitSet ok = new BitSet(job.gpuBlocks().length);
     ok.set(0, blocksCopied);

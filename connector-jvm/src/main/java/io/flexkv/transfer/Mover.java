@@ -5,6 +5,7 @@ import io.flexkv.device.DeviceException;
 import io.flexkv.device.DeviceMemory;
 import io.flexkv.device.Direction;
 import io.flexkv.device.FenceRing;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
@@ -12,7 +13,7 @@ import org.jspecify.annotations.Nullable;
 /**
  * Moves the blocks of one rank: a thread for loads and a thread for saves, both bounded in jobs, in
  * the length of a slice, and in what a stop may take. Jobs go in by {@link #submit}, each comes out
- * as exactly one {@link Completion}.
+ * as exactly one {@link Completion}; as a second one only after {@link #stop} gave it up.
  */
 public final class Mover {
   /** Jobs that may wait for one direction of one rank. */
@@ -163,9 +164,9 @@ public final class Mover {
    *
    * @param drainNanos how long the device may take for the copies that are on their way; after it
    *     their jobs end with {@code drained = false}
-   * @return true if everything was drained. False: the device memory must not be closed. If a
-   *     thread did not even come back from a call into the device within one more second, jobs of
-   *     it that have no completion yet get none; their slots must not be used again
+   * @return true if everything was drained. False: the device memory must not be closed before
+   *     {@link #awaitDrained}. If a thread did not even come back from a call into the device
+   *     within one more second, jobs of it that have no completion yet get theirs when it does
    */
   public boolean stop(long drainNanos) {
     long giveUpAt = clock.getAsLong() + drainNanos;
@@ -174,8 +175,36 @@ public final class Mover {
     loadRunner.wake();
     saveRunner.wake();
     long until = System.nanoTime() + drainNanos + 1_000_000_000L;
-    boolean ended = loadRunner.join(until - System.nanoTime());
-    ended &= saveRunner.join(until - System.nanoTime());
-    return ended && load.allDrained() && save.allDrained();
+    boolean drained = drains(load, loadRunner, until);
+    return drains(save, saveRunner, until) && drained;
+  }
+
+  /** Whether it ends with everything drained; waits until it has ended or given up. */
+  private static boolean drains(CopyAgent agent, AgentRunner runner, long until) {
+    try {
+      if (!agent.settled().await(until - System.nanoTime(), TimeUnit.NANOSECONDS)) {
+        return false;
+      }
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+    if (agent.gaveUp() && !runner.ended()) {
+      return false;
+    }
+    return runner.join(until - System.nanoTime()) && agent.allDrained();
+  }
+
+  /**
+   * After a {@link #stop} that said false: waits, without limit, until the device has ended what it
+   * was given up for. Both threads are gone then.
+   *
+   * @return false if that will never be known, after an internal error (or an interrupt of this
+   *     thread): the device memory must not be closed
+   */
+  public boolean awaitDrained() {
+    return loadRunner.join(Long.MAX_VALUE)
+        && saveRunner.join(Long.MAX_VALUE)
+        && load.allDrained()
+        && save.allDrained();
   }
 }

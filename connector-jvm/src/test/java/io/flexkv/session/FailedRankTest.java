@@ -160,6 +160,33 @@ class FailedRankTest {
     assertThat(load().status()).isEqualTo(Protocol.STATUS_OK);
   }
 
+  @Test
+  void copiesGivenUp_endLater_areAnsweredThenAndTheMemoryIsClosed() throws Exception {
+    FakeDevice device = devices.getFirst();
+    device.held = true;
+    int submitted = device.submitted.get();
+    startLoad(Protocol.FENCE_NONE);
+    SidecarRig.await("the copy runs", () -> device.submitted.get() > submitted);
+    rig.control.change(
+        agent -> agent.directory().instances().iterator().next().ranks[0].closeLater(1));
+    SidecarRig.await("it is given up", () -> status("/instances/0/ranks/0/load/jobs_failed") == 1);
+    assertThat(status("/open_parts")).isEqualTo(1);
+    assertThat(worker.nothingReceived()).as("said to have ended while its copy runs").isTrue();
+
+    device.held = false;
+    assertThat(worker.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_FAILED);
+    assertThat(status("/open_parts")).isZero();
+    SidecarRig.await("its memory is closed", () -> device.streamsAtClose.get() == 0);
+  }
+
+  private int status(String at) {
+    try {
+      return rig.status().at(at).asInt();
+    } catch (Exception e) {
+      throw new AssertionError(e);
+    }
+  }
+
   private static long soon() {
     return System.nanoTime() + CopyFailures.FIRST_PAUSE_NANOS;
   }

@@ -8,6 +8,7 @@ import io.flexkv.device.Direction;
 import io.flexkv.device.SliceLimits;
 import java.util.Arrays;
 import java.util.BitSet;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicLongArray;
@@ -519,8 +520,44 @@ final class MoverTest {
     assertThat(lost.drained()).isFalse();
     assertThat(lost.status()).isEqualTo(Completion.Status.FAILED);
     assertThat(f.device.openStreams.get()).as("the stuck stream is left open").isEqualTo(1);
-    f.engine.close();
-    f.arena.close();
+    Thread.sleep(20);
+    assertThat(f.completions.poll()).as("said to have ended while its copies run").isNull();
+
+    f.device.mayEnd.release(10);
+    Completion late = f.next();
+    assertThat(late.jobId()).isEqualTo(1);
+    assertThat(late.drained()).as("they have ended after all").isTrue();
+    assertThat(late.status()).isEqualTo(Completion.Status.FAILED);
+    assertThat(late.blocksOk().isEmpty()).isTrue();
+    assertThat(f.mover.awaitDrained()).isTrue();
+    assertThat(f.device.openStreams.get()).isZero();
+    f.close();
+  }
+
+  @Test
+  void stop_threadComesBackFromTheDeviceTooLate_isDrainedThen() throws Exception {
+    MoverFixture f = new MoverFixture();
+    CountDownLatch comesBack = new CountDownLatch(1);
+    f.device.beforeCopy = () -> awaitUninterruptibly(comesBack);
+    assertThat(f.mover.submit(f.job(1, Direction.LOAD, 0, 1, 2))).isTrue();
+    MoverFixture.await("it is on its way", () -> f.device.submitted.get() == 1);
+    assertThat(f.mover.stop(1)).isFalse();
+    assertThat(f.completions.poll()).isNull();
+    comesBack.countDown();
+    assertThat(f.mover.awaitDrained()).isTrue();
+    assertThat(f.device.openStreams.get()).isZero();
+    Completion done = f.next();
+    assertThat(done.drained()).isTrue();
+    assertThat(f.completions.poll()).as("it was reported once").isNull();
+    f.close();
+  }
+
+  private static void awaitUninterruptibly(CountDownLatch latch) {
+    try {
+      latch.await();
+    } catch (InterruptedException e) {
+      throw new AssertionError(e);
+    }
   }
 
   @Test
