@@ -17,11 +17,14 @@ import pytest
 from plain_instance import PlainInstance, random_hashes
 from real_sidecar import missing, settings
 
-from flexkv import cli, launcher
+from flexkv import cli, launcher, proof
 from flexkv import protocol as p
 from flexkv.client import Link
 from flexkv.config import Settings
 from flexkv.errors import ControlError, LaunchError
+from flexkv.fences import NoFences
+from flexkv.layout import derive_layout
+from flexkv.registration import Registration
 from flexkv.session import Session, open_session
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -121,6 +124,38 @@ def test_what_a_person_is_told_is_what_the_sidecar_says(
     assert cli.main(["set", *at]) == 0
     now = capsys.readouterr().out
     assert "=?" not in now and "eviction_policy=lru" in now
+
+
+def test_sidecar_paused_before_its_proof_writes_is_dead_before_the_blocks_go_back(
+    real: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next one is registered with, in the same start."""
+    torch = pytest.importorskip("torch", reason="torch is not installed: no KV tensors to prove")
+    memory = torch.zeros(10, 4, 16)
+    layout = derive_layout({"l0": memory}, num_blocks=10, block_tokens=4)
+    let_write = proof.LayoutProof._let_write
+    paused: list[Session] = []
+
+    def pausing(self: proof.LayoutProof, session: Any, seed: int) -> None:
+        if not paused:
+            paused.append(session)
+            os.kill(session.server_pid, signal.SIGSTOP)
+        monkeypatch.setattr(proof, "CONTROL_TIMEOUT_S", 0.3 if paused[0] is session else 30.0)
+        let_write(self, session, seed)
+
+    monkeypatch.setattr(proof.LayoutProof, "_let_write", pausing)
+    registration = Registration()
+    hello = p.Hello(role=p.ROLE_WORKER, pid=0, instance="paused", block_tokens=4)
+    link = Link(real, lambda: hello, on_attach=registration.again)
+    link.start()
+    try:
+        assert registration.first(layout, NoFences(), link, 60.0)
+        assert paused[0].server_dead()
+        assert link.session() is not paused[0]
+        assert not memory.any()
+    finally:
+        link.close()
+        paused[0].kill_server()
 
 
 def test_block_reused_before_the_copy_is_dropped(real: Settings) -> None:

@@ -54,6 +54,7 @@ class ControlClient:
             raise ControlError(
                 "limit", f"{op}: request of {len(data)} bytes, at most {MAX_MESSAGE_BYTES}"
             )
+        sent = False
         try:
             if self._closed:
                 raise ControlError("gone", f"{op}: the session is closed")
@@ -63,18 +64,21 @@ class ControlClient:
                 self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
                 self._socket.connect(self._endpoint)
             self._socket.send(data, zmq.NOBLOCK)
+            sent = True
             while True:
                 left_ms = (deadline - time.monotonic()) * 1000
                 if left_ms <= 0:
-                    raise ControlError("timeout", f"{op}: no answer within {timeout_s} s")
+                    raise ControlError(
+                        "timeout", f"{op}: no answer within {timeout_s} s", may_run=True
+                    )
                 if self._socket.poll(min(left_ms, _SLICE_MS)):
                     answer = _decode(op, self._socket.recv_multipart(zmq.NOBLOCK))
                     if answer.get("id") == request_id:
                         return _result(op, answer)
                 elif not self._alive():
-                    raise ControlError("gone", f"{op}: the sidecar has gone")
+                    raise ControlError("gone", f"{op}: the sidecar has gone", may_run=True)
         except zmq.ZMQError as error:
-            raise ControlError("gone", f"{op}: {error}") from None
+            raise ControlError("gone", f"{op}: {error}", may_run=sent) from None
 
     def close(self) -> None:
         """Ends this client; a request in flight in another thread keeps its own bound."""
@@ -98,9 +102,13 @@ def _decode(op: str, parts: list[bytes]) -> dict[str, Any]:
         (part,) = parts
         answer = json.loads(part)
     except ValueError:
-        raise ControlError("malformed", f"{op}: the answer is not one JSON message") from None
+        raise ControlError(
+            "malformed", f"{op}: the answer is not one JSON message", may_run=True
+        ) from None
     if not isinstance(answer, dict):
-        raise ControlError("malformed", f"{op}: the answer is a {type(answer).__name__}")
+        raise ControlError(
+            "malformed", f"{op}: the answer is a {type(answer).__name__}", may_run=True
+        )
     return answer
 
 

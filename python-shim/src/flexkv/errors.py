@@ -1,7 +1,8 @@
 """The family of errors of the package.
 
-No error of this family reaches vLLM: the connector's hooks are total.  They are for tools, tests,
-the attach thread (which logs them once a change of state) and the worker's registration.
+No error of this family reaches vLLM but ``MemoryInUseError``: the connector's hooks are total.
+They are for tools, tests, the attach thread (which logs them once a change of state) and the
+worker's registration.
 """
 
 from __future__ import annotations
@@ -45,8 +46,19 @@ class UnusableError(LaunchError):
 
 
 class ControlError(FlexKVError):
-    """A control-plane request failed; ``code`` is the sidecar's, or ``timeout`` or ``gone``."""
+    """A control-plane request failed; ``code`` is the sidecar's, or ``timeout`` or ``gone``.
 
-    def __init__(self, code: str, message: str) -> None:
+    ``may_run``: it was sent and not answered, so the sidecar may be at it still, or begin it later.
+    """
+
+    def __init__(self, code: str, message: str, *, may_run: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.may_run = may_run
+
+
+class MemoryInUseError(FlexKVError):
+    """Somebody may still write into KV blocks of this engine and could not be stopped.
+
+    An engine that served from them would answer with wrong bytes, so its start has to fail.
+    """

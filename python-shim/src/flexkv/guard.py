@@ -2,6 +2,8 @@
 
 The first exception switches the side off, is logged with its traceback, and the side's own way of
 switching off finishes what is open.  Later exceptions are counted, logged at most once a minute.
+One is handed on: where memory that vLLM is about to serve from may be written by somebody else
+(``MemoryInUseError``), an engine that lives is worse than none.
 
 A setting that is refused is the user's to mend and nobody's to report: one line with its message,
 once a process, although both sides meet it.
@@ -14,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flexkv.errors import ConfigError
+from flexkv.errors import ConfigError, MemoryInUseError
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +38,11 @@ class Guard:
         self.errors = 0
 
     def run(self, hook: str, neutral: T, body: Callable[..., T], *args: Any) -> T:
-        """``body(*args)``, or ``neutral`` if it raises."""
+        """``body(*args)``, or ``neutral`` if it raises anything but ``MemoryInUseError``."""
         try:
             return body(*args)
+        except MemoryInUseError:
+            raise
         except Exception as error:
             self._failed(hook, error)
             return neutral

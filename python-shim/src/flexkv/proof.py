@@ -4,6 +4,9 @@ While no block is live: blocks 0, 1, n/2 and n-1 are filled with a pattern that 
 region, block); the sidecar reads them over the real path and compares; then it writes another
 pattern, and we compare; then the blocks are zeroed, as vLLM had them, or get back what was in them,
 where the memory is somebody's whose data may be there already.
+
+That only when nothing writes them any more.  A sidecar that does not answer may be paused between
+its look at the clock and its copy, so its answer is waited for, or its end: see ``last_resort``.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import secrets
 import time
 from typing import Any
 
-from flexkv.errors import FlexKVError
+from flexkv.errors import ControlError, FlexKVError
+from flexkv.last_resort import end_writer
 from flexkv.layout import KvLayout, Region
 from flexkv.session_api import Session
 
@@ -89,10 +93,19 @@ class LayoutProof:
                     f"{answer.get('detail') or 'no detail'}"
                 )
             seed = secrets.randbits(62)
-            self._ask(session, "prove_write", seed)
+            self._let_write(session, seed)
             self._compare(seed)
         finally:
             self._restore(kept)
+
+    def _let_write(self, session: Session, seed: int) -> None:
+        """Comes back, or raises, only when the sidecar does not write any more."""
+        try:
+            self._ask(session, "prove_write", seed)
+        except Exception as error:
+            if not _says_that_it_ended(error):
+                end_writer(session, str(error))
+            raise
 
     def _ask(self, session: Session, op: str, seed: int) -> dict[str, Any]:
         args = {
@@ -141,6 +154,10 @@ class LayoutProof:
 
         if any(flat.device.type == "cuda" for flat in self._flat):
             torch.cuda.synchronize()
+
+
+def _says_that_it_ended(error: Exception) -> bool:
+    return isinstance(error, ControlError) and not error.may_run and error.code != "undrained"
 
 
 def _flat_bytes(tensor: Any) -> Any:

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any
 
-from flexkv.errors import FlexKVError
+from flexkv.errors import FlexKVError, MemoryInUseError
 from flexkv.fences import Fences
 from flexkv.handles import allocation_handles, allow_tracing_by
 from flexkv.layout import KvLayout
@@ -51,7 +51,8 @@ class Registration:
         """Describes the memory, waits for a sidecar and proves the layout.
 
         Engine thread, before any block is live; waits at most about ``timeout_s`` seconds for a
-        sidecar.  False (and one line in the log) means: this engine is served nothing.
+        sidecar.  False (and one line in the log) means: this engine is served nothing.  Raises
+        ``MemoryInUseError`` if a sidecar may go on writing into the memory.
         """
         self._layout = layout
         self._description = {
@@ -70,6 +71,8 @@ class Registration:
                 break
             try:
                 self._register(session, layout)
+            except MemoryInUseError:
+                raise
             except FlexKVError as error:
                 logger.warning(
                     "FlexKV could not register the KV cache (attempt %d of %d): %s",
