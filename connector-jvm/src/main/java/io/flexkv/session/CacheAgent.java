@@ -18,6 +18,7 @@ import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -178,6 +179,11 @@ public final class CacheAgent implements Runnable {
   /** What is told in the log; before the thread has begun. */
   public void tell(boolean traceTransfers, long evictionNanos) {
     lifeSigns.use(traceTransfers, evictionNanos, System.nanoTime());
+  }
+
+  /** What ends this process, where only another one can serve; before the thread has begun. */
+  public void endWith(Consumer<String> end) {
+    readiness.endWith(end);
   }
 
   Directory directory() {

@@ -12,9 +12,17 @@ final class CopyFailures {
   /** A failure after as long a time without one counts as the first. */
   static final long FORGET_NANOS = 600_000_000_000L;
 
+  /**
+   * A device that is refused for as long is not just busy with the end of what was there before.
+   */
+  static final long REFUSED_NANOS = 10_000_000_000L;
+
   private int count;
   private long lastNanos;
   private long pauseNanos;
+  private boolean refused;
+  private boolean told;
+  private long refusedSinceNanos;
 
   /**
    * One more. After the first the rank may be back at once, after each later one after twice the
@@ -39,6 +47,28 @@ final class CopyFailures {
     }
     pauseNanos = 0;
     return true;
+  }
+
+  /** The device refused the rank's memory; returns whether it has done nothing else for long. */
+  boolean refused(long nowNanos) {
+    if (!refused) {
+      refused = true;
+      refusedSinceNanos = nowNanos;
+    }
+    return nowNanos - refusedSinceNanos >= REFUSED_NANOS;
+  }
+
+  /** The device took the rank's memory. */
+  void accepted() {
+    refused = false;
+    told = false;
+  }
+
+  /** Whether the operator is to be told that it is refused: once. */
+  boolean tell() {
+    boolean first = !told;
+    told = true;
+    return first;
   }
 
   @Override

@@ -7,6 +7,7 @@ import java.util.Collection;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.Objects;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -23,6 +24,7 @@ final class Readiness {
   private final SsdRouter ssd;
   private final EventHub events;
   private final Outbox outbox;
+  private Consumer<String> endOfProcess = reason -> {};
 
   Readiness(CacheCore core, JobRouter jobs, SsdRouter ssd, EventHub events, Outbox outbox) {
     this.core = core;
@@ -30,6 +32,11 @@ final class Readiness {
     this.ssd = ssd;
     this.events = events;
     this.outbox = outbox;
+  }
+
+  /** What ends this process, where only another one can serve; before the first rank is here. */
+  void endWith(Consumer<String> end) {
+    endOfProcess = end;
   }
 
   /** Looks again whether an instance is ready; does nothing for tools. */
@@ -184,8 +191,37 @@ final class Readiness {
     }
   }
 
+  /**
+   * A device refused a rank's memory. If it served the rank before, failed its copies, and has
+   * refused it since, what is lost is ours: a CUDA context does not recover, and the engine that
+   * asks again and again has one that works. Another process would serve it, so this one ends,
+   * unless that took the cache from somebody who is served.
+   */
+  void refused(Instance instance, int rank, Collection<Instance> instances, long nowNanos) {
+    CopyFailures failures = instance.copyFailures.get(rank);
+    if (failures == null || !failures.refused(nowNanos)) {
+      return;
+    }
+    String lost =
+        "the device of rank %d of %s failed its copies, and takes its memory no more"
+            .formatted(rank, instance.name);
+    for (Instance other : instances) {
+      if (other.ready) {
+        if (failures.tell()) {
+          LOG.error("{}; remedy: restart this sidecar, which {} still uses", lost, other.name);
+        }
+        return;
+      }
+    }
+    endOfProcess.accept(lost + "; another sidecar may serve it");
+  }
+
   /** A rank's memory has been opened; replaces an earlier one. */
   void register(Instance instance, int rank, Registration registration) {
+    CopyFailures failures = instance.copyFailures.get(rank);
+    if (failures != null) {
+      failures.accepted();
+    }
     Registration before = instance.ranks[rank];
     instance.ranks[rank] = registration;
     if (before != null) {

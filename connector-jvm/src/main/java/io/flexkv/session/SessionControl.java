@@ -77,6 +77,7 @@ public final class SessionControl {
     try {
       registration = open(session, layout, handles, same, proved, name);
     } catch (DeviceException e) {
+      tellRefused(session);
       throw new RequestException("refused", e.getMessage());
     }
     try {
@@ -107,6 +108,21 @@ public final class SessionControl {
     result.put("part_bytes", layout.partBytes());
     result.put("proof", proved ? "known" : "needed");
     return result;
+  }
+
+  private void tellRefused(Session session) throws RequestException {
+    inbox.call(
+        () -> {
+          Instance instance = session.instance;
+          if (!session.ended && instance != null) {
+            int rank = session.hello.rank();
+            agent
+                .readiness()
+                .refused(instance, rank, agent.directory().instances(), System.nanoTime());
+          }
+          return true;
+        },
+        CALL_MILLIS);
   }
 
   private Registration open(

@@ -96,6 +96,7 @@ final class Sidecar {
     ssdNews.to(agent::ssdMoved);
     devices = new Devices(pool.segments(), CudaCopyPath.AUTO);
     agent.setEviction(Tuning.eviction(settings));
+    agent.endWith(this::fail);
     agent.tell(
         settings.flag(Options.TRANSFER_TRACE), settings.nanos(Options.EVICTION_LOG_INTERVAL_S));
     MoveLimits moves = new MoveLimits();
@@ -164,8 +165,7 @@ final class Sidecar {
         .daemon()
         .uncaughtExceptionHandler((t, e) -> {
           LOG.error("{} ended, and this sidecar with it", t.getName(), e);
-          failed = true;
-          stop(name + " failed: " + e);
+          fail(name + " failed: " + e);
         })
         .unstarted(body);
   }
@@ -270,6 +270,11 @@ final class Sidecar {
     stopAsked.countDown();
   }
 
+  private void fail(String reason) {
+    failed = true;
+    stop(reason);
+  }
+
   /** Lets blocks that wait for the SSD get there, for a moment: what does not is not kept. */
   private void awaitWrites() throws InterruptedException {
     long until = System.nanoTime() + WRITES_MILLIS * 1_000_000;
@@ -290,7 +295,7 @@ final class Sidecar {
   /**
    * Waits until somebody asks it to end or it has been idle for long enough, then ends it.
    *
-   * @return false if neither was so: a thread of it failed
+   * @return false if neither was so: a thread of it failed, or a device did
    */
   boolean serveUntilEnd() throws IOException, InterruptedException {
     while (!stopAsked.await(500, TimeUnit.MILLISECONDS)) {

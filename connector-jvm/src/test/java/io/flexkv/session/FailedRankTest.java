@@ -1,8 +1,10 @@
 package io.flexkv.session;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.flexkv.device.DeviceException;
 import io.flexkv.device.FakeDevice;
 import io.flexkv.device.FakeEngine;
 import io.flexkv.protocol.ExtendRecord;
@@ -13,10 +15,12 @@ import io.flexkv.protocol.LookupRecord;
 import io.flexkv.protocol.PlanLoadRecord;
 import io.flexkv.protocol.PlanSaveRecord;
 import io.flexkv.protocol.Protocol;
+import io.flexkv.protocol.RequestException;
 import io.flexkv.protocol.RevokeRecord;
 import io.flexkv.protocol.SaveDoneRecord;
 import java.nio.file.Path;
 import java.util.Random;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CopyOnWriteArrayList;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -32,6 +36,8 @@ class FailedRankTest {
   private TestClient scheduler;
   private TestClient worker;
   private long counter;
+  private volatile boolean refuses;
+  private final CompletableFuture<String> endOfProcess = new CompletableFuture<>();
 
   @BeforeEach
   void saveOneBlock() throws Exception {
@@ -39,10 +45,14 @@ class FailedRankTest {
         new SidecarRig(
             folder,
             layout -> {
+              if (refuses) {
+                throw new DeviceException(DeviceException.Kind.UNSUPPORTED, "told to refuse");
+              }
               FakeDevice device = memory.open(layout);
               devices.add(device);
               return device;
             });
+    rig.agent.endWith(endOfProcess::complete);
     scheduler = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("e");
     joinAndRegister();
     byte[] hashes = new byte[32];
@@ -177,6 +187,55 @@ class FailedRankTest {
     assertThat(worker.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_FAILED);
     assertThat(status("/open_parts")).isZero();
     SidecarRig.await("its memory is closed", () -> device.streamsAtClose.get() == 0);
+  }
+
+  private void failAndBeRefused() throws Exception {
+    loseTheDevice();
+    load();
+    refuses = true;
+    assertThatThrownBy(this::comeBack)
+        .isInstanceOf(RequestException.class)
+        .hasMessageContaining("told to refuse");
+  }
+
+  private void refuseAgain(long nanosLater) throws Exception {
+    rig.control.change(agent -> {
+      var instances = agent.directory().instances();
+      Instance ours = instances.stream().filter(i -> i.name.equals("e")).findAny().orElseThrow();
+      agent.readiness().refused(ours, 0, instances, System.nanoTime() + nanosLater);
+    });
+  }
+
+  @Test
+  void deviceLostAndRefusedSince_theProcessEndsOnceNobodyElseIsServed() throws Exception {
+    failAndBeRefused();
+    refuseAgain(CopyFailures.REFUSED_NANOS / 2);
+    assertThat(endOfProcess).as("it may still be back").isNotDone();
+    refuses = false;
+    TestClient otherWorker = TestClient.of(rig, Protocol.ROLE_WORKER).join("other");
+    TestClient other = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("other");
+    InstanceTest.makeReady(rig, otherWorker);
+    refuseAgain(CopyFailures.REFUSED_NANOS);
+    assertThat(endOfProcess).as("another engine is served").isNotDone();
+    other.close();
+    otherWorker.close();
+    SidecarRig.await("the other is gone", () -> rig.rendezvous.clients() == 2);
+    refuseAgain(CopyFailures.REFUSED_NANOS);
+    assertThat(endOfProcess).isDone();
+    assertThat(endOfProcess.join()).contains("rank 0 of e").contains("takes its memory no more");
+  }
+
+  @Test
+  void deviceRefusedForAWhile_andAcceptedSince_theProcessGoesOn() throws Exception {
+    failAndBeRefused();
+    refuses = false;
+    worker.close();
+    SidecarRig.await("its session is gone", () -> rig.rendezvous.clients() == 1);
+    joinAndRegister();
+    loseTheDevice();
+    load();
+    refuseAgain(CopyFailures.REFUSED_NANOS);
+    assertThat(endOfProcess).as("it was back, and is refused only now").isNotDone();
   }
 
   private int status(String at) {
