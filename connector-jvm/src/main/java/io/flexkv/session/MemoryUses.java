@@ -1,14 +1,18 @@
 package io.flexkv.session;
 
+import java.util.ArrayList;
+import java.util.List;
+import java.util.function.BooleanSupplier;
+
 /**
  * Who uses the memory of a rank beside its mover: proofs of its layout, on threads of their own.
  * The memory is closed only once none does, and none begins once that is to be.
  *
- * <p>Any thread. A use is bounded by its deadline, so waiting for the end of all is too.
+ * <p>Any thread.
  */
 final class MemoryUses {
+  private final List<BooleanSupplier> late = new ArrayList<>();
   private int uses;
-  private boolean kept;
   private volatile boolean over;
 
   /** Begins one; false if the memory is about to be closed. */
@@ -20,18 +24,23 @@ final class MemoryUses {
     return true;
   }
 
-  /**
-   * Ends one.
-   *
-   * @param drained false: copies of it may still touch the memory, which is never closed then
-   */
-  synchronized void end(boolean drained) {
+  /** Ends one. */
+  synchronized void end() {
     if (uses == 0) {
       throw new IllegalStateException("a use of a rank's memory ended that had not begun");
     }
     uses--;
-    kept |= !drained;
     notifyAll();
+  }
+
+  /**
+   * Ends one of which copies may still touch the memory.
+   *
+   * @param awaitDrained waits, without limit, until none does; false: that will never be known
+   */
+  synchronized void end(BooleanSupplier awaitDrained) {
+    late.add(awaitDrained);
+    end();
   }
 
   /** None begins any more, and those that run are to end. */
@@ -45,11 +54,17 @@ final class MemoryUses {
   }
 
   /**
-   * Waits until none runs; after {@link #finish}.
+   * Waits until none runs and no copy of one touches the memory; after {@link #finish}. Without
+   * limit, since a device may take its time.
    *
-   * @return whether the memory may be closed
+   * @return false if that will never be known: the memory must not be closed
    */
-  synchronized boolean awaitEnd() {
+  boolean awaitEnd() {
+    awaitNone();
+    return late.stream().allMatch(BooleanSupplier::getAsBoolean);
+  }
+
+  private synchronized void awaitNone() {
     boolean interrupted = false;
     while (uses > 0) {
       try {
@@ -61,6 +76,5 @@ final class MemoryUses {
     if (interrupted) {
       Thread.currentThread().interrupt();
     }
-    return !kept;
   }
 }

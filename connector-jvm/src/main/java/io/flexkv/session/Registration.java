@@ -82,7 +82,7 @@ final class Registration {
     }
     fences.close();
     if (!uses.awaitEnd()) {
-      LOG.error("{}: copies of a layout proof did not end; its memory stays mapped", name);
+      LOG.error("{}: copies of a proof will not be known to have ended, it stays mapped", name);
       return;
     }
     memory.close();

@@ -212,14 +212,18 @@ public final class SessionControl {
     } catch (DeviceException e) {
       String code = proof.drained() ? "refused" : "undrained";
       throw new RequestException(code, rank.name + ": " + e.getMessage());
-    } catch (RuntimeException e) {
+    } catch (RuntimeException | Error e) {
       if (proof.drained()) {
         throw e;
       }
       LOG.error("{}: a proof failed, and its copies have not ended", rank.name, e);
       throw new RequestException("undrained", rank.name + ": " + e);
     } finally {
-      rank.uses.end(proof.drained());
+      if (proof.drained()) {
+        rank.uses.end();
+      } else {
+        rank.uses.end(proof::awaitDrained);
+      }
     }
   }
 

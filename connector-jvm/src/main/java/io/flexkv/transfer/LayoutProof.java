@@ -6,6 +6,8 @@ import io.flexkv.device.Direction;
 import io.flexkv.device.FenceRing;
 import io.flexkv.protocol.ProofPattern;
 import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Objects;
 import java.util.Queue;
 import java.util.concurrent.ConcurrentLinkedQueue;
@@ -33,7 +35,7 @@ public final class LayoutProof {
   private static final long DRAIN_NANOS = 5_000_000_000L;
   private static final long LOOK_NANOS = 5_000_000;
 
-  /** Memory that a device which did not end its copies may still write. */
+  /** Memory that a device which has not ended its copies may still write. */
   private static final Queue<MemorySegment> NEVER_FREED = new ConcurrentLinkedQueue<>();
 
   private final DeviceMemory memory;
@@ -41,7 +43,10 @@ public final class LayoutProof {
   private final long deadlineNanos;
   private final long drainNanos;
   private final BooleanSupplier over;
-  private boolean drained = true;
+  private final List<Late> late = new ArrayList<>();
+
+  /** What a call left behind whose copies had not ended in time. */
+  private record Late(Mover mover, DeviceMemory proved) {}
 
   /**
    * A proof that nobody takes back.
@@ -105,7 +110,24 @@ public final class LayoutProof {
 
   /** Whether no copy of the calls made so far can touch memory any more. */
   public boolean drained() {
-    return drained;
+    return late.isEmpty();
+  }
+
+  /**
+   * Waits, without limit, until that is so. Any thread, after the calls.
+   *
+   * @return false if it will never be known: the device memory must not be closed
+   */
+  public boolean awaitDrained() {
+    for (Late call : late) {
+      if (!call.mover().awaitDrained()) {
+        return false;
+      }
+      call.proved().close();
+      NEVER_FREED.remove(scratch);
+    }
+    late.clear();
+    return true;
   }
 
   private interface Before {
@@ -145,10 +167,10 @@ public final class LayoutProof {
   }
 
   private void stop(Mover mover, DeviceMemory proved) {
-    drained &= mover.stop(drainNanos);
-    if (drained) {
+    if (mover.stop(drainNanos)) {
       proved.close();
     } else {
+      late.add(new Late(mover, proved));
       NEVER_FREED.add(scratch);
       System.getLogger(LayoutProof.class.getName())
           .log(System.Logger.Level.ERROR, "layout proof: the device did not end its copies");

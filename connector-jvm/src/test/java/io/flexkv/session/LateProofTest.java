@@ -1,6 +1,5 @@
 package io.flexkv.session;
 
-import static java.lang.Thread.State.WAITING;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.InstanceOfAssertFactories.type;
@@ -18,6 +17,7 @@ import java.nio.file.Path;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -83,8 +83,10 @@ class LateProofTest {
 
   /** Whether the thread that closes the rank's memory has done so, or waits for a proof. */
   private static boolean closerRests() {
-    return Thread.getAllStackTraces().keySet().stream()
-        .noneMatch(t -> t.getName().equals("flexkv-close-e-0") && t.getState() != WAITING);
+    return Thread.getAllStackTraces().entrySet().stream()
+        .filter(thread -> thread.getKey().getName().equals("flexkv-close-e-0"))
+        .allMatch(thread ->
+            Stream.of(thread.getValue()).anyMatch(f -> f.getMethodName().equals("awaitEnd")));
   }
 
   private boolean isUntouched(int block) {
@@ -151,12 +153,15 @@ class LateProofTest {
   }
 
   @Test
-  void proveWrite_copyThatDoesNotEnd_isUndrainedAndKeepsTheMemory() throws Exception {
+  void proveWrite_copyThatDoesNotEnd_isUndrainedAndKeepsTheMemoryUntilItHas() throws Exception {
     start(SECOND / 20);
     device.held = true;
     assertCode(write(request(1, 9)), "undrained");
     worker.close();
     SidecarRig.await("only its copy is left", () -> device.openStreams.get() == 1 && closerRests());
-    assertThat(device.streamsAtClose).hasValue(-1);
+    assertThat(device.streamsAtClose).as("closed under a copy").hasValue(-1);
+    device.held = false;
+    SidecarRig.await("the memory is closed", () -> device.streamsAtClose.get() >= 0);
+    assertThat(device.streamsAtClose).hasValue(0);
   }
 }

@@ -15,17 +15,17 @@ class MemoryUsesTest {
     uses.finish();
     assertThat(uses.over()).isTrue();
     assertThat(uses.begin()).isFalse();
-    uses.end(true);
+    uses.end();
     assertThat(uses.awaitEnd()).isTrue();
   }
 
   @Test
-  void awaitEnd_copiesOfOneUseDidNotEnd_saysThatTheMemoryStays() {
+  void awaitEnd_copiesOfOneUseAreNeverKnownToEnd_saysThatTheMemoryStays() {
     assertThat(uses.begin()).isTrue();
     assertThat(uses.begin()).isTrue();
     uses.finish();
-    uses.end(false);
-    uses.end(true);
+    uses.end(() -> false);
+    uses.end();
     assertThat(uses.awaitEnd()).isFalse();
   }
 
@@ -39,13 +39,13 @@ class MemoryUsesTest {
     closer.interrupt();
     SidecarRig.await("it waits again", () -> !closer.isInterrupted());
     assertThat(closer.isAlive()).isTrue();
-    uses.end(true);
+    uses.end();
     closer.join(10_000);
     assertThat(closer.isAlive()).isFalse();
   }
 
   @Test
   void end_withoutABegin_isRefused() {
-    assertThatThrownBy(() -> uses.end(true)).isInstanceOf(IllegalStateException.class);
+    assertThatThrownBy(uses::end).isInstanceOf(IllegalStateException.class);
   }
 }

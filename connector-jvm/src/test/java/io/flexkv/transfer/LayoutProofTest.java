@@ -153,6 +153,9 @@ final class LayoutProofTest {
           .isInstanceOf(DeviceException.class)
           .hasMessageContaining("block 0 did not end in time");
       assertThat(proof.drained()).isFalse();
+      device.held = false;
+      assertThat(proof.awaitDrained()).isTrue();
+      assertThat(device.openStreams).hasValue(0);
     }
   }
 
@@ -168,6 +171,9 @@ final class LayoutProofTest {
       assertThat(System.nanoTime()).as("waited on").isLessThan(deadline - 200_000_000_000L);
       assertThat(device.submitted).hasValue(1);
       assertThat(proof.drained()).isFalse();
+      device.held = false;
+      assertThat(proof.awaitDrained()).isTrue();
+      assertThat(device.openStreams).hasValue(0);
     }
   }
 
