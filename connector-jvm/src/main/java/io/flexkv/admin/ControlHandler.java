@@ -3,7 +3,7 @@ package io.flexkv.admin;
 import com.fasterxml.jackson.databind.JsonNode;
 import io.flexkv.protocol.RequestException;
 
-/** One operation of the control plane; called on the control thread. */
+/** One operation of the control plane; called on the control thread, or one of its own. */
 @FunctionalInterface
 public interface ControlHandler {
   /**

@@ -11,9 +11,13 @@ import io.flexkv.protocol.RequestException;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.security.MessageDigest;
+import java.util.HashSet;
 import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.Queue;
+import java.util.Set;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -26,12 +30,23 @@ import org.zeromq.ZMsg;
  * The control plane: a ZeroMQ ROUTER on the loopback device, JSON in and out, one thread. Whoever
  * lacks the token, which is handed out at the rendezvous, gets one refusal and one log line, and
  * nothing it sends is looked at beyond that.
+ *
+ * <p>Operations that wait for a device run on a thread of their own each, so that one GPU that
+ * hangs holds up nobody else. A ZeroMQ socket is one thread's: their answers are queued, and sent
+ * by the control thread, which looks often while there is one to come.
  */
 public final class ControlServer implements Runnable, AutoCloseable {
   private static final Logger LOG = LoggerFactory.getLogger(ControlServer.class);
   private static final int MAX_MESSAGE_BYTES = 8 * 1024 * 1024;
   private static final int MAX_KNOWN_PEERS = 1024;
   private static final int SLICE_MILLIS = 250;
+  private static final int SLICE_MILLIS_ANSWER_TO_COME = 5;
+
+  /** As many as there are sessions, each of which asks for one thing at a time. */
+  private static final int MAX_OWN_THREADS = 256;
+
+  /** An answer that a thread of its own has made. */
+  private record Answer(String peer, JsonNode reply) {}
 
   private final ObjectMapper json =
       JsonMapper.builder(
@@ -50,6 +65,13 @@ public final class ControlServer implements Runnable, AutoCloseable {
   private final String endpoint;
   private final byte[] token;
   private final Map<String, ControlHandler> handlers = new LinkedHashMap<>();
+  private final Set<String> onOwnThread = new HashSet<>();
+  private final int maxOwnThreads;
+  private final Queue<Answer> answers = new ConcurrentLinkedQueue<>();
+
+  /** Threads of which the answer has not been sent; control thread. */
+  private int answersToCome;
+
   private final Map<String, Boolean> refusedPeers =
       new LinkedHashMap<>() {
         private static final long serialVersionUID = 1L;
@@ -63,6 +85,11 @@ public final class ControlServer implements Runnable, AutoCloseable {
 
   /** Binds to a free port. */
   public ControlServer(String token) {
+    this(token, MAX_OWN_THREADS);
+  }
+
+  ControlServer(String token, int maxOwnThreads) {
+    this.maxOwnThreads = maxOwnThreads;
     this.token = token.getBytes(StandardCharsets.US_ASCII);
     this.socket = context.createSocket(SocketType.ROUTER);
     socket.setLinger(0);
@@ -85,14 +112,22 @@ public final class ControlServer implements Runnable, AutoCloseable {
     return this;
   }
 
+  /** Adds one that may take seconds, called on a thread of its own; before the thread starts. */
+  public ControlServer onOwnThread(String op, ControlHandler handler) {
+    onOwnThread.add(op);
+    return on(op, handler);
+  }
+
   @Override
   public void run() {
     try {
       while (running) {
+        socket.setReceiveTimeOut(answersToCome > 0 ? SLICE_MILLIS_ANSWER_TO_COME : SLICE_MILLIS);
         ZMsg message = ZMsg.recvMsg(socket);
         if (message != null) {
           answer(message);
         }
+        sendAnswers();
       }
     } finally {
       context.close();
@@ -100,22 +135,31 @@ public final class ControlServer implements Runnable, AutoCloseable {
   }
 
   private void answer(ZMsg message) {
-    byte[] peer = message.pop().getData();
+    String peer = HexFormat.of().formatHex(message.pop().getData());
     byte[] body = message.size() == 1 ? message.pop().getData() : new byte[0];
     message.destroy();
-    JsonNode reply = reply(HexFormat.of().formatHex(peer), body);
-    if (reply == null) {
-      return;
+    JsonNode reply = reply(peer, body);
+    if (reply != null) {
+      send(peer, reply);
     }
+  }
+
+  private void sendAnswers() {
+    for (Answer answer; (answer = answers.poll()) != null; answersToCome--) {
+      send(answer.peer(), answer.reply());
+    }
+  }
+
+  private void send(String peer, JsonNode reply) {
     try {
-      socket.send(peer, ZMQ.SNDMORE | ZMQ.DONTWAIT);
+      socket.send(HexFormat.of().parseHex(peer), ZMQ.SNDMORE | ZMQ.DONTWAIT);
       socket.send(json.writeValueAsBytes(reply), ZMQ.DONTWAIT);
     } catch (JsonProcessingException e) {
       throw new IllegalStateException("a tree cannot be written as JSON", e);
     }
   }
 
-  /** The answer to one message, null where there is none. */
+  /** The answer to one message, null where there is none, or where it comes later. */
   @Nullable JsonNode reply(String peer, byte[] body) {
     JsonNode request;
     try {
@@ -133,6 +177,31 @@ public final class ControlServer implements Runnable, AutoCloseable {
           peer, id, "token", "wrong token: it is handed out at the rendezvous, once a session");
     }
     String op = request.path("op").asText("");
+    if (!onOwnThread.contains(op)) {
+      return carryOut(id, op, request.path("args"));
+    }
+    if (answersToCome >= maxOwnThreads) {
+      return error(id, "limit", maxOwnThreads + " such requests run already: try again");
+    }
+    Thread.ofPlatform()
+        .daemon()
+        .name("flexkv-" + op.replace('_', '-'))
+        .start(() -> answers.add(new Answer(peer, carryOutHere(id, op, request.path("args")))));
+    answersToCome++;
+    return null;
+  }
+
+  /** On a thread of its own: there is always an answer. */
+  private JsonNode carryOutHere(long id, String op, JsonNode args) {
+    try {
+      return carryOut(id, op, args);
+    } catch (Error e) {
+      LOG.error("control {} failed", op, e);
+      return error(id, "internal", "the request failed: " + e);
+    }
+  }
+
+  private JsonNode carryOut(long id, String op, JsonNode args) {
     ControlHandler handler = handlers.get(op);
     try {
       if (handler == null) {
@@ -141,7 +210,7 @@ public final class ControlServer implements Runnable, AutoCloseable {
       }
       ObjectNode answer = json.createObjectNode();
       answer.put("id", id).put("ok", true);
-      answer.set("result", handler.handle(request.path("args")));
+      answer.set("result", handler.handle(args));
       return answer;
     } catch (RequestException e) {
       LOG.info("control {}: {} ({})", handler == null ? "?" : op, e.getMessage(), e.code());

@@ -110,8 +110,8 @@ final class Sidecar {
     control
         .on("ping", args -> JSON.createObjectNode())
         .on("register", sessions::register)
-        .on("prove_read", sessions::proveRead)
-        .on("prove_write", sessions::proveWrite)
+        .onOwnThread("prove_read", sessions::proveRead)
+        .onOwnThread("prove_write", sessions::proveWrite)
         .on("confirm", sessions::confirm)
         .on("status", args -> status(sessions))
         .on("set", tuning::set)

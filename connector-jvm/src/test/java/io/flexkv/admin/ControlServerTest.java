@@ -6,6 +6,9 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.flexkv.protocol.RequestException;
 import java.nio.charset.StandardCharsets;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Semaphore;
+import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -14,22 +17,37 @@ class ControlServerTest {
   private final ObjectMapper json = new ObjectMapper();
   private ControlServer server;
   private Thread thread;
+  private final Semaphore begun = new Semaphore(0);
+  private final Semaphore end = new Semaphore(0);
 
   @BeforeEach
   void start() {
     server =
-        new ControlServer("secret")
+        new ControlServer("secret", 2)
             .on("ping", args -> json.createObjectNode().put("n", args.path("n").asInt()))
             .on(
                 "fail",
                 args -> {
                   throw new RequestException("refused", "because");
+                })
+            .onOwnThread(
+                "wait",
+                args -> {
+                  begun.release();
+                  end.acquireUninterruptibly();
+                  return json.createObjectNode().put("n", args.path("n").asInt());
+                })
+            .onOwnThread(
+                "break",
+                args -> {
+                  throw new AssertionError("broken by the test");
                 });
     thread = Thread.ofPlatform().daemon().start(server);
   }
 
   @AfterEach
   void stop() throws Exception {
+    end.release(100);
     server.close();
     thread.join(5000);
     assertThat(thread.isAlive()).isFalse();
@@ -60,6 +78,53 @@ class ControlServerTest {
                 .path("message")
                 .asText())
         .contains("known are ping, fail");
+  }
+
+  private CompletableFuture<JsonNode> askLater(String message) {
+    return CompletableFuture.supplyAsync(
+        () -> {
+          try {
+            return json.readTree(
+                ControlClient.ask(
+                    server.endpoint(), message.getBytes(StandardCharsets.UTF_8), 20_000));
+          } catch (Exception e) {
+            throw new AssertionError(e);
+          }
+        },
+        runnable -> Thread.ofPlatform().daemon().start(runnable));
+  }
+
+  @Test
+  void request_whileOneOnItsOwnThreadRuns_isAnsweredAndThatOneLater() throws Exception {
+    CompletableFuture<JsonNode> slow =
+        askLater("{\"id\": 9, \"token\": \"secret\", \"op\": \"wait\", \"args\": {\"n\": 5}}");
+    assertThat(begun.tryAcquire(10, TimeUnit.SECONDS)).isTrue();
+    JsonNode ping =
+        ask("{\"id\": 4, \"token\": \"secret\", \"op\": \"ping\", \"args\": {\"n\": 3}}");
+    assertThat(ping.path("result").path("n").asInt()).isEqualTo(3);
+    assertThat(slow.isDone()).isFalse();
+    end.release();
+    assertThat(slow.get(10, TimeUnit.SECONDS).toString())
+        .isEqualTo("{\"id\":9,\"ok\":true,\"result\":{\"n\":5}}");
+  }
+
+  @Test
+  void request_moreOnThreadsOfTheirOwnThanMayBe_isRefusedUntilOneIsAnswered() throws Exception {
+    String wait = "{\"id\": 9, \"token\": \"secret\", \"op\": \"wait\"}";
+    CompletableFuture<JsonNode> first = askLater(wait);
+    CompletableFuture<JsonNode> second = askLater(wait);
+    assertThat(begun.tryAcquire(2, 10, TimeUnit.SECONDS)).isTrue();
+    assertThat(ask(wait).path("error").path("code").asText()).isEqualTo("limit");
+    end.release(3);
+    assertThat(first.get(10, TimeUnit.SECONDS).path("ok").asBoolean()).isTrue();
+    assertThat(second.get(10, TimeUnit.SECONDS).path("ok").asBoolean()).isTrue();
+    assertThat(ask(wait).path("ok").asBoolean()).isTrue();
+  }
+
+  @Test
+  void request_thatBreaksItsOwnThread_isAnsweredAllTheSame() throws Exception {
+    JsonNode answer = ask("{\"id\": 9, \"token\": \"secret\", \"op\": \"break\"}");
+    assertThat(answer.path("error").path("code").asText()).isEqualTo("internal");
   }
 
   @Test
