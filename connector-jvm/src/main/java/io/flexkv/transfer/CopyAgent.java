@@ -42,9 +42,6 @@ final class CopyAgent implements Agent {
 
   private static final int MAX_NEW_JOBS_A_CYCLE = 64;
 
-  /** One submitted slice: whose, how many of its blocks are whole with it, how many bytes. */
-  private record InFlight(JobState state, int blocks, long bytes) {}
-
   private final String roleName;
   private final Direction direction;
   private final Geometry geometry;
@@ -63,18 +60,15 @@ final class CopyAgent implements Agent {
 
   private final List<JobState> waiting = new ArrayList<>();
   private final ArrayDeque<JobState> ready = new ArrayDeque<>();
-  private final ArrayDeque<InFlight> inFlight = new ArrayDeque<>();
+  private final SlicesInFlight inFlight;
   private final AbandonedFences abandonedFences;
 
   /** Reported as not drained; reported again when their last slice has ended. */
   private final List<JobState> givenUp = new ArrayList<>();
 
   private final CountDownLatch settled = new CountDownLatch(1);
-  private long slicesEnded;
-  private long bytesInFlight;
   private long lastSubmitNanos;
   private @Nullable JobState submitting;
-  private long busySinceNanos;
   private volatile @Nullable String dead;
   private volatile long expectedUntilNanos;
   private volatile boolean stopping;
@@ -105,6 +99,7 @@ final class CopyAgent implements Agent {
     this.completions = completions;
     this.activeLoads = activeLoads;
     this.clock = clock;
+    this.inFlight = new SlicesInFlight(counters, clock);
     this.savePauseNanos = savePauseNanos;
     this.pace = new Pace(moveLimits, direction);
     this.arrivals = new MpscQueue<>(maxJobs);
@@ -326,7 +321,7 @@ final class CopyAgent implements Agent {
         return submitted;
       }
       slice.clear();
-      geometry.fill(slice, state, limits, pace.bytesOfNext(limits.bytesOfNext(bytesInFlight)));
+      geometry.fill(slice, state, limits, pace.bytesOfNext(limits.bytesOfNext(inFlight.bytes())));
       lastSubmitNanos = clock.getAsLong();
       submitting = state;
       try {
@@ -341,13 +336,7 @@ final class CopyAgent implements Agent {
       }
       submitting = null;
       pace.submitted(slice.bytes(), lastSubmitNanos);
-      if (inFlight.isEmpty()) {
-        busySinceNanos = lastSubmitNanos;
-      }
-      state.sliceAt(lastSubmitNanos);
-      state.inFlight++;
-      bytesInFlight += slice.bytes();
-      inFlight.add(new InFlight(state, state.block, slice.bytes()));
+      inFlight.add(state, slice.bytes(), lastSubmitNanos);
       submitted++;
       if (direction == Direction.LOAD && state.allSubmitted()) {
         completions.announce();
@@ -360,7 +349,7 @@ final class CopyAgent implements Agent {
     if (pace.oneAtATime()) {
       return inFlight.isEmpty();
     }
-    return inFlight.size() < limits.inFlight() && bytesInFlight < limits.bytesInFlight();
+    return inFlight.count() < limits.inFlight() && inFlight.bytes() < limits.bytesInFlight();
   }
 
   private boolean mayCopy() {
@@ -387,32 +376,13 @@ final class CopyAgent implements Agent {
     if (inFlight.isEmpty()) {
       return 0;
     }
-    long ended;
     try {
-      ended = stream.completed();
+      return inFlight.endUpTo(stream.completed());
     } catch (DeviceException e) {
       die(e.getMessage());
-      endAllInFlight(e.getMessage());
+      inFlight.drop(e.getMessage());
       return 1;
     }
-    int collected = 0;
-    while (slicesEnded < ended) {
-      InFlight done = inFlight.remove();
-      slicesEnded++;
-      collected++;
-      JobState state = done.state();
-      bytesInFlight -= done.bytes();
-      state.inFlight--;
-      state.blocksCopied = done.blocks();
-      state.bytesCopied += done.bytes();
-      counters.slice(done.bytes());
-    }
-    if (collected > 0) {
-      long now = clock.getAsLong();
-      counters.busy(now - busySinceNanos);
-      busySinceNanos = now;
-    }
-    return collected;
   }
 
   /**
@@ -428,15 +398,6 @@ final class CopyAgent implements Agent {
     abandonedFences.clear();
   }
 
-  /** Asks no more for what was on its way: it is lost, or its jobs are marked as not drained. */
-  private void endAllInFlight(String cause) {
-    for (InFlight lost : inFlight) {
-      lost.state().inFlight--;
-      lost.state().endAs(Completion.Status.FAILED, cause);
-    }
-    inFlight.clear();
-  }
-
   /**
    * Something of ours went wrong. Nobody may wait for a job because of it; but copies that were on
    * their way may still be, so their jobs end as not drained, for good: we do not know any more
@@ -444,18 +405,17 @@ final class CopyAgent implements Agent {
    */
   private void fail(RuntimeException e) {
     LOG.log(Level.ERROR, roleName + " failed; every job fails from now on", e);
-    for (InFlight running : inFlight) {
-      running.state().undrained = true;
+    if (!inFlight.isEmpty() || submitting != null) {
       broken = true;
     }
+    inFlight.markUndrained();
     if (submitting != null) {
       submitting.undrained = true;
-      broken = true;
     }
     givenUp.clear();
     String cause = "internal error: " + e;
     die(cause);
-    endAllInFlight(cause);
+    inFlight.drop(cause);
   }
 
   private int pollAbandonedFences() {

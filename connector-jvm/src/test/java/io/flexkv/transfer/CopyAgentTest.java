@@ -145,6 +145,26 @@ final class CopyAgentTest {
     assertThat(asked).isEqualTo(2);
   }
 
+  @Test
+  void internalErrorAfterGivingUp_whatWasGivenUp_isNeverSaidToHaveEnded() {
+    submit(f.job(1, Direction.SAVE, 1, 2));
+    agent.stop(System.nanoTime());
+    turns(1);
+    Completion given = Objects.requireNonNull(ends.poll());
+    assertThat(given.drained()).isFalse();
+    assertThat(agent.finished()).as("it goes on asking").isFalse();
+    f.device.beforeCopy =
+        () -> {
+          throw new IllegalStateException("told to");
+        };
+    endSlices(1);
+    turns(20);
+    assertThat(ends.poll()).isNull();
+    assertThat(agent.finished()).isTrue();
+    assertThat(agent.allDrained()).isFalse();
+    f.device.openStreams.decrementAndGet(); // which the agent leaves open
+  }
+
   /** A job that is taken back before its fence is reached. */
   private void abandon(long id, FencePoint fence) {
     assertThat(agent.offer(behind(fence, id))).isTrue();
