@@ -31,6 +31,8 @@ final class CudaBatch {
   private static final int COPIES_A_CALL = 256;
 
   private final CudaDriver driver;
+  private final CudaSections sections = new CudaSections();
+  private final CudaCopyPath wanted;
   private CudaCopyPath path;
   private boolean strided = true;
   private boolean refusedStrided;
@@ -54,6 +56,7 @@ final class CudaBatch {
   CudaBatch(
       CudaDriver driver, CudaCopyPath path, Direction direction, PinnedRanges pool, int capacity) {
     this.driver = driver;
+    this.wanted = path;
     this.path = path;
     this.direction = direction;
     this.pool = pool;
@@ -173,7 +176,10 @@ final class CudaBatch {
     long width = slice.width(i);
     long devicePitch = slice.devicePitch(i);
     long hostPitch = slice.hostPitch(i);
-    boolean whole = pinned && strided && Math.max(devicePitch, hostPitch) <= rows.maxPitch(path);
+    boolean whole = pinned && strided;
+    if (whole && direction == Direction.LOAD && path != CudaCopyPath.LOOP) {
+      whole = !sections.rowByRow(driver.mappings(), device);
+    }
     int segment = segmentOf(host);
     int code = CudaDriver.SUCCESS;
     for (long left = slice.rows(i); left > 0 && code == CudaDriver.SUCCESS; ) {
@@ -254,8 +260,8 @@ final class CudaBatch {
   }
 
   /**
-   * Uses simpler calls from now on, after the driver refused the last slice: no strided copies if
-   * it was one of them, else no batches.
+   * Uses simpler calls from now on, after the last slice failed: no strided copies if it was one of
+   * them, else no batches.
    *
    * @return false if there is nothing simpler
    */
@@ -273,6 +279,12 @@ final class CudaBatch {
     boolean batched = path != CudaCopyPath.LOOP;
     path = CudaCopyPath.LOOP;
     return batched;
+  }
+
+  /** Uses all that it was made for again: the driver was short of something for a moment only. */
+  void simplifyNoMore() {
+    path = wanted;
+    strided = true;
   }
 
   private int loop(int copies, long stream) {

@@ -56,6 +56,7 @@ final class CudaCopyStream implements CopyStream {
   private long submitted;
   private long completed;
   private boolean lost;
+  private boolean saidOnce;
 
   CudaCopyStream(CudaGpu gpu, CudaCopyPath path, Direction direction, PinnedRanges pool)
       throws DeviceException {
@@ -74,9 +75,13 @@ final class CudaCopyStream implements CopyStream {
     CudaLibrary.check(
         driver, JCudaDriver.cuStreamCreate(stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
     for (int i = 0; i < events.length; i++) {
-      events[i] = new Event();
-      CudaLibrary.check(
-          driver, JCudaDriver.cuEventCreate(events[i], CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+      Event event = new Event();
+      int code = JCudaDriver.cuEventCreate(event, CU_EVENT_DISABLE_TIMING);
+      if (code != CudaDriver.SUCCESS) {
+        destroy(i);
+        throw CudaLibrary.failure(driver, code, "cuEventCreate");
+      }
+      events[i] = event;
     }
   }
 
@@ -91,11 +96,15 @@ final class CudaCopyStream implements CopyStream {
       throw new IllegalStateException("cuda stream: " + events.length + " slices are on their way");
     }
     gpu.makeCurrent();
-    int code = batch.submit(slice, stream.address());
+    int first = batch.submit(slice, stream.address());
+    int code = first;
     while (code != CudaDriver.SUCCESS
         && CudaLibrary.kind(code) == DeviceException.Kind.COPY
         && batch.simplify()) {
       code = submitAgain(slice, code);
+    }
+    if (first != CudaDriver.SUCCESS && !CudaLibrary.refuses(first)) {
+      batch.simplifyNoMore();
     }
     if (code == CudaDriver.SUCCESS) {
       code = JCudaDriver.cuEventRecord(events[(int) (submitted % events.length)], stream);
@@ -112,11 +121,15 @@ final class CudaCopyStream implements CopyStream {
   }
 
   /** A driver that refuses batches is slower, not useless: the same copies by simpler calls. */
-  private int submitAgain(CopySlice slice, int refusal) {
-    LOG.log(
-        Level.WARNING,
-        "simpler copies on this stream from now on: {0}",
-        CudaLibrary.failure(driver, refusal, "a batched or strided copy").getMessage());
+  private int submitAgain(CopySlice slice, int failure) {
+    if (CudaLibrary.refuses(failure) || !saidOnce) {
+      saidOnce = true;
+      LOG.log(
+          Level.WARNING,
+          "simpler copies on this stream{0}: {1}",
+          CudaLibrary.refuses(failure) ? " from now on" : ", now and whenever it comes to this",
+          CudaLibrary.failure(driver, failure, "a batched or strided copy").getMessage());
+    }
     int code = JCudaDriver.cuStreamSynchronize(stream);
     return code == CudaDriver.SUCCESS ? batch.submit(slice, stream.address()) : code;
   }
@@ -157,16 +170,20 @@ final class CudaCopyStream implements CopyStream {
       if (!lost) {
         note(JCudaDriver.cuStreamSynchronize(stream), "cuStreamSynchronize");
       }
-      for (Event event : events) {
-        note(JCudaDriver.cuEventDestroy(event), "cuEventDestroy");
-      }
-      note(JCudaDriver.cuStreamDestroy(stream), "cuStreamDestroy");
+      destroy(events.length);
     } catch (DeviceException e) {
       LOG.log(Level.WARNING, "closing a stream: {0}", e.getMessage());
     } finally {
       gpu.traffic().ended((int) (submitted - completed));
       completed = submitted;
     }
+  }
+
+  private void destroy(int made) {
+    for (int i = 0; i < made; i++) {
+      note(JCudaDriver.cuEventDestroy(events[i]), "cuEventDestroy");
+    }
+    note(JCudaDriver.cuStreamDestroy(stream), "cuStreamDestroy");
   }
 
   private void note(int code, String call) {

@@ -30,7 +30,11 @@ import jcuda.driver.JCudaDriver;
 final class CudaLibrary {
   private static final System.Logger LOG = System.getLogger(CudaLibrary.class.getName());
 
-  /** What {@link CudaGpu} and {@link CudaCopyStream} call through JCuda, by the driver's names. */
+  private static final int INVALID_VALUE = 1;
+  private static final int NOT_PERMITTED = 800;
+  private static final int NOT_SUPPORTED = 801;
+
+  /** What is called through JCuda, by the driver's names. */
   private static final List<String> CALLED_BY_JCUDA =
       List.of(
           "cuInit",
@@ -164,6 +168,11 @@ final class CudaLibrary {
       case 1, 2, 101, 201, 205, 208, 400, 500, 712, 713, 800, 801 -> DeviceException.Kind.COPY;
       default -> DeviceException.Kind.GONE;
     };
+  }
+
+  /** Whether a driver with this answer to a copy will never take one like it. */
+  static boolean refuses(int code) {
+    return code == INVALID_VALUE || code == NOT_PERMITTED || code == NOT_SUPPORTED;
   }
 
   CudaDriver driver() {

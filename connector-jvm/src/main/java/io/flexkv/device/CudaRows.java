@@ -35,9 +35,6 @@ final class CudaRows {
   private static final int HALF_2D_BYTES = 56;
   private static final int POINTER = 1;
 
-  /** What {@code cuMemcpy2DAsync} takes (measured); the 3-D batch takes any. */
-  private static final long MAX_PITCH_2D = Integer.MAX_VALUE;
-
   private static final int HOST = 1;
   private static final int DEVICE = 2;
 
@@ -64,14 +61,6 @@ final class CudaRows {
       ops.set(JAVA_INT, at + 104, accessOrder);
       ops.set(JAVA_INT, at + 108, flags);
     }
-  }
-
-  /** The largest pitch that a path can move. */
-  long maxPitch(CudaCopyPath path) {
-    boolean batched =
-        (path == CudaCopyPath.BATCH_V2 && driver.hasBatch3dV2())
-            || (path != CudaCopyPath.LOOP && driver.hasBatch3dV1());
-    return batched ? Long.MAX_VALUE : MAX_PITCH_2D;
   }
 
   boolean full() {

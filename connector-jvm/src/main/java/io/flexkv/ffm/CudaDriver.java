@@ -16,6 +16,7 @@ import java.lang.invoke.MethodHandle;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
+import java.util.concurrent.atomic.AtomicLong;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -47,6 +48,7 @@ public final class CudaDriver {
       MemoryLayout.structLayout(MemoryLayout.sequenceLayout(IPC_HANDLE_BYTES, JAVA_BYTE));
 
   private final SymbolLookup library;
+  private final AtomicLong mappings = new AtomicLong();
   private final MethodHandle getErrorName;
   private final MethodHandle openMemory;
   private final MethodHandle closeMemory;
@@ -191,11 +193,20 @@ public final class CudaDriver {
     return arena.allocate(HANDLE).copyFrom(MemorySegment.ofArray(bytes));
   }
 
+  /**
+   * How often this process mapped or unmapped memory through this object: host memory, or what
+   * another process allocated. Any thread.
+   */
+  public long mappings() {
+    return mappings.get();
+  }
+
   /** {@code cuIpcOpenMemHandle}: the address here of another process's allocation. */
   public long openMemory(byte[] ipcHandle) throws CudaCallException {
     try (Arena arena = Arena.ofConfined()) {
       MemorySegment out = arena.allocate(JAVA_LONG);
       int code = (int) openMemory.invokeExact(out, handle(ipcHandle, arena), LAZY_PEER_ACCESS);
+      mappings.incrementAndGet();
       check(code, "cuIpcOpenMemHandle");
       return out.get(JAVA_LONG, 0);
     } catch (CudaCallException e) {
@@ -213,6 +224,7 @@ public final class CudaDriver {
     } catch (Throwable t) {
       throw Libc.unexpected(t);
     }
+    mappings.incrementAndGet();
     check(code, "cuIpcCloseMemHandle(0x%x)".formatted(address));
   }
 
@@ -221,6 +233,7 @@ public final class CudaDriver {
     try (Arena arena = Arena.ofConfined()) {
       MemorySegment out = arena.allocate(JAVA_LONG);
       int code = (int) openEvent.invokeExact(out, handle(ipcHandle, arena));
+      mappings.incrementAndGet();
       check(code, "cuIpcOpenEventHandle");
       return out.get(JAVA_LONG, 0);
     } catch (CudaCallException e) {
@@ -247,6 +260,7 @@ public final class CudaDriver {
     } catch (Throwable t) {
       throw Libc.unexpected(t);
     }
+    mappings.incrementAndGet();
     check(code, "cuEventDestroy(0x%x)".formatted(event));
   }
 
@@ -276,6 +290,7 @@ public final class CudaDriver {
     } catch (Throwable t) {
       throw Libc.unexpected(t);
     }
+    mappings.incrementAndGet();
     check(code, "cuMemHostRegister(0x%x, %d)".formatted(address, length));
   }
 
@@ -287,6 +302,7 @@ public final class CudaDriver {
     } catch (Throwable t) {
       throw Libc.unexpected(t);
     }
+    mappings.incrementAndGet();
     check(code, "cuMemHostUnregister(0x%x)".formatted(address));
   }
 

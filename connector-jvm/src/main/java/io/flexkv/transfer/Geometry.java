@@ -111,7 +111,7 @@ final class Geometry {
       boolean column =
           columnRows[region] > 1
               && state.offset == 0
-              && limits.strided(bytes[region])
+              && limits.strided(bytes[region], columnPitch[region])
               && 2 * bytes[region] <= maxBytes - slice.bytes();
       if (column && ++strided > MAX_STRIDED) {
         return;

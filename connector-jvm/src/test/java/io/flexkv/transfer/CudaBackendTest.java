@@ -29,6 +29,7 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
@@ -53,6 +54,20 @@ final class CudaBackendTest {
           .containsKey(path + ": pinned pool, both ways, byte-exact")
           .containsKey(path + ": rows in strided copies, both ways, byte-exact");
     }
+    assertThat(counted("fast-rows"))
+        .as("strided loads to where a plain one was first since the last change of mappings")
+        .isGreaterThan(counted("slow-rows"));
+  }
+
+  /** As the stand-in counted them, where there were any. */
+  private long counted(String what) throws IOException {
+    long counted = 0;
+    try (Stream<Path> files = Files.list(folder)) {
+      for (Path file : files.filter(f -> f.getFileName().toString().startsWith(what)).toList()) {
+        counted += Long.parseLong(Files.readString(file));
+      }
+    }
+    return counted;
   }
 
   @Test
@@ -68,6 +83,13 @@ final class CudaBackendTest {
   void selfTest_driverRefusesBatches_copiesOneByOne() throws Exception {
     assertThat(selfTest(32 * MIB, 4 * MIB, "-DWITHOUT_BATCHES"))
         .containsKey("AUTO: pinned pool, both ways, byte-exact");
+  }
+
+  @Test
+  void selfTest_driverIsShortOfMemoryOnce_batchesAgainAfterwards() throws Exception {
+    assertThat(selfTest(32 * MIB, 4 * MIB, "-DSHORT_ONCE"))
+        .containsKey("AUTO: pinned pool, both ways, byte-exact");
+    assertThat(counted("after-shortage")).isPositive();
   }
 
   @Test
@@ -142,7 +164,8 @@ final class CudaBackendTest {
     String output = run(selfTestProcess(json, gpuBytes, checked));
     assertThat(json).as(output).exists();
     boolean refuses =
-        Arrays.stream(compilerFlags).anyMatch(flag -> flag.matches("-DWITHOUT_(BATCHES|STRIDED)"));
+        Arrays.stream(compilerFlags)
+            .anyMatch(flag -> flag.matches("-D(WITHOUT_(BATCHES|STRIDED)|SHORT_ONCE)"));
     if (refuses) {
       assertThat(output).contains("simpler copies on this stream");
     } else {

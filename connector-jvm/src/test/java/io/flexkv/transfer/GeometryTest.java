@@ -93,6 +93,13 @@ final class GeometryTest {
   }
 
   @Test
+  void strided_rowsTooWideOrTooFarApart_areNot() {
+    assertThat(STRIDED.strided(4096, Integer.MAX_VALUE)).isTrue();
+    assertThat(STRIDED.strided(4096, 1L << 31)).isFalse();
+    assertThat(STRIDED.strided(4097, 8192)).isFalse();
+  }
+
+  @Test
   void fill_manyStridedCopies_areSpreadOverSlices() throws Exception {
     try (FakeEngine engine = new FakeEngine(8 * 256 * 100)) {
       List<Region> regions = new ArrayList<>();
