@@ -42,6 +42,7 @@ final class CudaPinner implements AutoCloseable {
   private final Thread thread;
   private final CountDownLatch ended = new CountDownLatch(1);
   private long slicesSeen;
+  private long longestNanos;
   private boolean refused;
   private boolean changed = true;
   private boolean unpinned;
@@ -136,9 +137,10 @@ final class CudaPinner implements AutoCloseable {
       }
       LOG.log(
           Level.INFO,
-          "host pool: {0} MiB pinned in {1} ms",
+          "host pool: {0} MiB pinned in {1} ms, the driver was busy for {2} ms at once at most",
           pool.pinnedBytes() >> 20,
-          (System.nanoTime() - begin) / 1_000_000);
+          (System.nanoTime() - begin) / 1_000_000,
+          longestNanos / 1_000_000);
     } catch (CudaCallException | ErrnoException e) {
       refused = true;
       LOG.log(
@@ -199,6 +201,9 @@ final class CudaPinner implements AutoCloseable {
         continue;
       }
       long end = pool.nextEnd(segment);
+      if (end <= at) {
+        return; // the pool has become smaller meanwhile
+      }
       SharedMemory.populate(pool.start(segment) + at, end - at);
       long start = pool.start(segment) + at;
       long length = end - at;
@@ -233,7 +238,9 @@ final class CudaPinner implements AutoCloseable {
       while (traffic.running() && System.nanoTime() - until < 0) {
         LockSupport.parkNanos(this, LOOK_NANOS);
       }
+      long begin = System.nanoTime();
       call.run();
+      longestNanos = Math.max(longestNanos, System.nanoTime() - begin);
       slicesSeen = traffic.count();
     } finally {
       noPopulation.unlock();
