@@ -1,8 +1,9 @@
 """How long a load waits at most while the sidecar's pool gets its pages and is pinned.
 
 One process owns KV-like memory and plays both halves of an engine over the real protocol. It loads
-64 MiB again and again from the moment the sidecar serves, until the whole pool is pinned, and for
-as long afterwards; a stall is what a load takes beyond the median of those later ones.
+64 MiB again and again from the moment the sidecar serves, while threads give the pool its pages,
+while it is pinned, and for some seconds afterwards; a stall is what a load takes beyond the median
+of those last ones.
 
     python tests/gpu/stall.py --gb 64 --out records.json
     python tests/gpu/stall.py --gb 2 --device cpu --out records.json       (without a GPU)
@@ -15,11 +16,11 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from harness.records import Records
-from harness.sidecar import Sidecar
 
 from flexkv import protocol as p
 from gpu import connectors
@@ -42,14 +43,14 @@ def one_load_ms(rank: Rank) -> float:
     return (time.perf_counter() - begin) * 1e3
 
 
-def loads_until(rank: Rank, sidecar: Sidecar | None, seconds: float) -> list[float]:
-    """Loads, one after another, until the pool is pinned or the time is over."""
+def loads_until(rank: Rank, reached: Callable[[], bool], limit_s: float) -> list[float]:
+    """Loads, one after another, until that is reached (asked now and then) or the time is over."""
     times: list[float] = []
     begun = looked = time.monotonic()
-    while time.monotonic() - begun < seconds:
+    while time.monotonic() - begun < limit_s:
         times.append(one_load_ms(rank))
-        if sidecar is not None and time.monotonic() - looked > _LOOK_EVERY_S:
-            if connectors.pinned(sidecar):
+        if time.monotonic() - looked > _LOOK_EVERY_S:
+            if reached():
                 break
             looked = time.monotonic()
     return times
@@ -73,23 +74,31 @@ def main() -> int:
     rank.extend(scheduler, 1, 1)
     rank.save(scheduler, worker, 1)
     begun = time.monotonic()
-    during = loads_until(rank, sidecar, args.limit_s)
+    filling = loads_until(rank, lambda: sidecar.status()["pool"]["finished"], args.limit_s)
+    pinning = loads_until(
+        rank, lambda: connectors.pinned(sidecar), args.limit_s - (time.monotonic() - begun)
+    )
     seconds = time.monotonic() - begun
     whole = connectors.pinned(sidecar)
-    after = loads_until(rank, None, min(seconds, 5))
+    after = loads_until(rank, lambda: False, min(seconds, 5))
     rank.close()
     usual = quantile(after, 0.5)
     records = Records()
     records.add(f"pool of {args.gb:g} GB: loads of 64 MiB go on while it is pinned for",
                 seconds if whole else f"more than {seconds:.0f}", "s")  # fmt: skip
-    for label, times in (("while it is pinned", during), ("pinned", after)):
+    phases = (
+        ("while its pages come", filling), ("while it is pinned", pinning), ("pinned", after)
+    )  # fmt: skip
+    for label, times in phases:
+        if not times:
+            continue
         for share, word in ((0.5, "median"), (0.99, "99th of a hundred")):
             records.add(f"pool of {args.gb:g} GB, {label}: a load of 64 MiB, {word}",
                         quantile(times, share), "ms")  # fmt: skip
         longest = max(times) - usual
         records.add(f"pool of {args.gb:g} GB, {label}: longest stall of {len(times)} loads",
-                    longest, "ms", bar=_BAR_MS if times is during else None,
-                    met=longest <= _BAR_MS if times is during else None)  # fmt: skip
+                    longest, "ms", bar=None if times is after else _BAR_MS,
+                    met=None if times is after else longest <= _BAR_MS)  # fmt: skip
     records.write(pathlib.Path(args.out))
     for record in records.all:
         print(f"{record.name} = {record.value} {record.unit}", flush=True)
