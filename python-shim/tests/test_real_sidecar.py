@@ -158,16 +158,18 @@ def test_sidecar_paused_before_its_proof_writes_is_dead_before_the_blocks_go_bac
         paused[0].kill_server()
 
 
-def test_proofs_run_beside_the_control_thread(real: Settings) -> None:
-    """So that a GPU which hangs in one holds up no other request; the log names the thread."""
+def test_what_a_gpu_may_hang_in_runs_beside_the_control_thread(real: Settings) -> None:
+    """So that it holds up no other request; the log names the thread."""
     session = start(real)
     engine = PlainInstance(real.socket_path)
     wrong: dict[str, object] = {"session_id": engine.worker.session_id, "seed": 1, "blocks": [5]}
     wrong["expires_ns"] = time.monotonic_ns() + 8_000_000_000
     assert engine.worker.control("prove_read", wrong, 10.0)["equal"] is False
-    log = Path(session.welcome.log_file).read_text()
-    (line,) = [line for line in log.splitlines() if "is not laid out as registered" in line]
+    log = Path(session.welcome.log_file).read_text().splitlines()
+    (line,) = [line for line in log if "is not laid out as registered" in line]
     assert "[flexkv-prove-read]" in line
+    (line,) = [line for line in log if ": registered 1 regions in 1 allocations" in line]
+    assert "[flexkv-register]" in line
 
 
 def test_block_reused_before_the_copy_is_dropped(real: Settings) -> None:

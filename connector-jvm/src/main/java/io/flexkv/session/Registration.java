@@ -8,8 +8,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A rank's memory, opened: its layout, its events and its mover. Made by the control thread, then
- * the cache thread's.
+ * A rank's memory, opened: its layout, its events and its mover. Made by the thread of its request,
+ * then the cache thread's.
  */
 final class Registration {
   private static final Logger LOG = LoggerFactory.getLogger(Registration.class);

@@ -22,8 +22,8 @@ import org.slf4j.LoggerFactory;
 
 /**
  * The control plane's requests about sessions: registration of a rank's memory, the proof of its
- * layout, confirmation. Called by the control thread, proofs by any; what belongs to the cache
- * thread is done there and waited for, with a bound.
+ * layout, confirmation. Any thread; what belongs to the cache thread is done there and waited for,
+ * with a bound. What a device has a part in may take as long as the device likes.
  */
 public final class SessionControl {
   private static final Logger LOG = LoggerFactory.getLogger(SessionControl.class);

@@ -109,7 +109,7 @@ final class Sidecar {
     control = new ControlServer(identity.controlToken());
     control
         .on("ping", args -> JSON.createObjectNode())
-        .on("register", sessions::register)
+        .onOwnThread("register", sessions::register)
         .onOwnThread("prove_read", sessions::proveRead)
         .onOwnThread("prove_write", sessions::proveWrite)
         .on("confirm", sessions::confirm)
