@@ -20,6 +20,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import select
 import signal
 import subprocess
@@ -161,7 +162,8 @@ def child(kind: str, length: int, cuda: bool) -> None:
 def machine() -> str:
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
-    return f"{os.cpu_count()} cores {model}, {platform.system()} {platform.release()}"
+    kernel = re.sub(r"[^0-9.].*", "", platform.release())  # what follows is its builder's
+    return f"{os.cpu_count()} cores {model}, {platform.system()} {kernel}"
 
 
 def unavailable(kind: str, length: int) -> str:

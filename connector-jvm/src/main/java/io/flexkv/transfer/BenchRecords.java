@@ -48,8 +48,13 @@ public final class BenchRecords {
             Runtime.getRuntime().availableProcessors(),
             processor(),
             System.getProperty("os.name"),
-            System.getProperty("os.version"),
+            kernel(System.getProperty("os.version", "")),
             Runtime.version());
+  }
+
+  /** A kernel's version without what its builder appended, which tells of a provider, not of it. */
+  static String kernel(String version) {
+    return version.replaceFirst("[^0-9.].*", "");
   }
 
   private static String processor() {
