@@ -174,7 +174,7 @@ class _Loading:
             if source != "default" and option.status != "works" and option.asks(value):
                 answers.setdefault((option.status == "absent", option.says), []).append(source)
         if wrong:
-            raise self._refusal(wrong)
+            raise self._refusal(wrong, strict=bool(values.get("strict")))
         self._notes += [
             Note(warning, f"{joined(found)}: {says}") for (warning, says), found in answers.items()
         ]
@@ -246,18 +246,33 @@ class _Loading:
         verb = "is" if len(names) == 1 else "are"
         return f" ({' and '.join(names)} {verb} not in the environment)" if names else ""
 
-    def _refusal(self, wrong: Sequence[str]) -> ConfigError:
-        """All that is wrong in one line, of what a check of the file would list the first only."""
-        problems = [*wrong, *self._odd("".join(wrong))]
+    def _refusal(self, wrong: Sequence[str], *, strict: bool) -> ConfigError:
+        """All that is wrong in one line, of what a check of the file would list the first only.
+
+        What FlexKV does not know is wrong only with ``strict``; else it is counted by itself.
+        """
+        odd = self._odd("".join(wrong))
+        problems = [*wrong, *odd]
         if not self._path:
             return ConfigError("; ".join(problems), problems)
-        listed = [text for text in problems if not text.startswith(_EXTRA)]
-        shown = [text for text in problems if text.startswith(_EXTRA)] + listed[:1]
-        text, more = "; ".join(shown), len(listed) - 1
-        if more > 0:
-            things = "thing is" if more == 1 else "things are"
-            text += f" ({more} more {things} wrong: flexkv config check {self._path} lists all)"
+        shown = [text for text in problems if text.startswith(_EXTRA)]
+        refused = [text for text in (problems if strict else wrong) if text not in shown]
+        text = "; ".join(shown + refused[:1])
+        warnings = 0 if strict else sum(text not in shown for text in odd)
+        more = _more(len(refused) - 1, warnings)
+        if more:
+            text += f" ({more}: flexkv config check {self._path} lists all)"
         return ConfigError(text, problems)
+
+
+def _more(wrong: int, warnings: int) -> str:
+    """How much there is beside what is said; empty if nothing."""
+    found = []
+    if wrong > 0:
+        found.append(f"{wrong} more {'thing is' if wrong == 1 else 'things are'} wrong")
+    if warnings:
+        found.append(f"{warnings} {'warning' if warnings == 1 else 'warnings'}")
+    return " and ".join(found)
 
 
 def joined(sources: Sequence[str]) -> str:

@@ -8,6 +8,8 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -85,11 +87,11 @@ public final class Settings {
         }
       }
       if (!wrong.isEmpty()) {
-        throw refusal(wrong);
+        throw refusal(wrong, isStrict(values));
       }
       answers.forEach((answer, found) ->
           notes.add(new Note(answer.warning(), joined(found) + ": " + answer.text())));
-      unknown("1".equals(values.get(Options.STRICT.name())));
+      unknown(isStrict(values));
       file.remarks().forEach(remark -> notes.add(new Note(false, remark)));
       Settings read = new Settings(values, sources, notes);
       String folder = read.source(Options.SSD_CACHE_DIR);
@@ -173,17 +175,34 @@ public final class Settings {
           : " (%s %s not in the environment)".formatted(String.join(" and ", names), verb);
     }
 
-    /** With a file: the first thing that is wrong, and how many more; else all. */
-    private ConfigException refusal(List<String> wrong) {
-      List<String> problems = new ArrayList<>(wrong);
-      problems.addAll(odd(String.join("", wrong)));
-      int more = problems.size() - 1;
-      if (path.isEmpty() || more == 0) {
-        return new ConfigException(String.join("; ", problems));
+    /**
+     * With a file: the first thing that is wrong, and how many more; else all. What FlexKV does not
+     * know is wrong only with {@code strict}; else it is counted by itself.
+     */
+    private ConfigException refusal(List<String> wrong, boolean strict) {
+      List<String> odd = odd(String.join("", wrong));
+      if (path.isEmpty()) {
+        return new ConfigException(
+            Stream.concat(wrong.stream(), odd.stream()).collect(Collectors.joining("; ")));
       }
+      String more = more(wrong.size() - 1 + (strict ? odd.size() : 0), strict ? 0 : odd.size());
       return new ConfigException(
-          "%s (%d more %s wrong: flexkv config check %s lists all)"
-              .formatted(problems.getFirst(), more, more == 1 ? "thing is" : "things are", path));
+          more.isEmpty()
+              ? wrong.getFirst()
+              : "%s (%s: flexkv config check %s lists all)"
+                  .formatted(wrong.getFirst(), more, path));
+    }
+
+    /** How much there is beside what is said; empty if nothing. */
+    private static String more(int wrong, int warnings) {
+      List<String> found = new ArrayList<>();
+      if (wrong > 0) {
+        found.add("%d more %s wrong".formatted(wrong, wrong == 1 ? "thing is" : "things are"));
+      }
+      if (warnings > 0) {
+        found.add("%d %s".formatted(warnings, warnings == 1 ? "warning" : "warnings"));
+      }
+      return String.join(" and ", found);
     }
 
     /** Sentences on keys and variables that mean nothing, less variables that are said. */
@@ -198,6 +217,10 @@ public final class Settings {
           });
       found.addAll(unknownVariables(env));
       return found;
+    }
+
+    private static boolean isStrict(Map<String, String> values) {
+      return "1".equals(values.get(Options.STRICT.name()));
     }
 
     private void unknown(boolean strict) throws ConfigException {
