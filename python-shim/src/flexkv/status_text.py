@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ _PROBLEM = re.compile(r"\S+ (WARN|ERROR) ")
 def short(status: Mapping[str, Any], address: str) -> Iterator[str]:
     """The lines; a figure that an older sidecar does not tell is 0 or left out."""
     cache, ssd = status.get("cache", {}), status.get("ssd", {})
-    pid = int(status["pid"])
     yield f"address   {status.get('address', address)}"
-    yield f"sidecar   pid {pid}, build {status.get('build', '?')}, up {_uptime(pid)}"
+    yield f"sidecar   pid {status['pid']}, build {status.get('build', '?')}{_uptime(status)}"
     yield from _engines(status)
     yield f"host      {_used(cache)}, {cache.get('host_blocks', 0)} blocks"
     yield from _ssd(ssd)
@@ -65,17 +63,13 @@ def _saves(status: Mapping[str, Any]) -> tuple[int, int]:
     return sum(s["jobs_ok"] for s in sides), sum(s["jobs_failed"] for s in sides)
 
 
-def _uptime(pid: int) -> str:
-    """Since the process began, by ``/proc``; ``?`` where that is another namespace's."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-        ticks = int(text.rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return "?"
-    began_s = ticks / os.sysconf("SC_CLK_TCK")
-    minutes, seconds = divmod(int(time.clock_gettime(time.CLOCK_BOOTTIME) - began_s), 60)
+def _uptime(status: Mapping[str, Any]) -> str:
+    """As the sidecar says: its pid may be of another namespace, and somebody else's here."""
+    if "uptime_s" not in status:
+        return ""
+    minutes, seconds = divmod(int(status["uptime_s"]), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+    return f", up {hours} h {minutes} min" if hours else f", up {minutes} min {seconds} s"
 
 
 def last_problem(log_file: str) -> str:

@@ -66,6 +66,7 @@ final class Sidecar {
   private final PoolResizing resizing;
   private final @Nullable MetricsServer metrics;
   private final long idleExitNanos;
+  private final long startedNanos = System.nanoTime();
   private final CountDownLatch stopAsked = new CountDownLatch(1);
   private volatile String stopReason = "";
   private volatile boolean failed;
@@ -248,6 +249,7 @@ final class Sidecar {
     ObjectNode json = sessions.status().deepCopy();
     json.put("build", identity.build());
     json.put("pid", identity.pid());
+    json.put("uptime_s", (System.nanoTime() - startedNanos) / 1_000_000_000);
     json.put("boot_epoch", identity.epochText());
     json.put("log_file", identity.logFile());
     json.put("address", address);
