@@ -403,3 +403,22 @@ def test_wrong_use_is_explained(deployment: Deployment) -> None:
     said, _ = process.communicate(timeout=20)
     assert process.returncode == 2
     assert "start.sh one|private|shared|round-robin MODEL" in said
+
+
+def test_signal_while_engines_are_measured_ends_all_at_once(script_only: Deployment) -> None:
+    """It finds the shell with a replay that takes an hour, whose processes do not listen."""
+    fake, begun = script_only.folder / "aiperf", script_only.out / "begun"
+    fake.write_text(f"#!/bin/bash\ntrap '' TERM\ntouch {begun}\nsleep 3600\n")
+    fake.chmod(0o755)
+    process = script_only.start(
+        "some/model", script=ENGINES, WORKERS="1", AIPERF=str(fake), REQUESTS="50",
+        OUT=str(script_only.out),
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not begun.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) == 130
+    assert script_only.living() == []

@@ -27,28 +27,62 @@ mkdir -p "$out"
 # Without `pipefail` here: head ends before gzip does.
 (set +o pipefail; gzip -dc "$here/data/conversation-2000.jsonl.gz" | head -n "$requests") >"$out/trace.jsonl"
 
-deployment=
+deployment= replay= interrupted=
+# start.sh and aiperf have children and a process group each, though only once setsid has run; until then they are signalled alone.
+child() { [[ $'\n'$(jobs -rp)$'\n' == *$'\n'"$1"$'\n'* ]]; }
+signal() { kill "-$2" -- "-$1" 2>/dev/null || { child "$1" && kill "-$2" "$1" 2>/dev/null; } || true; }
+wait_ended() { while child "$1"; do wait "$1" || true; done; }
 stop() {
-    [ -z "$deployment" ] || { kill -TERM "$deployment" 2>/dev/null || true; wait "$deployment" || true; }
-    deployment=
+    local code=$? pid
+    trap - EXIT
+    trap '' INT TERM
+    [ -z "$interrupted" ] || code=130
+    for pid in $(jobs -rp); do signal "$pid" TERM; done
+    [ -z "$deployment" ] || wait_ended "$deployment"
+    [ -z "$replay" ] || signal "$replay" KILL
+    wait
+    exit "$code"
 }
 trap stop EXIT
-trap 'exit 130' INT TERM
+# Only noted here: where the signal comes while bash starts a pipeline, a trap that exits is cut short and would leave children
+# behind. And nothing that takes long runs in the foreground: bash would note the signal only after it.
+trap 'interrupted=1' INT TERM
+
+# Fails where the deployment has ended, and ends where a signal asked for it.
+check() {
+    [ -z "$interrupted" ] || exit 130
+    child "$deployment" && return
+    tail -n 20 "$out/$arm/start.log" >&2
+    fail "$arm: nothing serves"
+}
 for arm in round-robin kv-gpu kv-all; do
     mkdir -p "$out/$arm"
     : >"$out/$arm/start.log"
     ROUTER_ARGS=${router[$arm]} LOG_DIR=$out/$arm SSD_DIR=${SSD_DIR:-./flexkv_ssd}/$arm \
-        "$here/../../conf/dynamo/start.sh" private "$model" "$@" >"$out/$arm/start.log" 2>&1 &
+        setsid "$here/../../conf/dynamo/start.sh" private "$model" "$@" >"$out/$arm/start.log" 2>&1 &
     deployment=$!
     until grep -q '^serving at' "$out/$arm/start.log"; do
-        kill -0 "$deployment" 2>/dev/null || { tail -n 20 "$out/$arm/start.log" >&2; fail "$arm: nothing serves"; }
-        sleep 0.5
+        check
+        sleep 0.5 || true
     done
+    check
     echo "$arm: replaying $requests requests"
-    "$aiperf" profile --model "$model" --tokenizer "${TOKENIZER:-$model}" --endpoint-type chat --streaming \
+    setsid "$aiperf" profile --model "$model" --tokenizer "${TOKENIZER:-$model}" --endpoint-type chat --streaming \
         --url "http://127.0.0.1:${HTTP_PORT:-8000}" --input-file "$out/trace.jsonl" \
         --custom-dataset-type mooncake_trace --fixed-schedule --ui none --artifact-dir "$out/$arm/aiperf" \
-        2>&1 | tee "$out/$arm/aiperf.log"
-    stop
+        >"$out/$arm/aiperf.log" 2>&1 &
+    replay=$!
+    while child "$replay"; do
+        check
+        sleep 0.1 || true
+    done
+    [ -z "$interrupted" ] || exit 130
+    wait "$replay" || { tail -n 20 "$out/$arm/aiperf.log" >&2; fail "$arm: aiperf failed"; }
+    replay=
+    cat "$out/$arm/aiperf.log"
+    signal "$deployment" TERM
+    wait_ended "$deployment"
+    deployment=
+    [ -z "$interrupted" ] || exit 130
 done
 echo "raw files: $out"
