@@ -185,6 +185,20 @@ class Rig:
         assert not any(w.hooks.guard.errors for w in self.workers if w.hooks)
         self.check_cache()
 
+    def check_held(self) -> int:
+        """Every block that a running request has computed is its own to save; how many there are.
+
+        Holds from one reset of the cache to the next, whose holes are meant.
+        """
+        checked = 0
+        for request in self.engine.running:
+            state = self.side._states[request.request_id]
+            count = request.num_computed_tokens // BLOCK
+            held = self.side._table.intact_prefix(state.blocks, state.held_at, 0, count)
+            assert held == count, f"{request.request_id} lost its block {held} of {count}"
+            checked += count
+        return checked
+
     def check_cache(self) -> int:
         """Every block that could be served holds what its tokens say; how many there are."""
         owners = {}

@@ -12,7 +12,7 @@ import random
 
 import pytest
 from memory_sidecar import FakeSidecar
-from mini_vllm import LOADING
+from mini_vllm import LOADING, SchedulerOutput
 from rig import BLOCK, Rig, prompt
 
 from flexkv.worker import WorkerLimits
@@ -46,11 +46,20 @@ class Walk:
         self.families = [prompt(40, seed * 10 + i) for i in range(3)]
         self.aborted: list[str] = []
         self.made = self.kills = self.resets = self.checked = 0
+        self.held = self.fresh_hits = 0
 
-    def new_request(self) -> None:
-        room = (len(self.rig.generations.values) - 1) * BLOCK
+    def new_requests(self) -> None:
+        """One, or several questions on a document of some steps, all at once."""
         family = self.random.choice(self.families)
-        depth = min(self.random.choice([0, 3, 8, 12, 13, 20, 31]), room - 12)
+        if self.random.random() < 0.8:
+            self.new_request(family, self.random.choice([0, 3, 8, 12, 13, 20, 31]))
+            return
+        for _ in range(self.random.randint(2, 4)):
+            self.new_request(family, 36)
+
+    def new_request(self, family: list[int], depth: int) -> None:
+        room = (len(self.rig.generations.values) - 1) * BLOCK
+        depth = min(depth, room - 12)
         own = prompt(self.random.randint(1, 6), self.random.randrange(4) + 77)
         self.made += 1
         name = f"r{self.made}"
@@ -88,6 +97,9 @@ class Walk:
                     right = request.next_tokens(self.random.randint(0, 2))
                     request.draft_tokens = [*right, 5, 6][: self.random.randint(1, 3)]
         out = engine.schedule()
+        self.fresh_hits += self._fresh_hits(out)
+        if not self.resets:
+            self.held += self.rig.check_held()
         self.sidecar_acts(2)
         engine.execute(out)
         while len(engine.pending) > lag:
@@ -99,6 +111,13 @@ class Walk:
                         self.sidecar_acts(2)
             engine.update()
         self.rig.clock.now += self.random.choice([0.001, 0.01, 0.05])
+
+    def _fresh_hits(self, out: SchedulerOutput) -> int:
+        """Requests admitted in this step upon blocks that running requests got in it."""
+        running = out.scheduled_cached_reqs
+        fresh = {block for groups in running.new_block_ids if groups for block in groups[0]}
+        others = (r for name, r in self.rig.engine.requests.items() if name not in running.req_ids)
+        return sum(not fresh.isdisjoint(request.blocks) for request in others)
 
     def accident(self) -> None:
         """Something that should not happen, and does."""
@@ -167,7 +186,7 @@ class Walk:
     def run(self, steps: int) -> None:
         for step in range(steps):
             if self.random.random() < 0.3 and len(self.rig.engine.requests) < 12:
-                self.new_request()
+                self.new_requests()
             if self.random.random() < 0.07:
                 self.accident()
             if self.older:
@@ -187,6 +206,7 @@ def test_random_walk(seed: int) -> None:
     print(
         f"seed {seed}: {STEPS} steps, {walk.made} requests, {engine.preemptions} preemptions, "
         f"{engine.external_tokens} external tokens, {walk.rig.side.loads_failed} failed loads, "
-        f"{walk.kills} kills, {walk.resets} resets, {walk.checked} blocks checked"
+        f"{walk.kills} kills, {walk.resets} resets, {walk.checked} blocks checked, "
+        f"{walk.held} blocks held, {walk.fresh_hits} hits on blocks of the same step"
     )
     assert walk.made > STEPS // 20

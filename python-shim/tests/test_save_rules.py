@@ -188,6 +188,40 @@ def test_block_that_changed_hands_unseen_is_never_saved_as_its_first_owners() ->
     assert saved(sidecar, second) == [10, 1], "its present owner's"
 
 
+def test_hit_that_changed_hands_while_its_load_was_open_is_not_the_requests_any_more() -> None:
+    """A hit counts as of its own step, whatever is allocated behind it later."""
+    link = FakeLink(FakeGenerations(32))
+    side = SchedulerSide(SchedulerFacts(4, 32), link)
+    sidecar = FakeSidecar()
+    link.present = sidecar.open_scheduler(link.generations)
+    sidecar.open_worker(0, Worker(0, 32, 4))
+
+    def admit(name: str, ids: list[int], tokens: int, local: int) -> Request:
+        request = Request(name, list(range(tokens)), 9, block_tokens=4)
+        request.update_hashes()
+        side.on_new_request(request)
+        assert side.get_num_new_matched_tokens(request, local) == (0, False)
+        side.update_state_after_alloc(request, ids, 0)
+        return request
+
+    def step(request: Request, tokens: int, **new: list[int]) -> None:
+        side.build_connector_meta(Output({request.request_id: tokens}, **new))
+        request.num_computed_tokens += tokens
+
+    first = admit("a", [1], 30, local=0)
+    step(first, 4)
+    second = admit("b", [1, 2, 3], 13, local=8)
+    step(first, 4, a=[2])  # which the second request hits
+    second.num_computed_tokens = 8
+    step(first, 4, a=[4])
+    step(first, 4, a=[2])
+    side.update_state_after_alloc(second, [1, 2, 3, 5], 0)
+    sidecar.jobs.clear()
+    step(second, 5)
+    step(second, 1)
+    assert [list(job.record.block_ids) for job in sidecar.jobs.values()] == [[1]]
+
+
 def test_last_save_put_off_is_whole_if_nobody_took_the_blocks() -> None:
     saves, _, state = planner()
     saves.mark_filled(state, 12)

@@ -60,8 +60,9 @@ class RequestState:
     ``known`` entries of ``blocks`` have been counted as assigned to this request, the first
     ``verified`` of them hold bytes that we saw written, ``saved`` is where the next save plan
     starts, ``sent`` hashes are with the sidecar, which has at least ``resident`` blocks.
-    ``held_at`` are the counters that ``blocks`` had when vLLM showed them: a block that has another
-    by now is another request's, whoever has filled it since and however that went unseen.
+    ``held_at`` are the counters that ``blocks`` had when vLLM showed them (those of a local hit: at
+    that step's end): a block that has another by now is another request's, whoever has filled it
+    since and however that went unseen.
     ``loaded`` counts the blocks that loads brought in.
     ``tainted``: its blocks were computed before a reset, what builds on them must not be saved.
     """

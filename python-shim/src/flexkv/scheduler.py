@@ -118,6 +118,7 @@ class SchedulerSide:
         self._void: list[int] = []
         self._finished: list[tuple[RequestState, int]] = []
         self._allocated: set[str] = set()
+        self._hits: list[RequestState] = []
         self._answer_waits = False
         self._reset_owed = False
         self._reset_query = 0
@@ -180,6 +181,8 @@ class SchedulerSide:
         if self._facts.shows_new_blocks_only:
             block_ids = whole_table(state.blocks, block_ids)
         state.blocks = array("I", block_ids)
+        if state.local and not state.known:
+            self._hits.append(state)
         self._table.assigned(state.blocks[max(state.known, state.local) :])
         state.held_at.extend(self._table.generations(state.blocks[state.known :]))
         state.known = len(block_ids)
@@ -195,6 +198,7 @@ class SchedulerSide:
         if self._parking is not None:
             self._parking.leave(output.num_scheduled_tokens)
         self._count_new_blocks(output)
+        self._hold_hits()
         self._forget_preempted(output)
         states, nothing_to_do = self._states, self.saves.nothing_to_do
         scheduled = [
@@ -483,6 +487,19 @@ class SchedulerSide:
                 self._table.assigned_to(state.held_at, new)
                 state.blocks.extend(new)
                 state.known = len(state.blocks)
+
+    def _hold_hits(self) -> None:
+        """Takes the counters of this step's local hits again, now that all its blocks are counted.
+
+        vLLM gives running requests their blocks, and hashes these, before it admits anybody: a hit
+        may be on blocks that the connector is told of only at the step's end.  Who got them in this
+        step got them before the hit, and nobody can since: the hit holds them.  (A step that took
+        blocks away again admits nobody.)
+        """
+        for state in self._hits:
+            hit = min(state.local, state.known)
+            state.held_at[:hit] = self._table.generations(state.blocks[:hit])
+        self._hits.clear()
 
     def _forget_preempted(self, output: Any) -> None:
         """A preempted request holds no blocks, unless it was resumed in this very step."""
