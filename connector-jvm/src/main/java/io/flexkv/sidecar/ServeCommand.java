@@ -24,9 +24,15 @@ import picocli.CommandLine.Command;
 final class ServeCommand implements Callable<Integer>, OptionSpecs.Configured {
   private static final Logger LOG = LoggerFactory.getLogger(ServeCommand.class);
   private static final long EXIT_MILLIS = 1900;
+
+  /** More than an end takes whose disks answer; less than a successor waits for the address. */
+  private static final long END_MILLIS = 4000;
+
+  private static final long LAST_LINE_MILLIS = 200;
   private static final long PROGRESS_MILLIS = 1000;
 
   private final boolean embedded;
+  private final long endMillis;
   private final OptionSpecs.Given given = new OptionSpecs.Given();
   private final ObjectMapper json = new ObjectMapper();
 
@@ -35,7 +41,12 @@ final class ServeCommand implements Callable<Integer>, OptionSpecs.Configured {
    *     stdout how far it is, one JSON object a line
    */
   ServeCommand(boolean embedded) {
+    this(embedded, END_MILLIS);
+  }
+
+  ServeCommand(boolean embedded, long endMillis) {
     this.embedded = embedded;
+    this.endMillis = endMillis;
   }
 
   @Override
@@ -50,10 +61,17 @@ final class ServeCommand implements Callable<Integer>, OptionSpecs.Configured {
    */
   @Override
   public Integer call() throws Exception {
-    CompletableFuture<Sidecar> begun = new CompletableFuture<>();
+    return call(new CompletableFuture<>());
+  }
+
+  /**
+   * @param begun gets the sidecar once it serves
+   */
+  int call(CompletableFuture<Sidecar> begun) throws IOException, InterruptedException {
     CompletableFuture<Integer> ended = new CompletableFuture<>();
     Runtime.getRuntime()
         .addShutdownHook(Thread.ofPlatform().unstarted(() -> endBySignal(begun, ended)));
+    haltWhereTheEndHangs(begun, ended);
     int code = FlexKv.EXIT_FAILED;
     try {
       code = serve(begun);
@@ -70,6 +88,50 @@ final class ServeCommand implements Callable<Integer>, OptionSpecs.Configured {
       Runtime.getRuntime().halt(ended.get(EXIT_MILLIS, TimeUnit.MILLISECONDS));
     } catch (TimeoutException | ExecutionException e) {
       LOG.warn("not ended {} ms after a signal: ended all the same", EXIT_MILLIS);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  /**
+   * Once told to end, this process is gone within seconds, whatever hangs then: a driver, a disk,
+   * the log. Whoever finds nobody at the address starts another sidecar, and that one waits for the
+   * lock, which the kernel takes from a process that is gone.
+   */
+  private void haltWhereTheEndHangs(
+      CompletableFuture<Sidecar> begun, CompletableFuture<Integer> ended) {
+    Thread serving = Thread.currentThread();
+    Thread.ofPlatform()
+        .name("flexkv-end")
+        .daemon()
+        .start(() -> {
+          Sidecar sidecar = begun.join();
+          if (sidecar.awaitStop() && !inTime(ended)) {
+            tellWhereItHangs(serving);
+            Runtime.getRuntime().halt(sidecar.failed() ? FlexKv.EXIT_FAILED : 0);
+          }
+        });
+  }
+
+  private boolean inTime(CompletableFuture<Integer> ended) {
+    try {
+      ended.get(endMillis, TimeUnit.MILLISECONDS);
+      return true;
+    } catch (TimeoutException | ExecutionException | InterruptedException e) {
+      return false;
+    }
+  }
+
+  /** On a thread of its own: the log may be what hangs. */
+  private void tellWhereItHangs(Thread serving) {
+    IllegalStateException where = new IllegalStateException("it hangs here");
+    where.setStackTrace(serving.getStackTrace());
+    Thread telling =
+        Thread.ofPlatform()
+            .daemon()
+            .start(() -> LOG.error("not ended after {} ms, halts all the same", endMillis, where));
+    try {
+      telling.join(LAST_LINE_MILLIS);
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
     }

@@ -43,7 +43,10 @@ final class Sidecar {
   private static final long PINNED_MEANWHILE = 1L << 30;
 
   private static final Logger LOG = LoggerFactory.getLogger(Sidecar.class);
-  private static final long LOCK_PATIENCE_MILLIS = 3000;
+
+  /** Longer than another one's end may take, which holds the address until it is over. */
+  private static final long LOCK_PATIENCE_MILLIS = 5000;
+
   private static final long JOIN_MILLIS = 800;
   private static final long WRITES_MILLIS = 600;
   private static final ObjectMapper JSON = new ObjectMapper();
@@ -272,9 +275,26 @@ final class Sidecar {
     stopAsked.countDown();
   }
 
-  private void fail(String reason) {
+  /** As {@link #stop}, but nobody wanted that. */
+  void fail(String reason) {
     failed = true;
     stop(reason);
+  }
+
+  /** Whether it ends because a thread of it failed, or a device did. */
+  boolean failed() {
+    return failed;
+  }
+
+  /** Returns once it has been asked to end, or ends by itself; false if interrupted before. */
+  boolean awaitStop() {
+    try {
+      stopAsked.await();
+      return true;
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      return false;
+    }
   }
 
   /** Lets blocks that wait for the SSD get there, for a moment: what does not is not kept. */
