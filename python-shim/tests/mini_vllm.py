@@ -513,7 +513,8 @@ class MiniEngine:
         """Admission of a load: its whole sequence, beside what other loads still need."""
 
         def missing(other: Request, held: int) -> int:
-            return -(-(other.num_tokens + other.max_new) // self.block_tokens) - held
+            most = other.num_tokens + other.max_new - other.generated
+            return -(-most // self.block_tokens) - held
 
         reserved = sum(missing(r, len(r.blocks)) for r in self.waiting if r.blocks)
         return missing(request, hits) + reserved + hits <= len(self.pool.free)

@@ -57,6 +57,33 @@ def run_after(
     return answers
 
 
+def run_in_short_steps(
+    engine: Engine, prompts: Sequence[Tokens], max_tokens: int, step_tokens: int
+) -> tuple[list[Answer], int]:
+    """All prompts together, a step computing no more than `step_tokens`.
+
+    And how many of them were admitted upon blocks that a running request got in the same step.
+    """
+    hits: set[str] = set()
+
+    def look(output: Any) -> None:
+        new = output.scheduled_cached_reqs.new_block_ids
+        fresh = {block for groups in new if groups for block in groups[0]}
+        for request in output.scheduled_new_reqs:
+            if not fresh.isdisjoint(request.block_ids[0]):
+                hits.add(request.req_id)
+
+    scheduler = engine.scheduler
+    longest = scheduler.max_num_scheduled_tokens
+    undo = engine.before(engine.scheduler_connector, "build_connector_meta", look)
+    scheduler.max_num_scheduled_tokens = step_tokens
+    try:
+        return engine.run(prompts, max_tokens), len(hits)
+    finally:
+        scheduler.max_num_scheduled_tokens = longest
+        undo()
+
+
 def reset(engine: Engine, external: bool = False) -> None:
     """Drops the engine's prefix cache; must succeed, for no request holds a block."""
     if not engine.reset_prefix_cache(external=external):

@@ -49,6 +49,28 @@ def test_each_alone_after_reset_every_whole_block_comes_from_the_sidecar(
     counts["loads taken up ahead of the worker's report"] += told
 
 
+def test_questions_on_a_document_longer_than_a_step_are_all_saved(
+    line: Line, plain: EngineProcess, seed: int, counts: Counter[str]
+) -> None:
+    """They hit blocks that the first of them gets in the very step that admits them."""
+    rng = random.Random(seed + 5)
+    # Whoever is first computes it in five steps of 8 blocks; the last has room for another one.
+    document = random_tokens(rng, 37 * BLOCK_TOKENS)
+    questions = [document + random_tokens(rng, BLOCK_TOKENS + 8) for _ in range(4)]
+    right = plain.call(scenarios.run, questions, OUTPUT_TOKENS)
+    answers, hits = line.engine.call(
+        scenarios.run_in_short_steps, questions, OUTPUT_TOKENS, 8 * BLOCK_TOKENS
+    )
+    assert [a.token_ids for a in answers] == [a.token_ids for a in right]
+    assert hits > 0, "no question was admitted upon blocks of the same step"
+    counts["hits on blocks of the same step"] += hits
+    line.settle()
+    answers = line.engine.call(scenarios.run_alone, questions, OUTPUT_TOKENS)
+    assert [a.token_ids for a in answers] == [a.token_ids for a in right]
+    assert_served([38 * BLOCK_TOKENS] * 4, [answer.external_tokens for answer in answers])
+    counts["answers compared token by token"] += 2 * len(questions)
+
+
 def test_partial_hits_only_the_shared_prefix_is_loaded(
     line: Line, plain: EngineProcess, seed: int, counts: Counter[str]
 ) -> None:
