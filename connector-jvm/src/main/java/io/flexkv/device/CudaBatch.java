@@ -51,6 +51,7 @@ final class CudaBatch {
   private final CudaRows rows;
   private int count;
   private boolean pinned;
+  private boolean alone;
   private int lastSegment = -1;
 
   CudaBatch(
@@ -102,10 +103,12 @@ final class CudaBatch {
    * Submits a slice. Memory that is not pinned yet goes copy by copy: there the driver stages,
    * which a batch does not promise to do.
    *
+   * @param nothingOnItsWay whether all that was submitted to the stream before has ended
    * @return a {@code CUresult}; if it is not 0, some copies may be on their way
    */
-  int submit(CopySlice slice, long stream) {
+  int submit(CopySlice slice, long stream, boolean nothingOnItsWay) {
     pinned = allPinned(slice);
+    alone = nothingOnItsWay;
     int code = CudaDriver.SUCCESS;
     for (int i = 0; i < slice.count() && code == CudaDriver.SUCCESS; i++) {
       code = slice.rows(i) == 1 ? plain(slice, i, stream) : rows(slice, i, stream);
@@ -178,7 +181,7 @@ final class CudaBatch {
     long hostPitch = slice.hostPitch(i);
     boolean whole = pinned && strided;
     if (whole && direction == Direction.LOAD && path != CudaCopyPath.LOOP) {
-      whole = !sections.rowByRow(driver.mappings(), device);
+      whole = !sections.rowByRow(driver.mappings(), device, slice.rows(i), alone);
     }
     int segment = segmentOf(host);
     int code = CudaDriver.SUCCESS;

@@ -96,7 +96,7 @@ final class CudaCopyStream implements CopyStream {
       throw new IllegalStateException("cuda stream: " + events.length + " slices are on their way");
     }
     gpu.makeCurrent();
-    int first = batch.submit(slice, stream.address());
+    int first = batch.submit(slice, stream.address(), submitted == completed);
     int code = first;
     while (code != CudaDriver.SUCCESS
         && CudaLibrary.kind(code) == DeviceException.Kind.COPY
@@ -131,7 +131,7 @@ final class CudaCopyStream implements CopyStream {
           CudaLibrary.failure(driver, failure, "a batched or strided copy").getMessage());
     }
     int code = JCudaDriver.cuStreamSynchronize(stream);
-    return code == CudaDriver.SUCCESS ? batch.submit(slice, stream.address()) : code;
+    return code == CudaDriver.SUCCESS ? batch.submit(slice, stream.address(), false) : code;
   }
 
   /** A part of the failed slice may be on its way: nobody is told before it has ended. */

@@ -7,19 +7,25 @@ import java.util.Arrays;
  * loads.
  *
  * <p>A strided copy waits for the GPU's address translations: 2 of some 7 microseconds. They are
- * there, for loads and saves, where a small plain copy to the device was the first to come within
- * 32 MiB of GPU memory since anything was last mapped or unmapped in this process; strided copies,
- * of which many come at once, do not bring them about. Some 8 GiB of memory have theirs at a time;
- * where blocks lie scattered over more, fewer copies gain. All of it measured:
- * docs/decisions/small-rows-move-as-strided-copies.md.
+ * there, for loads and saves, where a small plain copy to the device was by itself the first to
+ * come within 32 MiB of GPU memory since anything was last mapped or unmapped in this process;
+ * strided copies, of which many come at once, do not bring them about, nor does a plain one among
+ * them. Some 8 GiB of memory have theirs at a time; where blocks lie scattered over more, fewer
+ * copies gain. All of it measured: docs/decisions/small-rows-move-as-strided-copies.md.
  *
- * <p>So the first block in each section of 16 MiB goes row by row, which brings them about for each
- * of its rows; but only after {@value #WORTH_IT} strided copies without a change of mappings, for
- * they change all the time while the pool is pinned.
+ * <p>So the next {@value #ROWS} rows go by themselves when nothing else is on its way, and from
+ * then on the first block in each section of 16 MiB; but only after {@value #WORTH_IT} strided
+ * copies without a change of mappings, for they change all the time while the pool is pinned.
  */
 final class CudaSections {
-  /** They lose about what some dozens of blocks cost row by row. */
+  /** Slow copies lose in it about what the rows cost. */
   static final int WORTH_IT = 256;
+
+  /** After so many copies it is time even if there always is something on its way. */
+  static final int PATIENCE = 8192;
+
+  /** Scattered over 8 GiB they meet 98 of a hundred times 32 MiB. */
+  static final int ROWS = 1024;
 
   private static final int SECTION_BITS = 24;
 
@@ -29,26 +35,47 @@ final class CudaSections {
   private final long[] visited = new long[PLACES];
   private long mappings;
   private int copies;
+  private boolean begun;
+  private long rowsLeft;
 
   /**
    * Whether the strided copy that is about to be made should go row by row.
    *
    * @param mappingsNow how often mappings have changed
    * @param device where it starts, not 0
+   * @param rows of it
+   * @param alone whether none of the stream's copies were on their way when this slice came
    */
-  boolean rowByRow(long mappingsNow, long device) {
+  boolean rowByRow(long mappingsNow, long device, long rows, boolean alone) {
     if (mappingsNow != mappings) {
-      if (copies == WORTH_IT) {
-        Arrays.fill(visited, 0);
-      }
-      mappings = mappingsNow;
-      copies = 0;
+      restart(mappingsNow);
     }
-    if (copies < WORTH_IT) {
+    if (!begun) {
       copies++;
-      return false;
+      if (copies <= WORTH_IT || !(alone || copies > PATIENCE)) {
+        return false;
+      }
+      begun = true;
+      rowsLeft = ROWS;
     }
-    long section = device >>> SECTION_BITS;
+    boolean first = visit(device >>> SECTION_BITS);
+    if (rowsLeft > 0) {
+      rowsLeft -= rows;
+      return true;
+    }
+    return first;
+  }
+
+  private void restart(long mappingsNow) {
+    if (begun) {
+      Arrays.fill(visited, 0);
+    }
+    mappings = mappingsNow;
+    copies = 0;
+    begun = false;
+  }
+
+  private boolean visit(long section) {
     int place = (int) section & (PLACES - 1);
     boolean first = visited[place] != section;
     visited[place] = section;
