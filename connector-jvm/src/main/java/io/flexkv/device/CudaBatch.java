@@ -35,6 +35,8 @@ final class CudaBatch {
   private final CudaCopyPath wanted;
   private CudaCopyPath path;
   private boolean strided = true;
+  private boolean neverStrided;
+  private boolean neverBatched;
   private boolean refusedStrided;
   private final Direction direction;
   private final PinnedRanges pool;
@@ -263,12 +265,13 @@ final class CudaBatch {
   }
 
   /**
-   * Uses simpler calls from now on, after the last slice failed: no strided copies if it was one of
-   * them, else no batches.
+   * Uses simpler calls after the last slice failed, up to {@link #simplifyNoMore}: no strided
+   * copies if it was one of them, else no batches.
    *
+   * @param forGood the driver will never take them
    * @return false if there is nothing simpler
    */
-  boolean simplify() {
+  boolean simplify(boolean forGood) {
     count = 0;
     rows.clear();
     if (!pinned) {
@@ -277,17 +280,19 @@ final class CudaBatch {
     if (refusedStrided) {
       refusedStrided = false;
       strided = false;
+      neverStrided |= forGood;
       return true;
     }
     boolean batched = path != CudaCopyPath.LOOP;
     path = CudaCopyPath.LOOP;
+    neverBatched |= forGood && batched;
     return batched;
   }
 
-  /** Uses all that it was made for again: the driver was short of something for a moment only. */
+  /** Uses all again that the driver has not refused for good. */
   void simplifyNoMore() {
-    path = wanted;
-    strided = true;
+    path = neverBatched ? CudaCopyPath.LOOP : wanted;
+    strided = !neverStrided;
   }
 
   private int loop(int copies, long stream) {

@@ -96,15 +96,9 @@ final class CudaCopyStream implements CopyStream {
       throw new IllegalStateException("cuda stream: " + events.length + " slices are on their way");
     }
     gpu.makeCurrent();
-    int first = batch.submit(slice, stream.address(), submitted == completed);
-    int code = first;
-    while (code != CudaDriver.SUCCESS
-        && CudaLibrary.kind(code) == DeviceException.Kind.COPY
-        && batch.simplify()) {
-      code = submitAgain(slice, code);
-    }
-    if (first != CudaDriver.SUCCESS && !CudaLibrary.refuses(first)) {
-      batch.simplifyNoMore();
+    int code = batch.submit(slice, stream.address(), submitted == completed);
+    if (code != CudaDriver.SUCCESS) {
+      code = submitSimply(slice, code);
     }
     if (code == CudaDriver.SUCCESS) {
       code = JCudaDriver.cuEventRecord(events[(int) (submitted % events.length)], stream);
@@ -121,6 +115,17 @@ final class CudaCopyStream implements CopyStream {
   }
 
   /** A driver that refuses batches is slower, not useless: the same copies by simpler calls. */
+  private int submitSimply(CopySlice slice, int failure) {
+    int code = failure;
+    while (code != CudaDriver.SUCCESS
+        && CudaLibrary.kind(code) == DeviceException.Kind.COPY
+        && batch.simplify(CudaLibrary.refuses(code))) {
+      code = submitAgain(slice, code);
+    }
+    batch.simplifyNoMore();
+    return code;
+  }
+
   private int submitAgain(CopySlice slice, int failure) {
     if (CudaLibrary.refuses(failure) || !saidOnce) {
       saidOnce = true;

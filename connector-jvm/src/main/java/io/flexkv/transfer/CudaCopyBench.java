@@ -159,10 +159,14 @@ public final class CudaCopyBench {
     }
   }
 
+  /** Loads, saves and both, as of an engine that registers once. */
   private void measure(BareCopies.Rows rows) throws IOException, DeviceException {
-    measure(rows, Direction.LOAD);
-    measure(rows, Direction.SAVE);
-    measure(rows, null);
+    try (DeviceMemory memory = devices.open(layout(rows));
+        MoverDriver mover = new MoverDriver(memory, 0)) {
+      measure(mover, rows, Direction.LOAD);
+      measure(mover, rows, Direction.SAVE);
+      measure(mover, rows, null);
+    }
     save();
   }
 
@@ -178,23 +182,20 @@ public final class CudaCopyBench {
   /**
    * @param direction null for both at once
    */
-  private void measure(BareCopies.Rows rows, @Nullable Direction direction)
+  private void measure(MoverDriver mover, BareCopies.Rows rows, @Nullable Direction direction)
       throws IOException, DeviceException {
     BareCopies.Primitive best = best(rows, direction);
     double[] link = new double[plan.rounds()];
     double[] loop = new double[plan.rounds()];
     double[] ours = new double[plan.rounds()];
-    try (DeviceMemory memory = devices.open(layout(rows));
-        MoverDriver mover = new MoverDriver(memory, 0)) {
-      for (int round = -1; round < plan.rounds(); round++) {
-        double linkRate = bare(direction, BareCopies.Primitive.LINK, rows, round);
-        double loopRate = bare(direction, best, rows, round);
-        double ourRate = mover(mover, rows, direction, round);
-        if (round >= 0) {
-          link[round] = linkRate;
-          loop[round] = loopRate;
-          ours[round] = ourRate;
-        }
+    for (int round = -1; round < plan.rounds(); round++) {
+      double linkRate = bare(direction, BareCopies.Primitive.LINK, rows, round);
+      double loopRate = bare(direction, best, rows, round);
+      double ourRate = mover(mover, rows, direction, round);
+      if (round >= 0) {
+        link[round] = linkRate;
+        loop[round] = loopRate;
+        ours[round] = ourRate;
       }
     }
     String name = "%s, %s".formatted(direction == null ? "both ways" : direction, rows.text());

@@ -22,8 +22,12 @@ import java.util.Collections;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.Random;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.LockSupport;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Whether the CUDA backend works on this machine: a Python child owns GPU memory and an event, this
@@ -40,6 +44,7 @@ public final class CudaSelfTest {
   private static final int ROW = 4 << 10;
   private static final int LAYERS = 8;
   private static final int RUN = 8;
+  private static final long PIECE = 32L << 20;
 
   private final BenchRecords records;
   private final BenchChild child;
@@ -48,6 +53,9 @@ public final class CudaSelfTest {
   private final MemorySegment exchange;
   private final MemorySegment pageable;
   private final AtomicBoolean pagesAreThere = new AtomicBoolean();
+
+  /** What happens while the pinning thread asks whether pages are there, once. */
+  private volatile @Nullable Runnable whenAsked;
 
   private CudaSelfTest(
       BenchRecords records,
@@ -101,7 +109,7 @@ public final class CudaSelfTest {
       // One process pins a piece of memory once, so each path gets a pool of its own.
       MemorySegment pool = BenchPool.map(exchange.byteSize());
       try (Devices devices = new Devices(List.of(pool), path)) {
-        devices.pinAfter(pagesAreThere::get, 1);
+        devices.pinAfter(this::pagesAreThere, 1);
         pagesAreThere.set(false);
         checkPath(devices, pool, path);
       } catch (DeviceException e) {
@@ -121,12 +129,13 @@ public final class CudaSelfTest {
       checkFence(memory, path);
       records.check(
           path + ": no more than a piece is pinned while pages come",
-          devices.pinnedBytes() <= Math.min(pool.byteSize(), 32L << 20));
+          devices.pinnedBytes() <= Math.min(pool.byteSize(), PIECE));
       pagesAreThere.set(true);
       records.check(path + ": pool while it is pinned, byte-exact", exact(memory, pool));
       awaitPins(devices, pool, path);
       records.check(path + ": pinned pool, both ways, byte-exact", exact(memory, pool));
       records.check(path + ": pool resized, both ways, byte-exact", resized(devices, memory, pool));
+      records.check(path + ": pool cut while a piece waits, pinned anew", cut(devices, pool));
     }
     try (DeviceMemory memory = devices.open(column())) {
       records.check(path + ": rows in strided copies, both ways, byte-exact", exact(memory, pool));
@@ -142,7 +151,7 @@ public final class CudaSelfTest {
     for (long part : new long[] {pool.byteSize() / 8, pool.byteSize() / 3, pool.byteSize()}) {
       long bytes = part / 4096 * 4096;
       long[] pinned = devices.resized(List.of(pool.asSlice(0, bytes)));
-      exact &= pinned[0] < bytes + (32L << 20);
+      exact &= pinned[0] < bytes + PIECE;
       exact &= exact(memory, pool.asSlice(0, bytes));
       for (int i = 0; devices.pinnedBytes() < bytes && i < 10_000; i++) {
         Thread.sleep(1);
@@ -150,6 +159,51 @@ public final class CudaSelfTest {
       exact &= devices.pinnedBytes() >= bytes && exact(memory, pool.asSlice(0, bytes));
     }
     return exact;
+  }
+
+  /**
+   * Smaller between the look at a piece and its pinning; pinning goes on when it has grown again.
+   */
+  private boolean cut(Devices devices, MemorySegment pool) throws Exception {
+    if (pool.byteSize() <= PIECE) {
+      return true;
+    }
+    devices.resized(List.of(pool.asSlice(0, PIECE)));
+    CountDownLatch cut = new CountDownLatch(1);
+    whenAsked =
+        () ->
+            Thread.ofPlatform()
+                .start(() -> {
+                  resize(devices, pool.asSlice(0, PIECE / 2));
+                  cut.countDown();
+                });
+    devices.resized(List.of(pool));
+    boolean done = cut.await(10, TimeUnit.SECONDS);
+    devices.resized(List.of(pool));
+    for (int i = 0; devices.pinnedBytes() < pool.byteSize() && i < 10_000; i++) {
+      Thread.sleep(1);
+    }
+    return done && devices.pinnedBytes() >= pool.byteSize();
+  }
+
+  private static void resize(Devices devices, MemorySegment pool) {
+    try {
+      devices.resized(List.of(pool));
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  /** Asked by the thread that pins, before each piece but the first. */
+  private boolean pagesAreThere() {
+    Runnable first = whenAsked;
+    if (first == null) {
+      return pagesAreThere.get();
+    }
+    whenAsked = null;
+    first.run();
+    LockSupport.parkNanos(50_000_000); // until the pool has its new length
+    return true;
   }
 
   private RankLayout layout(int blockBytes) throws DeviceException {

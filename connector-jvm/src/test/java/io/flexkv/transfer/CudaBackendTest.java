@@ -86,10 +86,23 @@ final class CudaBackendTest {
   }
 
   @Test
-  void selfTest_driverIsShortOfMemoryOnce_batchesAgainAfterwards() throws Exception {
-    assertThat(selfTest(32 * MIB, 4 * MIB, "-DSHORT_ONCE"))
+  void selfTest_driverIsShortOfMemoryForAMoment_batchesAgainAfterwards() throws Exception {
+    assertThat(selfTest(32 * MIB, 4 * MIB, "-DSHORT_TWICE", "-DWITHOUT_STRIDED"))
         .containsKey("AUTO: pinned pool, both ways, byte-exact");
     assertThat(counted("after-shortage")).isPositive();
+  }
+
+  @Test
+  void selfTest_noMoreEvents_streamIsGivenBack() throws Exception {
+    compileFake("-DSHORT_OF_EVENTS");
+    Process process =
+        selfTestProcess(folder.resolve("records.json"), 32 * MIB, 4 * MIB)
+            .redirectErrorStream(true)
+            .start();
+    String output = new String(process.getInputStream().readAllBytes(), UTF_8);
+    assertThat(process.waitFor()).as(output).isNotZero();
+    assertThat(output).contains("cuEventCreate failed");
+    assertThat(counted("streams-left")).isZero();
   }
 
   @Test
@@ -165,7 +178,7 @@ final class CudaBackendTest {
     assertThat(json).as(output).exists();
     boolean refuses =
         Arrays.stream(compilerFlags)
-            .anyMatch(flag -> flag.matches("-D(WITHOUT_(BATCHES|STRIDED)|SHORT_ONCE)"));
+            .anyMatch(flag -> flag.matches("-D(WITHOUT_(BATCHES|STRIDED)|SHORT_TWICE)"));
     if (refuses) {
       assertThat(output).contains("simpler copies on this stream");
     } else {

@@ -27,6 +27,7 @@ static uint64_t visited[MAX]; /* since mappings changed: 32 MiB where a small pl
 static long fast_rows, slow_rows; /* strided loads, by whether theirs was */
 static long after_shortage; /* batches of a stream that was once told of a shortage */
 static void *told;
+static int shortages, streams;
 struct event {
   int queries;
   int64_t ready_ns;
@@ -92,6 +93,7 @@ CUresult cuGetErrorName(int code, const char **out) {
 CUresult cuStreamCreate(struct stream **s, unsigned flags) {
   *s = calloc(1, sizeof **s);
   (*s)->magic = MAGIC;
+  streams++;
   return flags == 1 ? OK : INVALID;
 }
 static int is_stream(struct stream *s) { return s && s->magic == MAGIC; }
@@ -125,10 +127,19 @@ CUresult cuStreamSynchronize(struct stream *s) {
   run(s, NULL, 0, 1);
   return OK;
 }
-CUresult cuStreamDestroy_v2(struct stream *s) { return cuStreamSynchronize(s); }
+CUresult cuStreamDestroy_v2(struct stream *s) {
+  streams--;
+  return cuStreamSynchronize(s);
+}
 
+#ifdef SHORT_OF_EVENTS
+static int events;
+#endif
 CUresult cuEventCreate(struct event **e, unsigned flags) {
   if (!current) return 201;
+#ifdef SHORT_OF_EVENTS
+  if (++events == 20) return 2;
+#endif
   if (flags & 4) {
     char path[256];
     name(path, getpid(), 0xe);
@@ -188,6 +199,7 @@ static void __attribute__((destructor)) say_all(void) {
   say("fast-rows", fast_rows);
   say("slow-rows", slow_rows);
   say("after-shortage", after_shortage);
+  say("streams-left", streams);
 }
 CUresult cuMemAlloc_v2(CUdeviceptr *p, size_t length) {
   char path[256];
@@ -231,7 +243,7 @@ CUresult cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *size, CUdeviceptr p)
 
 CUresult cuMemHostRegister_v2(uint64_t p, size_t length, unsigned flags) {
   if (!current) return 201;
-  if (flags != 1 || p % 4096 || registrations == MAX) return INVALID;
+  if (flags != 1 || p % 4096 || !length || length >> 47 || registrations == MAX) return INVALID;
   forget();
   registered[registrations].length = length;
   __atomic_store_n(&registered[registrations].start, p, __ATOMIC_RELEASE);
@@ -286,10 +298,11 @@ static CUresult batch(uint64_t *dst, uint64_t *src, size_t *size, size_t count, 
 #ifdef WITHOUT_BATCHES
   return 801;
 #endif
-#ifdef SHORT_ONCE
-  after_shortage += told == s;
-  if (!told) {
-    told = s;
+#ifdef SHORT_TWICE
+  after_shortage += told == s && shortages == 2;
+  if (!told) told = s;
+  if (told == s && shortages < 2) {
+    shortages++;
     return 2;
   }
 #endif
