@@ -1,6 +1,8 @@
 package io.flexkv.device;
 
 import java.util.HexFormat;
+import java.util.List;
+import java.util.Locale;
 
 /**
  * How one allocation of the engine can be reached: a tagged union, one record a kind. Each distinct
@@ -37,6 +39,22 @@ public sealed interface AllocationHandle {
    */
   record CudaIpc(String handle, long offset, long length, String gpuUuid)
       implements AllocationHandle {
+    /** The GPU it lies on, spelled as {@link #normalized} does. */
+    public String gpu() {
+      return normalized(gpuUuid);
+    }
+
+    /** {@code GPU-0f3c…-…} and torch's form without the prefix are the same 32 hex digits. */
+    static String normalized(String uuid) {
+      String text = uuid.toLowerCase(Locale.ROOT);
+      for (String prefix : List.of("gpu-", "mig-")) {
+        if (text.startsWith(prefix)) {
+          text = text.substring(prefix.length());
+        }
+      }
+      return text.replace("-", "");
+    }
+
     /** The 64 bytes. */
     byte[] handleBytes() {
       return HexFormat.of().parseHex(handle);

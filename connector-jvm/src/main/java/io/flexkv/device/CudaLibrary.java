@@ -9,7 +9,6 @@ import java.util.Comparator;
 import java.util.HashMap;
 import java.util.HexFormat;
 import java.util.List;
-import java.util.Locale;
 import java.util.Map;
 import java.util.Optional;
 import java.util.stream.Stream;
@@ -56,13 +55,14 @@ final class CudaLibrary {
   private final CudaDriver driver;
   private final int version;
   private final Map<String, CUdevice> devices;
-  private final Map<String, CudaGpu> gpus = new HashMap<>();
+  private final OnceEach<CudaGpu> gpus;
   private final CopyTraffic traffic = new CopyTraffic();
 
   private CudaLibrary(CudaDriver driver, int version, Map<String, CUdevice> devices) {
     this.driver = driver;
     this.version = version;
     this.devices = devices;
+    this.gpus = new OnceEach<>(devices.keySet());
   }
 
   /**
@@ -190,8 +190,8 @@ final class CudaLibrary {
   }
 
   /** The GPU of this UUID, with its primary context; retained for the life of the process. */
-  synchronized CudaGpu gpu(String uuid) throws DeviceException {
-    String key = normalized(uuid);
+  CudaGpu gpu(String uuid) throws DeviceException {
+    String key = AllocationHandle.CudaIpc.normalized(uuid);
     CUdevice device = devices.get(key);
     if (device == null) {
       throw unsupported(
@@ -199,22 +199,6 @@ final class CudaLibrary {
                   .formatted(uuid, devices.keySet())
               + " container's devices");
     }
-    CudaGpu gpu = gpus.get(key);
-    if (gpu == null) {
-      gpu = CudaGpu.open(this, device, key);
-      gpus.put(key, gpu);
-    }
-    return gpu;
-  }
-
-  /** {@code GPU-0f3c…-…} and torch's form without the prefix are the same 32 hex digits. */
-  static String normalized(String uuid) {
-    String text = uuid.toLowerCase(Locale.ROOT);
-    for (String prefix : List.of("gpu-", "mig-")) {
-      if (text.startsWith(prefix)) {
-        text = text.substring(prefix.length());
-      }
-    }
-    return text.replace("-", "");
+    return gpus.get(key, () -> CudaGpu.open(this, device, key));
   }
 }

@@ -58,7 +58,7 @@ final class CudaMemoryDevice implements DeviceMemory {
   private void mapAllocation(
       int index, AllocationHandle.CudaIpc handle, AllocationHandle.CudaIpc first)
       throws DeviceException {
-    if (!CudaLibrary.normalized(handle.gpuUuid()).equals(CudaLibrary.normalized(first.gpuUuid()))) {
+    if (!handle.gpu().equals(first.gpu())) {
       throw DeviceException.layout(
           "allocations on two GPUs: %s and %s", first.gpuUuid(), handle.gpuUuid());
     }

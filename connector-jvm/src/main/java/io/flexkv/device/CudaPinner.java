@@ -29,7 +29,7 @@ import java.util.stream.Stream;
  * <p>What is not pinned works too, by the driver's staging. If the driver refuses, this says so
  * once and ends.
  */
-final class CudaPinner implements AutoCloseable {
+final class CudaPinner implements PoolPinner {
   private static final System.Logger LOG = System.getLogger(CudaPinner.class.getName());
   private static final long PATIENCE_NANOS = 20_000_000;
   private static final long LOOK_NANOS = 200_000;
@@ -158,18 +158,15 @@ final class CudaPinner implements AutoCloseable {
     return changed || stopped;
   }
 
-  /** The pool has become larger or smaller. */
-  synchronized void resized() {
+  @Override
+  public synchronized void resized() {
     changed = true;
     unpinned = false;
     notifyAll();
   }
 
-  /**
-   * Waits until nothing beyond the pool's end is pinned: at the rate of the driver, behind copies.
-   * Ends early where the driver refuses: then that stays pinned.
-   */
-  synchronized void awaitUnpinned() throws InterruptedException {
+  @Override
+  public synchronized void awaitUnpinned() throws InterruptedException {
     while (!unpinned && ended.getCount() > 0) {
       wait();
     }
@@ -247,7 +244,6 @@ final class CudaPinner implements AutoCloseable {
     }
   }
 
-  /** Ends after the piece in hand. What is pinned stays so until the process ends. */
   @Override
   public synchronized void close() {
     stopped = true;

@@ -5,14 +5,19 @@ import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ConcurrentMap;
 import java.util.function.BooleanSupplier;
 import org.jspecify.annotations.Nullable;
 
 /**
  * Opens the memory of ranks by whatever kind of handle they register. CUDA is loaded by {@link
  * #prepare} where there is a GPU, or with the first rank that needs it, and the pool is pinned with
- * that rank; on a machine without a GPU no class of it is touched. Thread-safe; {@link #open} may
- * take two seconds the first time.
+ * that rank; on a machine without a GPU no class of it is touched.
+ *
+ * <p>Thread-safe. {@link #open} may take two seconds the first time, and where a GPU hangs, for
+ * ever: it holds no monitor meanwhile that anybody needs for another GPU, or for {@link #close},
+ * and no more than {@value #MAX_OPENING} threads wait for one GPU.
  */
 public final class Devices implements AutoCloseable {
   private static final System.Logger LOG = System.getLogger(Devices.class.getName());
@@ -20,10 +25,17 @@ public final class Devices implements AutoCloseable {
   /** There where a driver for NVIDIA's GPUs is loaded. */
   private static final Path NVIDIA = Path.of("/dev/nvidiactl");
 
+  /** More than there are engines on one GPU. */
+  static final int MAX_OPENING = 24;
+
   private final PinnedRanges pool;
-  private final CudaCopyPath copyPath;
-  private @Nullable CudaLibrary cuda;
-  private @Nullable CudaPinner pinner;
+  private final Gpus gpus;
+
+  /** By GPU, how many wait for it right now. */
+  private final ConcurrentMap<String, Integer> opening = new ConcurrentHashMap<>();
+
+  private @Nullable PoolPinner pinner;
+  private boolean closed;
   private BooleanSupplier pagesAreThere = () -> true;
   private long pinnedMeanwhile = Long.MAX_VALUE;
 
@@ -33,7 +45,12 @@ public final class Devices implements AutoCloseable {
    */
   public Devices(List<MemorySegment> poolSegments, CudaCopyPath copyPath) {
     this.pool = new PinnedRanges(poolSegments);
-    this.copyPath = copyPath;
+    this.gpus = new CudaGpus(pool, copyPath);
+  }
+
+  Devices(Gpus gpus) {
+    this.pool = new PinnedRanges(List.of());
+    this.gpus = gpus;
   }
 
   /**
@@ -47,19 +64,12 @@ public final class Devices implements AutoCloseable {
     }
   }
 
-  private synchronized void loadCuda() {
+  private void loadCuda() {
     try {
-      library();
+      gpus.load();
     } catch (DeviceException e) {
       LOG.log(Level.DEBUG, "CUDA is not loaded ahead: {0}", e.getMessage());
     }
-  }
-
-  private synchronized CudaLibrary library() throws DeviceException {
-    if (cuda == null) {
-      cuda = CudaLibrary.load();
-    }
-    return cuda;
   }
 
   /**
@@ -82,7 +92,7 @@ public final class Devices implements AutoCloseable {
   public DeviceMemory open(RankLayout layout) throws DeviceException {
     return switch (layout.allocations().getFirst()) {
       case AllocationHandle.ProcessMemory memory -> ProcessMemoryDevice.open(layout);
-      case AllocationHandle.CudaIpc memory -> openCuda(layout, memory.gpuUuid());
+      case AllocationHandle.CudaIpc memory -> openCuda(layout, memory.gpu());
       case AllocationHandle.PosixFd memory -> throw notServed(memory);
       case AllocationHandle.MemFd memory -> throw notServed(memory);
     };
@@ -95,14 +105,27 @@ public final class Devices implements AutoCloseable {
             .formatted(handle.kind()));
   }
 
-  private synchronized DeviceMemory openCuda(RankLayout layout, String uuid)
-      throws DeviceException {
-    CudaLibrary library = library();
-    CudaMemoryDevice device = CudaMemoryDevice.open(library, layout, copyPath, pool);
-    if (pinner == null) {
-      pinner = CudaPinner.start(library.gpu(uuid), pool, pagesAreThere, pinnedMeanwhile);
+  private DeviceMemory openCuda(RankLayout layout, String gpu) throws DeviceException {
+    int waiting = opening.merge(gpu, 1, Integer::sum);
+    try {
+      if (waiting > MAX_OPENING) {
+        throw new DeviceException(
+            DeviceException.Kind.GONE,
+            "GPU %s does not answer: %d ranks wait for it to map their memory; restart this sidecar"
+                .formatted(gpu, MAX_OPENING));
+      }
+      DeviceMemory memory = gpus.open(layout);
+      pin(gpu);
+      return memory;
+    } finally {
+      opening.computeIfPresent(gpu, (key, count) -> count == 1 ? null : count - 1);
     }
-    return device;
+  }
+
+  private synchronized void pin(String gpu) throws DeviceException {
+    if (pinner == null && !closed) {
+      pinner = gpus.pin(gpu, pagesAreThere, pinnedMeanwhile);
+    }
   }
 
   /**
@@ -115,7 +138,7 @@ public final class Devices implements AutoCloseable {
    *     where that is no border of what was pinned at once, or where the driver refuses
    */
   public long[] resized(List<MemorySegment> poolSegments) throws InterruptedException {
-    CudaPinner running;
+    PoolPinner running;
     synchronized (this) {
       pool.resize(poolSegments);
       running = pinner;
@@ -134,9 +157,10 @@ public final class Devices implements AutoCloseable {
     return pool.pinnedBytes();
   }
 
-  /** Stops pinning. Devices that were opened are their owners' to close. */
+  /** Stops pinning, at once. Devices that were opened are their owners' to close. */
   @Override
   public synchronized void close() {
+    closed = true;
     if (pinner != null) {
       pinner.close();
     }

@@ -98,7 +98,7 @@ final class CudaMemoryDeviceTest extends DeviceMemoryContract {
       assertThatThrownBy(() -> engine.open(layout))
           .isInstanceOf(DeviceException.class)
           .hasMessageContaining("GPU-00 is not visible")
-          .hasMessageContaining(CudaLibrary.normalized(real.gpuUuid()));
+          .hasMessageContaining(real.gpu());
     }
   }
 
