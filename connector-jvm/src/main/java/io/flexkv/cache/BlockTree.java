@@ -21,6 +21,7 @@ import static io.flexkv.cache.EntryLayout.PREVIOUS_SIBLING;
 import static io.flexkv.cache.EntryLayout.READY;
 import static io.flexkv.cache.EntryLayout.SLOT;
 import static io.flexkv.cache.EntryLayout.SSD_HELD;
+import static io.flexkv.cache.EntryLayout.SSD_HELD_CHILDREN;
 import static io.flexkv.cache.EntryLayout.STATE;
 
 import java.util.function.IntConsumer;
@@ -208,12 +209,31 @@ final class BlockTree {
     remove(entry);
   }
 
+  /** Removes a block and everything below it. Nothing but pending saves may refer to it. */
+  void lose(int entry) {
+    removeSubtree(entry, DropReason.PARENT_LOST);
+  }
+
   /**
-   * Removes a servable block and everything below it; returns how many that are. Nothing but
-   * pending saves may refer to it.
+   * Shows a block and what is below it to a visitor, each after all that is below it, so many at
+   * most.
    */
-  int lose(int entry) {
-    return removeSubtree(entry, DropReason.PARENT_LOST);
+  void leavesFirst(int root, int most, IntConsumer visitor) {
+    int node = firstLeaf(root);
+    for (int seen = 1; seen < most && node != root; seen++) {
+      visitor.accept(node);
+      int sibling = index.getInt(node, NEXT_SIBLING);
+      node = sibling == NONE ? parent(node) : firstLeaf(sibling);
+    }
+    visitor.accept(node);
+  }
+
+  private int firstLeaf(int entry) {
+    int leaf = entry;
+    for (int child = entry; child != NONE; child = index.getInt(child, FIRST_CHILD)) {
+      leaf = child;
+    }
+    return leaf;
   }
 
   /** Removes every block of a namespace. No lease, load or save may refer to one. */
@@ -227,15 +247,15 @@ final class BlockTree {
 
   private void publish(int entry) {
     index.setInt(entry, STATE, READY);
+    index.setInt(entry, SSD_HELD_CHILDREN, 0);
     ready++;
     counters.savedBlocks++;
     copies.inHostNow(entry);
     published.accept(entry);
   }
 
-  /** Removes a subtree, leaves first; the links are the stack. Returns how many went. */
-  private int removeSubtree(int root, DropReason reason) {
-    int removed = 0;
+  /** Removes a subtree, leaves first; the links are the stack. */
+  private void removeSubtree(int root, DropReason reason) {
     int node = root;
     while (true) {
       int child = index.getInt(node, FIRST_CHILD);
@@ -248,9 +268,8 @@ final class BlockTree {
         counters.drop(node == root ? reason : below(reason), 1);
       }
       remove(node);
-      removed++;
       if (node == root) {
-        return removed;
+        return;
       }
       node = parent;
     }

@@ -21,6 +21,7 @@ import static io.flexkv.cache.EntryLayout.SLOT;
 import static io.flexkv.cache.EntryLayout.SSD;
 import static io.flexkv.cache.EntryLayout.SSD_CHILDREN;
 import static io.flexkv.cache.EntryLayout.SSD_HELD;
+import static io.flexkv.cache.EntryLayout.SSD_HELD_CHILDREN;
 import static io.flexkv.cache.EntryLayout.SSD_NONE;
 import static io.flexkv.cache.EntryLayout.SSD_QUEUED;
 import static io.flexkv.cache.EntryLayout.SSD_SLOT;
@@ -291,7 +292,11 @@ final class Copies {
 
   /** The SSD copy goes, and what was written below it: the host copy is what there is. */
   void dropSsd(int entry) {
-    withWritten(entry, this::dropSsdCopy);
+    if (onSsd(entry) == SSD_HELD) {
+      dropSsdCopy(entry); // nothing waits for one that is held, and its children may be many
+    } else {
+      withWritten(entry, this::dropSsdCopy);
+    }
   }
 
   private void dropSsdCopy(int entry) {
@@ -325,6 +330,7 @@ final class Copies {
 
   private void holdCopy(int entry) {
     index.setInt(entry, SSD, SSD_HELD);
+    addTo(entry, SSD_HELD_CHILDREN, 1);
     namespace(entry).ssdPolicy().add(entry);
     counters.ssdBlocks++;
     stored(Tier.SSD, entry);
@@ -376,6 +382,7 @@ final class Copies {
   private void leaveSsdPolicy(int entry) {
     boolean held = onSsd(entry) == SSD_HELD;
     if (held) {
+      addTo(entry, SSD_HELD_CHILDREN, -1);
       noticeSsdGone(entry);
     }
     leaveSsd(entry);

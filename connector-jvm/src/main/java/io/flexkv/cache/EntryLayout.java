@@ -7,7 +7,7 @@ package io.flexkv.cache;
  * longs  0 KEY_HI   1 KEY_LO   2 SLOT   3 HASH   4 RECENCY   5 SSD_SLOT   6 SSD_RECENCY
  * ints   0 PARENT   1 FIRST_CHILD   2 NEXT_SIBLING   3 PREVIOUS_SIBLING   4 CHILDREN
  *        5 PINS     6 STATE         7 NAMESPACE      8 GROUP
- *        9 OWNER   10 ATTEMPT_INDEX
+ *        9 OWNER   10 ATTEMPT_INDEX or SSD_HELD_CHILDREN
  *       11 OLDER   12 NEWER        13 LISTED
  *       14 HOST    15 SSD          16 HOT           17 HOST_CHILDREN    18 SSD_CHILDREN
  *       19 SSD_OLDER   20 SSD_NEWER   21 SSD_LISTED
@@ -57,8 +57,11 @@ final class EntryLayout {
    */
   static final int OWNER = 9;
 
-  /** Its place in that attempt. */
+  /** Until it is servable: its place in that attempt. */
   static final int ATTEMPT_INDEX = 10;
+
+  /** Of a servable one: how many children are {@link #SSD_HELD}. */
+  static final int SSD_HELD_CHILDREN = 10;
 
   /** What the host tier's policy keeps besides: see {@link PolicyFields}. */
   static final int OLDER = 11;

@@ -62,19 +62,39 @@ final class Losses {
     saves.settleEmptied();
   }
 
-  /** As {@link #lose}, of a block below which no copy is held; returns how many blocks went. */
-  int loseLast(int entry) {
-    counters.ssdLostBlocks++;
+  /**
+   * As {@link #lose}, of a block below which no copy is held. If it goes with all that is below it,
+   * so many blocks go at most, leaves first: it is held still until nothing is below it.
+   *
+   * @return how many blocks went
+   */
+  int loseLast(int entry, int most) {
     if (copies.inHost(entry) == HOST_THERE) {
+      counters.ssdLostBlocks++;
       copies.dropSsd(entry);
       return 0;
     }
-    int went = loseTree(entry);
+    Entries going = new Entries();
+    BitSet needed = new BitSet();
+    tree.leavesFirst(
+        entry,
+        most,
+        block -> {
+          counters.ssdLostBlocks += block == entry ? 1 : 0;
+          going.add(block);
+          if (tree.isPinned(block)) {
+            needed.set(block);
+          }
+        });
+    if (!needed.isEmpty()) {
+      end(needed);
+    }
+    going.forEach(tree::lose);
     saves.settleEmptied();
-    return went;
+    return going.size;
   }
 
-  private int loseTree(int root) {
+  private void loseTree(int root) {
     BitSet needed = new BitSet();
     IntPredicate visitor =
         block -> {
@@ -89,7 +109,7 @@ final class Losses {
     if (!needed.isEmpty()) {
       end(needed);
     }
-    return tree.lose(root);
+    tree.lose(root);
   }
 
   /** Ends all that needs one of these blocks. */

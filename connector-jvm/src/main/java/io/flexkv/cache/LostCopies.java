@@ -1,11 +1,9 @@
 package io.flexkv.cache;
 
 import static io.flexkv.cache.BlockIndex.NONE;
-import static io.flexkv.cache.EntryLayout.FIRST_CHILD;
-import static io.flexkv.cache.EntryLayout.NEXT_SIBLING;
 import static io.flexkv.cache.EntryLayout.READY;
-import static io.flexkv.cache.EntryLayout.SSD_CHILDREN;
 import static io.flexkv.cache.EntryLayout.SSD_HELD;
+import static io.flexkv.cache.EntryLayout.SSD_HELD_CHILDREN;
 import static io.flexkv.cache.EntryLayout.SSD_SLOT;
 import static io.flexkv.cache.EntryLayout.SSD_WRITTEN;
 import static io.flexkv.cache.EntryLayout.STATE;
@@ -20,10 +18,10 @@ import java.util.function.LongPredicate;
  *
  * <p>Copies go leaves first: from each copy without one below it the way up is looked at, and if a
  * lost one is there, all up to the highest of those go, as far as no other copies lie below them.
- * So a portion is small however many copies hang on one lost block. What cannot be parted (the way
- * up, the children of one block, what goes with a block that was nowhere else) is counted, and a
- * portion ends with it. Rounds follow each other until one finds nothing: below a block that was
- * still there others may have been written.
+ * So a portion is small however many copies hang on one lost block. What goes with a block that was
+ * nowhere else goes leaves first too, in several portions if it is much. The way up cannot be
+ * parted: it is counted, and a portion ends with it. Rounds follow each other until one finds
+ * nothing: below a block that was still there others may have been written.
  *
  * <p>Cache thread only.
  */
@@ -74,7 +72,9 @@ final class LostCopies {
     looked = 0;
     while (looked < most && next < index.handles()) {
       looked++;
-      look(next);
+      if (!look(next, most)) {
+        break; // the next call goes on with it
+      }
       next++;
       if (next == index.handles() && found) {
         next = 0;
@@ -87,19 +87,19 @@ final class LostCopies {
     return looked;
   }
 
-  /** Forgets what must go from this entry upwards. */
-  private void look(int entry) {
+  /** Forgets what must go from this entry upwards; false if that was too much for this call. */
+  private boolean look(int entry, int most) {
     if (!index.isEntry(entry) || index.getInt(entry, STATE) != READY) {
-      return;
+      return true;
     }
     int onSsd = copies.onSsd(entry);
     if (onSsd == SSD_WRITTEN && lies(entry)) {
       copies.dropSsd(entry); // it waits for its parent
-      return;
+      return true;
     }
     found |= onSsd == SSD_HELD && lies(entry);
     if (onSsd != SSD_HELD || hasHeldBelow(entry)) {
-      return;
+      return true;
     }
     int highest = NONE;
     for (int at = entry; at != NONE; at = tree.parent(at)) {
@@ -109,9 +109,13 @@ final class LostCopies {
     int at = highest == NONE ? NONE : entry;
     while (at != NONE) {
       int above = at == highest ? NONE : tree.parent(at);
-      looked += losses.loseLast(at);
+      looked += losses.loseLast(at, Math.max(1, most - looked));
+      if (index.isEntry(at) && copies.onSsd(at) == SSD_HELD) {
+        return false;
+      }
       at = above == NONE || hasHeldBelow(above) ? NONE : above;
     }
+    return true;
   }
 
   private boolean lies(int entry) {
@@ -119,14 +123,6 @@ final class LostCopies {
   }
 
   private boolean hasHeldBelow(int entry) {
-    if (index.getInt(entry, SSD_CHILDREN) == 0) {
-      return false;
-    }
-    int child = index.getInt(entry, FIRST_CHILD);
-    while (child != NONE && copies.onSsd(child) != SSD_HELD) {
-      child = index.getInt(child, NEXT_SIBLING);
-      looked++;
-    }
-    return child != NONE;
+    return index.getInt(entry, SSD_HELD_CHILDREN) != 0;
   }
 }

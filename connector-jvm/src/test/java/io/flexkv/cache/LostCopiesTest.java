@@ -117,35 +117,42 @@ class LostCopiesTest {
     }
   }
 
-  /** The most that a turn says it looked at. */
-  private int longestTurn() {
-    int longest = 0;
-    for (int looked; (looked = f.core.turn()) > 0; ) {
-      longest = Math.max(longest, looked);
-    }
-    return longest;
-  }
-
   @Test
-  void lost_blockWithManyChildren_theirNumberCountsInItsTurn() {
+  void lost_blockWithManyChildren_noneOfThemIsLookedAt() {
     fill();
     children(CHAINS, 0, MANY);
     long slot = slotOf(CHAINS, 0);
+    int blocks = f.core.index().size();
     f.core.ssd().lost(s -> s == slot);
-    assertThat(longestTurn()).isBetween(MANY, LostCopies.PORTION + 2 * DEPTH + MANY);
+    turns();
     assertNothingLiesIn(s -> s == slot);
+    assertThat(f.core.index().size()).as("all is in the host tier").isEqualTo(blocks);
   }
 
   @Test
-  void lost_blockNotInTheHostTier_whatGoesWithItCountsInItsTurn() {
+  void lost_blockNotInTheHostTier_whatGoesWithItGoesInPortions() {
     fill();
     long chain = CHAINS - 8;
     int last = DEPTH - 1;
     children(chain, last, MANY);
     long slot = slotOf(chain, last);
     f.core.ssd().lost(s -> s == slot);
-    assertThat(longestTurn()).isBetween(MANY, LostCopies.PORTION + 2 * DEPTH + 2 * (MANY + 1));
+    int turns = 0;
+    int before = f.core.index().size();
+    int left = before;
+    while (f.core.turn() > 0) {
+      int now = f.core.index().size();
+      assertThat(left - now).isLessThanOrEqualTo(LostCopies.PORTION);
+      turns += left > now ? 1 : 0;
+      if (turns == 1 && left > now) {
+        TreeChecker.check(f.core);
+      }
+      left = now;
+    }
+    assertThat(turns).isGreaterThan(MANY / LostCopies.PORTION);
+    assertThat(before - left).isEqualTo(MANY + 1);
     assertNothingLiesIn(s -> s == slot);
+    assertThat(f.core.stats().ssd().lostBlocks()).isOne();
     assertThat(entry(10_000, last + 1)).isEqualTo(BlockIndex.NONE);
     assertThat(entry(chain, last - 1)).as("is above").isNotEqualTo(BlockIndex.NONE);
   }

@@ -37,6 +37,7 @@ final class TreeChecker {
     int count = 0;
     int inHost = 0;
     int onSsd = 0;
+    int held = 0;
     int previous = NONE;
     for (int entry = first; entry != NONE; entry = get(entry, EntryLayout.NEXT_SIBLING)) {
       assertThat(seen.add(entry)).as("entry %s is reached once", entry).isTrue();
@@ -51,6 +52,7 @@ final class TreeChecker {
       copies(parent, entry);
       inHost += get(entry, EntryLayout.HOST) != EntryLayout.HOST_NONE ? 1 : 0;
       onSsd += get(entry, EntryLayout.SSD) >= EntryLayout.SSD_WRITING ? 1 : 0;
+      held += get(entry, EntryLayout.SSD) == EntryLayout.SSD_HELD ? 1 : 0;
       if (parent != NONE && get(entry, EntryLayout.STATE) == EntryLayout.READY) {
         assertThat(get(parent, EntryLayout.STATE))
             .as("the parent of a servable block")
@@ -65,6 +67,9 @@ final class TreeChecker {
     if (parent != NONE) {
       assertThat(get(parent, EntryLayout.HOST_CHILDREN)).as("host children").isEqualTo(inHost);
       assertThat(get(parent, EntryLayout.SSD_CHILDREN)).as("SSD children").isEqualTo(onSsd);
+      if (get(parent, EntryLayout.STATE) == EntryLayout.READY) {
+        assertThat(get(parent, EntryLayout.SSD_HELD_CHILDREN)).as("held").isEqualTo(held);
+      }
     }
     return count;
   }
@@ -81,6 +86,10 @@ final class TreeChecker {
     }
     boolean held = ssd == EntryLayout.SSD_HELD;
     assertThat(host == EntryLayout.HOST_THERE || held).as("a servable block is somewhere").isTrue();
+    if (ssd == EntryLayout.SSD_WRITTEN) {
+      assertThat(parent).as("waits for its parent").isNotEqualTo(NONE);
+      assertThat(get(parent, EntryLayout.SSD)).as("waits").isNotEqualTo(EntryLayout.SSD_HELD);
+    }
     if (held && parent != NONE) {
       assertThat(get(parent, EntryLayout.SSD)).as("SSD closed").isEqualTo(EntryLayout.SSD_HELD);
     }
