@@ -31,11 +31,9 @@ final class CudaEvents implements FenceRing.Query {
         opened.events[i] = gpu.driver().openEvent(handle);
       } catch (CudaCallException e) {
         opened.close();
-        throw new DeviceException(
-            DeviceException.Kind.UNSUPPORTED,
-            "cuda: event %d: %s; it must be made with interprocess=True by another living process"
-                .formatted(i, e.getMessage()),
-            e);
+        throw gpu.failure(
+            e,
+            "event %d must be made with interprocess=True by another living process".formatted(i));
       } catch (DeviceException e) {
         opened.close();
         throw e;

@@ -8,6 +8,8 @@ import java.util.HexFormat;
 import java.util.Map;
 import jcuda.driver.CUcontext;
 import jcuda.driver.CUdevice;
+import jcuda.driver.CUstream;
+import jcuda.driver.CUstream_flags;
 import jcuda.driver.JCudaDriver;
 
 /**
@@ -42,7 +44,8 @@ final class CudaGpu {
 
   static CudaGpu open(CudaLibrary library, CUdevice device, String uuid) throws DeviceException {
     CUcontext context = new CUcontext();
-    CudaLibrary.check(
+    // What never was cannot be lost: an error here is no reason for another process.
+    CudaLibrary.require(
         library.driver(),
         JCudaDriver.cuDevicePrimaryCtxRetain(context, device),
         "cuDevicePrimaryCtxRetain");
@@ -78,17 +81,40 @@ final class CudaGpu {
       try {
         mapping = new Mapping(driver.openMemory(HexFormat.of().parseHex(handle)));
       } catch (CudaCallException e) {
-        throw new DeviceException(
-            DeviceException.Kind.UNSUPPORTED,
-            "cuda: %s; the handle must be of another living process on this GPU, and of memory from"
-                    .formatted(e.getMessage())
-                + " cudaMalloc (sleep mode and expandable segments use another kind)",
-            e);
+        throw failure(
+            e,
+            "the handle must be of another living process on this GPU, and of memory from"
+                + " cudaMalloc (sleep mode and expandable segments use another kind)");
       }
       mappings.put(handle, mapping);
     }
     mapping.users++;
     return mapping.address;
+  }
+
+  /**
+   * What a call on handles of another process failed for. Its result does not tell: so the context
+   * is asked for something that needs no handle, which fails for one that is lost.
+   *
+   * @param wanted of the handle, where it is the handle
+   * @return UNSUPPORTED, or GONE where the context is lost: another process would get a new one
+   */
+  DeviceException failure(CudaCallException failed, String wanted) {
+    CUstream stream = new CUstream();
+    int code = JCudaDriver.cuStreamCreate(stream, CUstream_flags.CU_STREAM_NON_BLOCKING);
+    if (code == CudaDriver.SUCCESS) {
+      JCudaDriver.cuStreamDestroy(stream);
+    } else if (CudaLibrary.kind(code) == DeviceException.Kind.GONE) {
+      return new DeviceException(
+          DeviceException.Kind.GONE,
+          "cuda: %s; this sidecar's context on GPU %s is lost (%s), another sidecar gets a new one"
+              .formatted(failed.getMessage(), uuid, driver.errorName(code)),
+          failed);
+    }
+    return new DeviceException(
+        DeviceException.Kind.UNSUPPORTED,
+        "cuda: %s; %s".formatted(failed.getMessage(), wanted),
+        failed);
   }
 
   /** Gives back one use; the last one unmaps. */

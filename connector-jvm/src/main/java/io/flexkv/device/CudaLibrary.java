@@ -78,17 +78,17 @@ final class CudaLibrary {
           "the driver lacks " + missing + "; a driver for CUDA 12.6 or newer has them");
     }
     loadJCuda();
-    check(driver, JCudaDriver.cuInit(0), "cuInit");
+    require(driver, JCudaDriver.cuInit(0), "cuInit");
     int[] version = new int[1];
-    check(driver, JCudaDriver.cuDriverGetVersion(version), "cuDriverGetVersion");
+    require(driver, JCudaDriver.cuDriverGetVersion(version), "cuDriverGetVersion");
     Map<String, CUdevice> devices = new HashMap<>();
     int[] count = new int[1];
-    check(driver, JCudaDriver.cuDeviceGetCount(count), "cuDeviceGetCount");
+    require(driver, JCudaDriver.cuDeviceGetCount(count), "cuDeviceGetCount");
     for (int i = 0; i < count[0]; i++) {
       CUdevice device = new CUdevice();
       CUuuid uuid = new CUuuid();
-      check(driver, JCudaDriver.cuDeviceGet(device, i), "cuDeviceGet");
-      check(driver, JCudaDriver.cuDeviceGetUuid(uuid, device), "cuDeviceGetUuid");
+      require(driver, JCudaDriver.cuDeviceGet(device, i), "cuDeviceGet");
+      require(driver, JCudaDriver.cuDeviceGetUuid(uuid, device), "cuDeviceGetUuid");
       devices.put(HexFormat.of().formatHex(uuid.bytes), device);
     }
     LOG.log(
@@ -142,6 +142,13 @@ final class CudaLibrary {
 
   static DeviceException unsupported(String text) {
     return new DeviceException(DeviceException.Kind.UNSUPPORTED, "cuda: " + text);
+  }
+
+  /** As {@link #check}, for what comes before there is anything that could be lost. */
+  static void require(CudaDriver driver, int code, String call) throws DeviceException {
+    if (code != CudaDriver.SUCCESS) {
+      throw unsupported("%s failed: %s (%d)".formatted(call, driver.errorName(code), code));
+    }
   }
 
   /** Turns a result into an exception that says whether anything still works. */

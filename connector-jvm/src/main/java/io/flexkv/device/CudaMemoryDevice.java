@@ -69,10 +69,7 @@ final class CudaMemoryDevice implements DeviceMemory {
     try {
       there = gpu.driver().bytesFrom(base);
     } catch (CudaCallException e) {
-      throw new DeviceException(
-          DeviceException.Kind.UNSUPPORTED,
-          "cuda: allocation %d: %s".formatted(index, e.getMessage()),
-          e);
+      throw gpu.failure(e, "allocation %d is not what was mapped".formatted(index));
     }
     if (handle.offset() > there - handle.length()) {
       throw DeviceException.layout(

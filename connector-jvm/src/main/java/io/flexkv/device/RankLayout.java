@@ -58,6 +58,11 @@ public record RankLayout(
     return regions.getFirst().blocks();
   }
 
+  /** {@link AllocationHandle.CudaIpc#gpu} of the GPU it lies on; empty where it is on none. */
+  public String gpu() {
+    return allocations.getFirst() instanceof AllocationHandle.CudaIpc memory ? memory.gpu() : "";
+  }
+
   private static void check(
       List<AllocationHandle> allocations, List<Region> regions, long partBytes)
       throws DeviceException {

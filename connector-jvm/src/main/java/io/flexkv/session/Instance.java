@@ -82,6 +82,16 @@ final class Instance {
     return scheduler == null ? 0 : scheduler.hello.worldSize();
   }
 
+  /** Whether memory of it lies on this GPU. */
+  boolean uses(String gpu) {
+    for (Registration registration : ranks) {
+      if (registration != null && registration.memory.layout().gpu().equals(gpu)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
   /** Why it cannot be ready, null if it can. */
   @Nullable String missing() {
     Session present = scheduler;

@@ -4,9 +4,11 @@ import io.flexkv.cache.CacheCore;
 import io.flexkv.events.EventHub;
 import java.util.Arrays;
 import java.util.Collection;
+import java.util.HashSet;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.Objects;
+import java.util.Set;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
@@ -18,6 +20,7 @@ import org.slf4j.LoggerFactory;
  */
 final class Readiness {
   private static final Logger LOG = LoggerFactory.getLogger(Readiness.class);
+  private static final int MAX_LOST_GPUS = 64;
 
   private final CacheCore core;
   private final JobRouter jobs;
@@ -25,6 +28,9 @@ final class Readiness {
   private final EventHub events;
   private final Outbox outbox;
   private Consumer<String> endOfProcess = reason -> {};
+
+  /** Those that the operator was told of. */
+  private final Set<String> lostGpus = new HashSet<>();
 
   Readiness(CacheCore core, JobRouter jobs, SsdRouter ssd, EventHub events, Outbox outbox) {
     this.core = core;
@@ -205,15 +211,39 @@ final class Readiness {
     String lost =
         "the device of rank %d of %s failed its copies, and takes its memory no more"
             .formatted(rank, instance.name);
-    for (Instance other : instances) {
-      if (other.ready) {
-        if (failures.tell()) {
-          LOG.error("{}; remedy: restart this sidecar, which {} still uses", lost, other.name);
-        }
-        return;
+    Instance served = anyServed(instances, "");
+    if (served == null) {
+      endOfProcess.accept(lost + "; another sidecar may serve it");
+    } else if (failures.tell()) {
+      LOG.error("{}; remedy: restart this sidecar, which {} still uses", lost, served.name);
+    }
+  }
+
+  /**
+   * What this process has on a GPU is lost for good: it serves nobody there any more, whoever
+   * comes, and be it an engine that has not been here before. Another process would, so this one
+   * ends at once, unless that took the cache from somebody on another GPU.
+   */
+  void gpuLost(Instance instance, int rank, String gpu, Collection<Instance> instances) {
+    String lost =
+        "GPU %s is lost to this sidecar, which rank %d of %s needs"
+            .formatted(gpu, rank, instance.name);
+    Instance served = anyServed(instances, gpu);
+    if (served == null) {
+      endOfProcess.accept(lost + "; another sidecar may serve it");
+    } else if (lostGpus.size() < MAX_LOST_GPUS && lostGpus.add(gpu)) {
+      LOG.error("{}; remedy: restart this sidecar, which {} still uses", lost, served.name);
+    }
+  }
+
+  /** An instance that is served; not by a GPU that is lost, where it only has not noticed yet. */
+  private static @Nullable Instance anyServed(Collection<Instance> instances, String lostGpu) {
+    for (Instance instance : instances) {
+      if (instance.ready && (lostGpu.isEmpty() || !instance.uses(lostGpu))) {
+        return instance;
       }
     }
-    endOfProcess.accept(lost + "; another sidecar may serve it");
+    return null;
   }
 
   /** A rank's memory has been opened; replaces an earlier one. */

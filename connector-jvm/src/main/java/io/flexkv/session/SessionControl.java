@@ -77,7 +77,7 @@ public final class SessionControl {
     try {
       registration = open(session, layout, handles, same, proved, name);
     } catch (DeviceException e) {
-      tellRefused(session);
+      tellRefused(session, e.kind() == DeviceException.Kind.GONE ? layout.gpu() : "");
       throw new RequestException("refused", e.getMessage());
     }
     try {
@@ -110,15 +110,21 @@ public final class SessionControl {
     return result;
   }
 
-  private void tellRefused(Session session) throws RequestException {
+  /**
+   * @param lostGpu the GPU that is lost to this process, empty where none is
+   */
+  private void tellRefused(Session session, String lostGpu) throws RequestException {
     inbox.call(
         () -> {
           Instance instance = session.instance;
           if (!session.ended && instance != null) {
             int rank = session.hello.rank();
-            agent
-                .readiness()
-                .refused(instance, rank, agent.directory().instances(), System.nanoTime());
+            var instances = agent.directory().instances();
+            if (lostGpu.isEmpty()) {
+              agent.readiness().refused(instance, rank, instances, System.nanoTime());
+            } else {
+              agent.readiness().gpuLost(instance, rank, lostGpu, instances);
+            }
           }
           return true;
         },

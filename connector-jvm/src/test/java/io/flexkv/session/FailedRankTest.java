@@ -37,6 +37,7 @@ class FailedRankTest {
   private TestClient worker;
   private long counter;
   private volatile boolean refuses;
+  private volatile String lostGpu = "none";
   private final CompletableFuture<String> endOfProcess = new CompletableFuture<>();
 
   @BeforeEach
@@ -47,6 +48,9 @@ class FailedRankTest {
             layout -> {
               if (refuses) {
                 throw new DeviceException(DeviceException.Kind.UNSUPPORTED, "told to refuse");
+              }
+              if (layout.gpu().equals(lostGpu)) {
+                throw new DeviceException(DeviceException.Kind.GONE, "told that it is lost");
               }
               FakeDevice device = memory.open(layout);
               devices.add(device);
@@ -236,6 +240,65 @@ class FailedRankTest {
     load();
     refuseAgain(CopyFailures.REFUSED_NANOS);
     assertThat(endOfProcess).as("it was back, and is refused only now").isNotDone();
+  }
+
+  private static ObjectNode onGpu(TestClient worker, String gpu) throws Exception {
+    ObjectNode args = InstanceTest.registration(worker);
+    args.put("proved", true);
+    ObjectNode allocation = (ObjectNode) args.at("/layout/allocations/0");
+    allocation.put("kind", "cuda_ipc").put("handle", "ab".repeat(64)).put("offset", 0);
+    allocation.put("gpu_uuid", gpu);
+    return args;
+  }
+
+  private void registerAtALostGpu(String gpu) throws Exception {
+    ObjectNode args = onGpu(worker, gpu);
+    assertThatThrownBy(() -> rig.control.register(args))
+        .isInstanceOf(RequestException.class)
+        .hasMessageContaining("told that it is lost");
+  }
+
+  private void engineLeavesAndComesBack() throws Exception {
+    scheduler.close();
+    worker.close();
+    SidecarRig.await("nobody is here", () -> rig.rendezvous.clients() == 0);
+    worker = TestClient.of(rig, Protocol.ROLE_WORKER).join("e");
+    scheduler = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("e");
+  }
+
+  @Test
+  void gpuLost_aRestartedEngineFindsItSo_theProcessEndsAtOnce() throws Exception {
+    engineLeavesAndComesBack();
+    lostGpu = "0a";
+    registerAtALostGpu("GPU-0A");
+    assertThat(endOfProcess).isDone();
+    assertThat(endOfProcess.join()).contains("GPU 0a is lost").contains("rank 0 of e");
+  }
+
+  @Test
+  void gpuLost_anotherEngineIsServed_theProcessEndsOnlyIfThatOneIsByTheSameGpu() throws Exception {
+    engineLeavesAndComesBack();
+    try (TestClient otherWorker = TestClient.of(rig, Protocol.ROLE_WORKER).join("other");
+        TestClient _ = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("other")) {
+      ObjectNode args = onGpu(otherWorker, "GPU-0b");
+      rig.control.register(args);
+      assertThat(rig.control.confirm(args).path("ready").asBoolean()).isTrue();
+      lostGpu = "0a";
+      registerAtALostGpu("GPU-0a");
+      assertThat(endOfProcess).as("one is served on another GPU").isNotDone();
+      lostGpu = "0b";
+      registerAtALostGpu("GPU-0b");
+      assertThat(endOfProcess).as("its copies will fail as well").isDone();
+    }
+  }
+
+  @Test
+  void engineGoneWhileItRegisters_itsMemoryIsNoGpu_theProcessGoesOn() throws Exception {
+    engineLeavesAndComesBack();
+    lostGpu = "";
+    ObjectNode args = InstanceTest.registration(worker);
+    assertThatThrownBy(() -> rig.control.register(args)).hasMessageContaining("it is lost");
+    assertThat(endOfProcess).isNotDone();
   }
 
   private int status(String at) {
