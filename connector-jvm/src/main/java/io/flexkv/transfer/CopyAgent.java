@@ -42,6 +42,12 @@ final class CopyAgent implements Agent {
 
   private static final int MAX_NEW_JOBS_A_CYCLE = 64;
 
+  /**
+   * A copy may fail for its own sake. After so many in a row, and no job that ended well between
+   * them, it is no copy's: what is opened anew may do better, and costs one registration.
+   */
+  static final int MAX_FAILED_IN_A_ROW = 3;
+
   private final String roleName;
   private final Direction direction;
   private final Geometry geometry;
@@ -68,6 +74,7 @@ final class CopyAgent implements Agent {
 
   private final CountDownLatch settled = new CountDownLatch(1);
   private long lastSubmitNanos;
+  private int failedInARow;
   private @Nullable JobState submitting;
   private volatile @Nullable String dead;
   private volatile long expectedUntilNanos;
@@ -328,8 +335,11 @@ final class CopyAgent implements Agent {
         stream.submit(slice);
       } catch (DeviceException e) {
         state.endAs(Completion.Status.FAILED, e.getMessage());
+        failedInARow++;
         if (e.kind() == DeviceException.Kind.GONE) {
           die(e.getMessage());
+        } else if (failedInARow >= MAX_FAILED_IN_A_ROW) {
+          die("%d copies in a row failed, the last: %s".formatted(failedInARow, e.getMessage()));
         }
         submitting = null;
         return submitted + 1;
@@ -464,6 +474,9 @@ final class CopyAgent implements Agent {
   private void finish(JobState state, boolean drained) {
     long now = clock.getAsLong();
     Completion completion = state.completion(now, drained && !state.undrained);
+    if (completion.status() == Completion.Status.OK) {
+      failedInARow = 0;
+    }
     counters.job(completion.status(), state.stages(now));
     completions.post(completion);
     if (state.active) {

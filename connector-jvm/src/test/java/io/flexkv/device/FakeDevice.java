@@ -30,6 +30,9 @@ public final class FakeDevice implements DeviceMemory {
   /** The n-th submit from now fails with COPY; 0 = none. */
   public final AtomicInteger failSubmit = new AtomicInteger();
 
+  /** Every submit fails with COPY. */
+  public volatile boolean refusesCopies;
+
   /** Limits of streams opened from now on. */
   public volatile SliceLimits limits = new SliceLimits(64, 4096, 2);
 
@@ -137,6 +140,9 @@ public final class FakeDevice implements DeviceMemory {
       requireThere();
       if (failSubmit.get() > 0 && failSubmit.decrementAndGet() == 0) {
         throw new DeviceException(DeviceException.Kind.COPY, "fake: told to fail");
+      }
+      if (refusesCopies) {
+        throw new DeviceException(DeviceException.Kind.COPY, "fake: not permitted");
       }
       List<long[]> copies = new ArrayList<>();
       for (int i = 0; i < slice.count(); i++) {

@@ -150,6 +150,16 @@ class FailedRankTest {
   }
 
   @Test
+  void everyCopyRefused_afterThree_theRankRegistersAnew() throws Exception {
+    devices.getFirst().refusesCopies = true;
+    for (int i = 0; i < 3; i++) {
+      assertThat(load().status()).isEqualTo(Protocol.STATUS_FAILED);
+    }
+    comeBack();
+    assertThat(load().status()).isEqualTo(Protocol.STATUS_OK);
+  }
+
+  @Test
   void deviceLost_whileNoJobIsHere_isSeenToo() throws Exception {
     long job = startLoad(Protocol.FENCE_EVENT);
     worker.send(RevokeRecord.encode(worker.scratch, job));

@@ -437,6 +437,38 @@ final class MoverTest {
     }
   }
 
+  private static String causeOf(MoverFixture f, long job, Direction direction) throws Exception {
+    assertThat(f.mover.submit(f.job(job, direction, 0))).isTrue();
+    Completion done = f.next();
+    assertThat(done.jobId()).isEqualTo(job);
+    return done.status() == Completion.Status.OK ? "" : String.valueOf(done.cause());
+  }
+
+  @Test
+  void submit_copiesFailInARow_theMoverFailsForGoodWithTheThird() throws Exception {
+    try (MoverFixture f = new MoverFixture(256, device -> device.refusesCopies = true)) {
+      assertThat(causeOf(f, 1, Direction.SAVE)).contains("not permitted");
+      assertThat(causeOf(f, 2, Direction.SAVE)).contains("not permitted");
+      assertThat(f.mover.failed()).isNull();
+      assertThat(causeOf(f, 3, Direction.SAVE)).contains("not permitted");
+      assertThat(f.mover.failed()).contains("3 copies in a row").contains("not permitted");
+      f.device.refusesCopies = false;
+      assertThat(causeOf(f, 4, Direction.SAVE)).contains("3 copies in a row");
+    }
+  }
+
+  @Test
+  void submit_copiesFailWithOthersThatSucceedBetween_theMoverGoesOn() throws Exception {
+    try (MoverFixture f = new MoverFixture()) {
+      for (int job = 1; job <= 9; job++) {
+        boolean fails = job % 3 != 0;
+        f.device.refusesCopies = fails;
+        assertThat(causeOf(f, job, Direction.LOAD).isEmpty()).isEqualTo(!fails);
+      }
+      assertThat(f.mover.failed()).isNull();
+    }
+  }
+
   @Test
   void deviceGone_everyJobFailsAtOnceThoseThatComeLaterToo() throws Exception {
     try (MoverFixture f = new MoverFixture(256, device -> device.held = true)) {
