@@ -11,13 +11,15 @@ import torch
 from kv_rig import Shape, share_a_tensor
 
 from flexkv.addresses import manager_ports, publish_register_port, rank_address
+from flexkv.client import Link
 from flexkv.common.config import CacheConfig, LayerGroupSpec, ModelConfig, RankInfo
 from flexkv.common.memory_handle import TensorSharedHandle
 from flexkv.common.storage import KVCacheLayout, KVCacheLayoutType
-from flexkv.errors import ConfigError, FlexKVError
+from flexkv.errors import ConfigError, FlexKVError, MemoryInUseError
 from flexkv.layout import LayoutError
 from flexkv.namespaces import namespace_digest
 from flexkv.rank_layout import rank_layout
+from flexkv.registration import Registration
 from flexkv.server.client import KVTPClient
 
 LAYERFIRST, BLOCKFIRST = KVCacheLayoutType.LAYERFIRST, KVCacheLayoutType.BLOCKFIRST
@@ -220,3 +222,26 @@ def test_ranks_of_stages_are_counted_through() -> None:
         KVTPClient(port, 0, 0, 1, 2)._rank(layout)
     with pytest.raises(FlexKVError, match="ranks on another host are not served"):
         KVTPClient(port).set_slot_mapping(1, [])
+
+
+@pytest.mark.parametrize(
+    "error", [None, MemoryInUseError("it may still write"), KeyboardInterrupt()]
+)
+def test_rank_that_could_not_be_registered_leaves_no_link_behind(
+    error: BaseException | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links: list[Link] = []
+
+    def first(self: Registration, layout: Any, fences: Any, link: Link, *_: Any, **__: Any) -> bool:
+        links.append(link)
+        if error is not None:
+            raise error
+        return False
+
+    monkeypatch.setattr(Registration, "first", first)
+    client = KVTPClient(f"ipc://{tmp_path}/nobody")
+    layout = KVCacheLayout(LAYERFIRST, 1, 10, 4, 1, 16)
+    with pytest.raises(FlexKVError if error is None else type(error)):
+        client.register_to_server([torch.zeros(2, 10, 4, 1, 16)], layout)
+    assert links[0].wait(5.0) is None, "it would lend the memory to the next sidecar"
+    assert links[0]._stopping

@@ -112,18 +112,22 @@ class KVTPClient:
         link = Link(self._settings, lambda: hello, on_attach=registration.again, launch=False)
         link.start()
         device = self.device_id if override_device_id is None else override_device_id
-        with _on_device(tensors[0], device):
-            if not registration.first(
-                layout, NoFences(), link, self._settings.start_timeout_s,
-                # Latent attention: one copy serves every rank of a stage, and the sidecar stores it
-                # once where there is one stage; ranks of another have layers of their own.
-                same_on_all_ranks=kv_layout.kv_dim == 1 and self.pp_rank == 0,
-            ):  # fmt: skip
-                link.close()
-                raise FlexKVError(
-                    f"rank {rank} is not registered at {self.gpu_register_port}: see the log; the "
-                    "KVManager with this gpu_register_port must have been started"
-                )
+        try:
+            with _on_device(tensors[0], device):
+                if not registration.first(
+                    layout, NoFences(), link, self._settings.start_timeout_s,
+                    # Latent attention: one copy serves every rank of a stage, and the sidecar
+                    # stores it once where there is one stage; ranks of another have layers of
+                    # their own.
+                    same_on_all_ranks=kv_layout.kv_dim == 1 and self.pp_rank == 0,
+                ):  # fmt: skip
+                    raise FlexKVError(
+                        f"rank {rank} is not registered at {self.gpu_register_port}: see the log; "
+                        "the KVManager with this gpu_register_port must have been started"
+                    )
+        except BaseException:
+            link.close()
+            raise
         self._link = link
 
     def _rank(self, kv_layout: KVCacheLayout) -> int:
