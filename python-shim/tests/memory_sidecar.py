@@ -66,6 +66,9 @@ class FakeSession:
     def alive(self) -> bool:
         return not self.cut and not self.broken and not self.sidecar.dead
 
+    def close(self) -> None:
+        self.broken = True
+
     def send(self, *records: p.Record) -> bool:
         if not self.alive() or self.full:
             return False

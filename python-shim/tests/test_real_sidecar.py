@@ -18,7 +18,7 @@ import pytest
 from plain_instance import PlainInstance, random_hashes
 from real_sidecar import missing, settings
 
-from flexkv import cli, launcher, proof
+from flexkv import cli, launcher, proof, registration
 from flexkv import protocol as p
 from flexkv.client import Link
 from flexkv.config import Settings
@@ -157,6 +157,40 @@ def test_sidecar_paused_before_its_proof_writes_is_dead_before_the_blocks_go_bac
     finally:
         link.close()
         paused[0].kill_server()
+
+
+def test_sidecar_paused_at_a_registration_is_registered_with_when_it_goes_on(
+    real: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: no KV tensors to prove")
+    memory = torch.zeros(10, 4, 16)
+    layout = derive_layout({"l0": memory}, num_blocks=10, block_tokens=4)
+    monkeypatch.setattr(registration, "CONTROL_TIMEOUT_S", 0.3)
+    rank = Registration()
+    hello = p.Hello(role=p.ROLE_WORKER, pid=0, instance="paused", block_tokens=4)
+    link = Link(real, lambda: hello, on_attach=rank.again)
+    link.start()
+    session = link.wait(60.0)
+    assert session is not None
+    os.kill(session.server_pid, signal.SIGSTOP)
+
+    def replaced(link: Link, session: Session) -> None:
+        wait_until_replaced(link, session)
+        monkeypatch.setattr(registration, "CONTROL_TIMEOUT_S", 30.0)
+        os.kill(session.server_pid, signal.SIGCONT)
+
+    wait_until_replaced = registration._wait_until_replaced
+    monkeypatch.setattr(registration, "_wait_until_replaced", replaced)
+    try:
+        assert rank.first(layout, NoFences(), link, 60.0)
+        now = link.session()
+        assert now is not None
+        assert now is not session
+        assert now.server_pid == session.server_pid
+        assert rank.proved
+    finally:
+        os.kill(session.server_pid, signal.SIGCONT)
+        link.close()
 
 
 def test_what_a_gpu_may_hang_in_runs_beside_the_control_thread(real: Settings) -> None:

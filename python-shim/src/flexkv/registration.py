@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any
 
-from flexkv.errors import FlexKVError, MemoryInUseError
+from flexkv.errors import ControlError, FlexKVError, MemoryInUseError
 from flexkv.fences import Fences
 from flexkv.handles import allocation_handles, allow_tracing_by
 from flexkv.layout import KvLayout
@@ -22,6 +22,12 @@ from flexkv.session_api import Session, WorkerLink
 logger = logging.getLogger(__name__)
 
 ATTEMPTS_MAX = 3
+
+REFUSALS = ("refused", "malformed")
+"""Codes of answers that say what the sidecar thinks of the request, not in what state it is."""
+
+ENDING_S = 3.0
+"""A sidecar that cannot serve anybody any more is gone so long after it has said no."""
 
 
 class Registration:
@@ -50,9 +56,11 @@ class Registration:
     ) -> bool:
         """Describes the memory, waits for a sidecar and proves the layout.
 
-        Engine thread, before any block is live; waits at most about ``timeout_s`` seconds for a
-        sidecar.  False (and one line in the log) means: this engine is served nothing.  Raises
-        ``MemoryInUseError`` if a sidecar may go on writing into the memory.
+        Engine thread, before any block is live.  Each of ``ATTEMPTS_MAX`` attempts waits at most
+        about ``timeout_s`` seconds for a sidecar; the first that waits in vain is the last.  One
+        whose request is not answered, or whose sidecar ends, is followed by another.  False (and
+        one line in the log) means: this engine is served nothing.  Raises ``MemoryInUseError`` if a
+        sidecar may go on writing into the memory.
         """
         self._layout = layout
         self._description = {
@@ -64,11 +72,17 @@ class Registration:
             "same_on_all_ranks": same_on_all_ranks,
         }
         self._fences = fences.handles()
-        deadline = time.monotonic() + timeout_s
-        for attempt in range(ATTEMPTS_MAX):
-            session = link.wait(max(0.0, deadline - time.monotonic()))
+        return self._attempts(layout, link, timeout_s)
+
+    def _attempts(self, layout: KvLayout, link: WorkerLink, timeout_s: float) -> bool:
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            began = time.monotonic()
+            session = link.wait(timeout_s)
             if session is None:
-                break
+                given_up = time.monotonic() - began < timeout_s  # the link has said why
+                return self._unserved(
+                    "" if given_up else f"no sidecar could be reached within {timeout_s:.0f} s"
+                )
             try:
                 self._register(session, layout)
             except MemoryInUseError:
@@ -76,25 +90,32 @@ class Registration:
             except FlexKVError as error:
                 logger.warning(
                     "FlexKV could not register the KV cache (attempt %d of %d): %s",
-                    attempt + 1, ATTEMPTS_MAX, error,
+                    attempt, ATTEMPTS_MAX, error,
                 )  # fmt: skip
-                if session.alive():
+                if _is_final(error) and not _ends(session):
                     return False
-                _wait_until_replaced(link, session, deadline)
+                session.close()
+                _wait_until_replaced(link, session)
                 continue
             logger.info(
                 "FlexKV registered %d blocks of %d bytes (%d regions), layout %s",
                 layout.num_blocks, layout.part_bytes, len(layout.regions), layout.fingerprint,
             )  # fmt: skip
             return True
-        if time.monotonic() < deadline:  # the link has said why none will come
+        return self._unserved(f"{ATTEMPTS_MAX} attempts failed")
+
+    def _unserved(self, why: str) -> bool:
+        """No sidecar has this rank's memory.  Whether one may get it later: if it was proved."""
+        if self.proved:
+            logger.warning("FlexKV serves this rank only once a sidecar answers")
+        elif why:
+            logger.warning(
+                "FlexKV serves nothing to this rank: %s, and the layout can be proved only before "
+                "blocks are in use", why,
+            )  # fmt: skip
+        else:
             logger.info("FlexKV serves nothing to this rank")
-            return False
-        logger.warning(
-            "FlexKV serves nothing to this rank: no sidecar could be reached within %.0f s, and "
-            "the layout can be proved only before blocks are in use", timeout_s,
-        )  # fmt: skip
-        return False
+        return self.proved
 
     def again(self, session: Session) -> bool:
         """``on_attach`` of the link: tells a new sidecar what an earlier one has proved.
@@ -137,7 +158,23 @@ class Registration:
         session.control("confirm", identity, CONTROL_TIMEOUT_S)
 
 
-def _wait_until_replaced(link: WorkerLink, session: Session, deadline: float) -> None:
+def _is_final(error: FlexKVError) -> bool:
+    """Whether another attempt with the same sidecar would end alike, as far as one can tell."""
+    return not isinstance(error, ControlError) or (error.code in REFUSALS and not error.may_run)
+
+
+def _ends(session: Session) -> bool:
+    """Whether the sidecar ends behind its refusal: one does whose device is lost to it."""
+    deadline = time.monotonic() + ENDING_S
+    while session.alive():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _wait_until_replaced(link: WorkerLink, session: Session) -> None:
     """Waits, at start-up only, until the link has noticed that a session is over."""
+    deadline = time.monotonic() + ENDING_S
     while link.session() is session and time.monotonic() < deadline:
         time.sleep(0.02)

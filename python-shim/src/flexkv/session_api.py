@@ -22,6 +22,9 @@ class Session(Protocol):
     def alive(self) -> bool:
         """False once the other side is gone; never true again."""
 
+    def close(self) -> None:
+        """Ends the session; what the other side still does for it ends with it."""
+
     def send(self, *records: Record) -> bool:
         """Publishes all of the records or none (ring full, or the session is dead)."""
 
