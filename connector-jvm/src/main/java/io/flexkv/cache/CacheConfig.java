@@ -58,7 +58,7 @@ public record CacheConfig(
   /** The limits that a sidecar uses unless told otherwise. */
   public static CacheConfig defaults() {
     return new CacheConfig(
-        1024,
+        16_384,
         256,
         64,
         256,
