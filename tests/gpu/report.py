@@ -48,11 +48,13 @@ RUNS = {
     "own look, as a rule after the request had been taken up.)",
     "gpu-pairs-told-ahead": "The same on a quieter machine, with and without (`unwaited`) a step's "
     "wait for loads",
+    "gpu-pairs-slow-cores": "The same with limited copies in short slices, on a host whose cores "
+    "were slower that day: an engine hit of 30,000 tokens took 45 ms there and 29 to 33 before",
     "gpu-neighbour": "A neighbour's token times beside loads and saves of three geometries, at "
     "full rate and with limits",
-    "gpu-batches": "One engine after another: start-up with a large pool, 32 prompts of 8,192 "
-    "tokens at once, stalls while the pool is pinned",
-    "gpu-batches-early-start": "The same with the sidecar started while vLLM loads its model",
+    "gpu-batches": "One engine after another, every peer in one run: start-up with a large pool, "
+    "32 prompts of 8,192 tokens at once, stalls while the pool is pinned (cut at its time limit)",
+    "gpu-batches-early-start": "The same on another machine, without the peers",
     "gpu-death-stops-copies": "The sidecar killed in the middle of loads of 1 GiB, "
     "canaries in the blocks afterwards",
     "gpu-fences": "Jobs behind their fences, and the same with the fences removed",
@@ -61,6 +63,8 @@ RUNS = {
     "gpu-copy-paths": "Copy paths of the CUDA backend, byte for byte",
     "gpu-copy-bench": "The movers beside the link and beside bare loops of whichever call of the "
     "driver moves such rows best; rows of 4 to 64 KiB",
+    "gpu-copy-bench-80-layers": "The same with 80 layers, as a model of 70B has: rows of 4 to 16 "
+    "KiB",
     "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in a run of their own",
     "gpu-stall": "Loads of 64 MiB through a sidecar whose pool of 64 GB gets its pages and is "
     "pinned meanwhile",
@@ -110,8 +114,18 @@ _BESIDE_COPIES = (
     "a step's own small copies wait up to 1 ms for the copy engine, which serves one process at a "
     "time: 5 to 7 % at the median at full rate, 1 to 1.5 % at 10 GB/s each way (load_limit_gb_s, "
     "save_limit_gb_s; off unless set, because long hits come later with them). Copies under a "
-    "limit have gone in short slices since: "
+    "limit go in short slices, except in gpu-neighbour, gpu-pairs and gpu-pairs-told-ahead: "
     "docs/decisions/a-copy-engine-serves-one-process-at-a-time.md"
+)
+_TRANSLATIONS = (
+    "the bare loops that run between ours push our address translations out of the copy engine, "
+    "which strided copies alone do not bring back; without them in between the same slices are as "
+    "fast as the bare loop ('slices without a mover'): "
+    "docs/decisions/small-rows-move-as-strided-copies.md"
+)
+_DRIVERS_TIME = (
+    "one descriptor a row: the driver takes 0.4 to 1.2 microseconds for each, within one run, the "
+    "bare loop's as well"
 )
 #: Why a bar was missed, by the file and a part of the record's name.
 REASONS: dict[tuple[str, str], str] = {
@@ -130,30 +144,36 @@ REASONS: dict[tuple[str, str], str] = {
     ("gpu-copy-bench", "64 KiB rows"): "the bare batch of the same run is as far from the link",
     ("gpu-copy-bench", "32 KiB rows"): "the GPU takes 0.63 microseconds a copy; the driver's call "
     "takes 0.4 to 0.5 in some processes and 0.8 to 1.2 in others, the bare loop's too",
-    ("gpu-copy-bench", " rows, an allocation a layer, scattered"): "one descriptor a row: the "
-    "driver takes 0.4 to 1.2 microseconds for each, within one run, the bare loop's as well",
-    ("gpu-copy-bench", " rows, one allocation, scattered"): "a strided copy takes the GPU 2 "
-    "microseconds longer than in a process that made plain batches right before, as the bare loop "
-    "here did; any fresh C++ process is as slow: "
-    "docs/decisions/small-rows-move-as-strided-copies.md. The bars against the link are of 80 "
-    "layers a copy; with 32, as here, a bare loop falls short of them too",
+    ("gpu-copy-bench", " rows, an allocation a layer, scattered"): _DRIVERS_TIME,
+    ("gpu-copy-bench", " rows, one allocation, scattered"): _TRANSLATIONS
+    + ". The bars against the link are of 80 layers a copy; with 32, as here, a bare loop falls "
+    "short of them too",
+    ("gpu-copy-bench-80-layers", "runs of 8"): "neighbours are not kept together on the host: "
+    "docs/decisions/small-rows-move-as-strided-copies.md",
+    ("gpu-copy-bench-80-layers", "an allocation a layer, scattered"): _DRIVERS_TIME,
+    ("gpu-copy-bench-80-layers", "one allocation, scattered"): _TRANSLATIONS,
     ("gpu-copy-bench-large-rows", " KiB rows"): "the bare batch of the same run is about as far "
     "from the link",
-    ("gpu-stall", "longest stall"): "while threads gave the pool its pages, the driver took 8 to "
-    "14 ms instead of 1 to 2 to pin a piece of the first GiB, with every copy behind it "
-    "(docs/performance/tried/gpu-copy-states.json): that is the 99th of a hundred, 18.5 ms; the "
-    "longest is not explained. Since then no thread gives pages while a piece is pinned; not "
-    "measured anew",
+    ("gpu-stall", "longest stall"): "a virtual machine that itself gets its memory while the pool "
+    "does: copies beside nothing but threads that give pages take 6 ms at the 99th of a hundred "
+    "(docs/performance/tried/gpu-copy-states.json), and with all of the pool pinned the longest of "
+    "1,442 loads was held up for 9.5 ms. The rest is pieces that the driver pins slower for it",
     ("gpu-pairs", "flexkv's hit"): _BEYOND_THE_LINK,
     ("gpu-pairs", "neighbour's time a token"): _BESIDE_COPIES,
+    ("gpu-pairs-slow-cores", "30000 tokens"): "the copies took 74.7 ms instead of 72.1, 5.8 "
+    "passed until vLLM took the request up again, 1.9 until its load was planned, on cores on "
+    "which an engine hit took 1.5 times as long as on the other machines",
+    ("gpu-pairs-slow-cores", "flexkv's hit"): _BEYOND_THE_LINK,
+    ("gpu-pairs-slow-cores", "neighbour's time a token"): _BESIDE_COPIES,
     ("gpu-pairs-told-ahead", "flexkv's hit"): _BEYOND_THE_LINK,
     ("gpu-pairs-told-ahead", "neighbour's time a token"): _BESIDE_COPIES,
     ("gpu-neighbour", "scattered 16 KiB fragments"): "a descriptor a fragment: the more of them a "
     "byte needs, the longer the copy engine is busy with ours, and a step's own small copies wait "
     "until it is not; a limit in bytes was not the better the lower it was",
     ("gpu-neighbour", "neighbour's time a token"): _BESIDE_COPIES,
-    ("gpu-batches", "vLLM serves later than without"): "the engine waited for the sidecar's start "
-    "and for the layout's proof, one after the other; since then gpu-batches-early-start",
+    ("gpu-batches", "vLLM serves later than without"): "registration and proof took 0.2 s; loading "
+    "and compiling took vLLM 2.3 s longer while the virtual machine got 64 GiB for the pool. On "
+    "another machine it was 0.45 s in all (gpu-batches-early-start)",
     (
         "gpu-kvmanager",
         "first_sight",
