@@ -570,7 +570,8 @@ class SchedulerSide:
 
         A drafter that reads ahead makes its KV of a block's last token out of the next block's
         first, which the block's hash does not cover: only where that next block is matched too
-        are the draft layers' bytes this request's own.  vLLM drops its own hit's last block alike.
+        are the draft layers' bytes this request's own (but for one position where chains branch,
+        see the decision).  vLLM drops its own hit's last block alike.
         """
         return answer.servable - 1 if self._facts.reads_ahead else answer.servable
 
