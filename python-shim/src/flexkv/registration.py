@@ -26,7 +26,7 @@ ATTEMPTS_MAX = 3
 REFUSALS = ("refused", "malformed")
 """Codes of answers that say what the sidecar thinks of the request, not in what state it is."""
 
-ENDING_S = 3.0
+ENDING_S = 5.0
 """A sidecar that cannot serve anybody any more is gone so long after it has said no."""
 
 
