@@ -58,6 +58,7 @@ public final class CacheAgent implements Runnable {
   private final EventHub events = new EventHub();
   private final JobRouter jobs;
   private final SsdRouter ssd;
+  private final String build;
   private final HostSlots slots;
   private final CacheCore core;
   private final RecordHandler records;
@@ -95,6 +96,7 @@ public final class CacheAgent implements Runnable {
       CacheConfig limits,
       long spinNanos)
       throws IOException {
+    this.build = identity.build();
     this.slots = slots;
     this.spinPolicy = new SpinPolicy(spinNanos);
     this.wake = EventFd.create();
@@ -124,6 +126,11 @@ public final class CacheAgent implements Runnable {
 
   EventFd wake() {
     return wake;
+  }
+
+  /** Of this sidecar, as it is told to clients. */
+  String build() {
+    return build;
   }
 
   AgentInbox inbox() {

@@ -306,7 +306,7 @@ public final class RendezvousServer implements Runnable, AutoCloseable {
     limits.put("max_keys_a_record", Protocol.MAX_KEYS_A_RECORD);
     limits.put("max_blocks_a_plan", Protocol.MAX_BLOCKS_A_PLAN);
     LOG.atLevel(level(session))
-        .log("{} began: pid {}, build {}", session.label(), session.peerPid, printable(session));
+        .log("{} began: pid {}, build {}", session.label(), session.peerPid, session.clientBuild());
     try {
       c.send(FrameDescriptor.encode(FrameDescriptor.WELCOME, Json.bytes(json)), agentWake.fd());
     } catch (IOException e) {
@@ -318,10 +318,6 @@ public final class RendezvousServer implements Runnable, AutoCloseable {
   /** Tools come and go at every look at the status: no news. */
   private static Level level(Session session) {
     return session.hello.role() == Protocol.ROLE_TOOL ? Level.DEBUG : Level.INFO;
-  }
-
-  private static String printable(Session session) {
-    return session.hello.build().replaceAll("[^\\x20-\\x7e]", "?");
   }
 
   private void refuse(Connection c, RefusedException reason) {

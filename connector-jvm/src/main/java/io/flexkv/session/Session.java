@@ -136,6 +136,10 @@ final class Session {
     return !waiting.isEmpty();
   }
 
+  String clientBuild() {
+    return hello.build().replaceAll("[^\\x20-\\x7e]", "?");
+  }
+
   String label() {
     return "session " + id + " (" + hello.label() + ")";
   }

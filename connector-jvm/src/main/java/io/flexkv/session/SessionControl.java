@@ -29,6 +29,7 @@ public final class SessionControl {
   private static final Logger LOG = LoggerFactory.getLogger(SessionControl.class);
   private static final long CALL_MILLIS = 3000;
   private static final long PROOF_NANOS_MAX = 60_000_000_000L;
+  private static final long EARLIER_CLIENTS_WAIT_NANOS = 20_000_000_000L;
   private static final long PROOF_DRAIN_NANOS = 5_000_000_000L;
   private static final int MAX_PROOF_BLOCKS = 16;
 
@@ -182,9 +183,11 @@ public final class SessionControl {
 
   /** {@code prove_write}: writes the pattern into blocks. */
   public JsonNode proveWrite(JsonNode args) throws RequestException {
-    Registration rank = registration(worker(args));
+    Session session = worker(args);
+    Registration rank = registration(session);
     int[] blocks = blocks(args, rank);
     long seed = seed(args);
+    requireExpiry(session, args);
     prove(
         rank,
         expiry(args),
@@ -233,8 +236,26 @@ public final class SessionControl {
     }
   }
 
+  /**
+   * Earlier clients do not say when they stop waiting. What is read late does no harm; what is
+   * written late would lie in blocks that the engine serves by then.
+   */
+  private void requireExpiry(Session session, JsonNode args) throws RequestException {
+    if (!args.has("expires_ns")) {
+      throw new RequestException(
+          "refused",
+          ("%s: flexkv %s of this engine does not say until when its blocks may be written"
+                  + " (expires_ns), which flexkv %s of the sidecar demands: install one version for"
+                  + " both and restart both")
+              .formatted(session.label(), session.clientBuild(), agent.build()));
+    }
+  }
+
   /** When the client stops waiting; on the clock that both read. */
   private static long expiry(JsonNode args) throws RequestException {
+    if (!args.has("expires_ns")) {
+      return System.nanoTime() + EARLIER_CLIENTS_WAIT_NANOS;
+    }
     long expiry = LayoutParser.number(args, "expires_ns", 0, Long.MAX_VALUE);
     long left = expiry - System.nanoTime();
     if (left <= 0) {

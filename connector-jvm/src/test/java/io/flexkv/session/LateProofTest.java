@@ -128,6 +128,19 @@ class LateProofTest {
   }
 
   @Test
+  void prove_withoutAnEnd_readsAndWritesNothing() throws Exception {
+    start(5 * SECOND);
+    ObjectNode args = request(20, 9);
+    args.remove("expires_ns");
+    assertThat(rig.control.proveRead(args).has("equal")).isTrue();
+    assertThatThrownBy(() -> rig.control.proveWrite(args))
+        .hasMessageContaining("does not say until when")
+        .hasMessageContaining("flexkv test of the sidecar")
+        .hasMessageContaining("install one version for both");
+    assertThat(isUntouched(9)).isTrue();
+  }
+
+  @Test
   void proveWrite_endFarAhead_isMalformed() throws Exception {
     start(5 * SECOND);
     assertThatThrownBy(() -> rig.control.proveWrite(request(3600, 9)))
