@@ -252,6 +252,7 @@ public final class CacheAgent implements Runnable {
     work += core.turn();
     work += jobs.run();
     work += events.pump();
+    work += readiness.endFailedWorkers(System.nanoTime());
     work += endBroken();
     return work;
   }

@@ -97,6 +97,16 @@ final class JobRouter implements CacheEffects {
     return parts.size();
   }
 
+  /** Whether a job of this worker has not been answered. */
+  boolean hasParts(Session worker) {
+    for (PartJob part : parts.values()) {
+      if (part.session == worker) {
+        return true;
+      }
+    }
+    return false;
+  }
+
   // ------------------------------------------------------------------ from the worker
 
   void go(Session worker, GoRecord go) {

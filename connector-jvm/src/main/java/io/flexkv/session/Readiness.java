@@ -2,6 +2,7 @@ package io.flexkv.session;
 
 import io.flexkv.cache.CacheCore;
 import io.flexkv.events.EventHub;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
 import java.util.HashSet;
@@ -28,6 +29,11 @@ final class Readiness {
   private final EventHub events;
   private final Outbox outbox;
   private Consumer<String> endOfProcess = reason -> {};
+
+  /** A worker whose rank was taken out, and when its session ends at the latest. */
+  private record FailedWorker(Session session, String reason, long untilNanos) {}
+
+  private final List<FailedWorker> failed = new ArrayList<>();
 
   /** Those that the operator was told of. */
   private final Set<String> lostGpus = new HashSet<>();
@@ -165,9 +171,9 @@ final class Readiness {
   }
 
   /**
-   * Takes ranks out whose copies all fail from now on, and ends their workers' sessions: a worker
-   * comes back with a new one and registers anew, which opens its memory once more. Nothing is
-   * promised to their instances meanwhile.
+   * Takes ranks out whose copies all fail from now on; {@link #endFailedWorkers} ends their
+   * workers' sessions: a worker comes back with a new one and registers anew, which opens its
+   * memory once more. Nothing is promised to their instances meanwhile.
    */
   void endFailedRanks(Collection<Instance> instances, long nowNanos) {
     for (Instance instance : instances) {
@@ -179,11 +185,35 @@ final class Readiness {
           instance.ranks[rank] = null;
           instance.copyFailures.computeIfAbsent(rank, r -> new CopyFailures()).add(nowNanos);
           registration.closeLater();
-          outbox.endSoon(worker, "so that it registers anew: every copy of it fails: " + cause);
+          String reason = "so that it registers anew: every copy of it fails: " + cause;
+          failed.add(new FailedWorker(worker, reason, nowNanos + Registration.DRAIN_NANOS));
           update(instance);
         }
       }
     }
+  }
+
+  /**
+   * Ends the sessions of workers whose rank was taken out, each once all of its jobs are answered:
+   * over another session it could only ask for them if it were allowed to register, and it ends a
+   * process that leaves it without an answer. Copies that do not end hold it for as long as their
+   * mover waits for them.
+   *
+   * @return how many
+   */
+  int endFailedWorkers(long nowNanos) {
+    if (failed.isEmpty()) {
+      return 0;
+    }
+    int before = failed.size();
+    failed.removeIf(each -> {
+      boolean over = nowNanos - each.untilNanos() >= 0 || !jobs.hasParts(each.session());
+      if (over) {
+        outbox.endSoon(each.session(), each.reason());
+      }
+      return over || each.session().ended;
+    });
+    return before - failed.size();
   }
 
   /** Lets ranks take part again that were left alone for long enough. */

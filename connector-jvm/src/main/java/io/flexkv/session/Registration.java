@@ -13,7 +13,9 @@ import org.slf4j.LoggerFactory;
  */
 final class Registration {
   private static final Logger LOG = LoggerFactory.getLogger(Registration.class);
-  private static final long DRAIN_NANOS = 5_000_000_000L;
+
+  /** How long copies have to end once nobody wants them any more. */
+  static final long DRAIN_NANOS = 5_000_000_000L;
 
   final String name;
   final DeviceMemory memory;

@@ -132,8 +132,8 @@ class FailedRankTest {
     joinAndRegister();
   }
 
-  private String missing() throws Exception {
-    return rig.status().at("/instances/0/missing").asText();
+  private String missing() {
+    return text("/instances/0/missing");
   }
 
   @Test
@@ -157,6 +157,56 @@ class FailedRankTest {
     }
     comeBack();
     assertThat(load().status()).isEqualTo(Protocol.STATUS_OK);
+  }
+
+  /** A load whose copy does not end, and the rank's saves, which all fail; returns the load. */
+  private long loseTheSavesBesideALoad() throws Exception {
+    FakeDevice device = devices.getFirst();
+    device.held = true;
+    int submitted = device.submitted.get();
+    final long load = startLoad(Protocol.FENCE_NONE);
+    SidecarRig.await("the load's copy runs", () -> device.submitted.get() > submitted);
+    device.refusesCopies = true;
+    for (int request = 2; request < 5; request++) {
+      byte[] hashes = new byte[32];
+      new Random(40 + request).nextBytes(hashes);
+      scheduler.send(
+          ExtendRecord.encode(scheduler.scratch, request, 0, 32, hashes, new byte[0], new byte[0]));
+      long save = newJob();
+      scheduler.send(
+          PlanSaveRecord.encode(
+              scheduler.scratch, save, request, 0, new int[] {4 + request}, new long[1], 0));
+      go(save, Protocol.KIND_SAVE, Protocol.FENCE_NONE);
+      JobDoneRecord done = worker.receive(new JobDoneRecord());
+      assertThat(done.jobId()).isEqualTo(save);
+      assertThat(done.status()).as("save %d", request).isEqualTo(Protocol.STATUS_FAILED);
+      assertThat(scheduler.receive(new SaveDoneRecord()).committed()).isZero();
+    }
+    SidecarRig.await("it is taken out", () -> missing().contains("rank 0"));
+    return load;
+  }
+
+  @Test
+  void savesFailForGood_whileALoadsCopyRuns_itsWorkerHearsOfItBeforeItsSessionEnds()
+      throws Exception {
+    long load = loseTheSavesBesideALoad();
+    assertThat(worker.ended()).as("the load would not be answered").isFalse();
+    devices.getFirst().held = false;
+    JobDoneRecord done = worker.receive(new JobDoneRecord());
+    assertThat(done.jobId()).isEqualTo(load);
+    assertThat(done.status()).isEqualTo(Protocol.STATUS_OK);
+    assertThat(scheduler.receive(new JobDoneRecord()).jobId()).isEqualTo(load);
+    comeBack();
+    assertThat(load().status()).isEqualTo(Protocol.STATUS_OK);
+  }
+
+  @Test
+  void savesFailForGood_whileALoadsCopyDoesNotEnd_theSessionEndsAllTheSame() throws Exception {
+    loseTheSavesBesideALoad();
+    rig.control.change(
+        agent -> agent.readiness().endFailedWorkers(System.nanoTime() + Registration.DRAIN_NANOS));
+    SidecarRig.await("the end of the session", worker::ended);
+    devices.getFirst().held = false;
   }
 
   @Test
@@ -309,6 +359,14 @@ class FailedRankTest {
     ObjectNode args = InstanceTest.registration(worker);
     assertThatThrownBy(() -> rig.control.register(args)).hasMessageContaining("it is lost");
     assertThat(endOfProcess).isNotDone();
+  }
+
+  private String text(String at) {
+    try {
+      return rig.status().at(at).asText();
+    } catch (RequestException e) {
+      throw new AssertionError(e);
+    }
   }
 
   private int status(String at) {
