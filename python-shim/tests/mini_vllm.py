@@ -95,6 +95,14 @@ class Request:
             self.block_hashes.append(block_hash(self.tokens, end))
 
 
+@dataclass
+class PoolBlock:
+    """``KVCacheBlock``."""
+
+    block_id: int
+    ref_cnt: int
+
+
 class BlockPool:
     """Reference-counted blocks; block 0 is the null block.  Frees go to the back of the queue."""
 
@@ -131,6 +139,11 @@ class BlockPool:
             assert self.refs[block] >= 0
             if self.refs[block] == 0:
                 self.free.append(block)
+
+    def get_cached_block(self, digest: bytes, groups: list[int]) -> list[PoolBlock] | None:
+        assert groups == [0]
+        block = self.by_hash.get(digest)
+        return None if block is None else [PoolBlock(block, self.refs[block])]
 
     def cache(self, block: int, digest: bytes) -> None:
         if block not in self.hash_of:

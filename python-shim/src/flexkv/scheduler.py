@@ -109,6 +109,8 @@ class SchedulerSide:
         self._parking = (
             Parking(facts.num_blocks, facts.block_tokens) if facts.admits_without_room else None
         )
+        self.pool: Any = None
+        """vLLM's pool of GPU blocks, from 0.22.1 on; only looked at, see ``_forget_unseen``."""
         self.barred: Container[str] = ()
         """Request ids that nothing may be loaded for, see ``older_vllm``."""
         self._session: Session | None = None
@@ -507,7 +509,23 @@ class SchedulerSide:
         for request_id in getattr(output, "preempted_req_ids", None) or ():
             state = self._states.get(request_id)
             if state is not None and request_id not in allocated:
+                self._forget_unseen(state)
                 self._take_blocks(state)
+
+    def _forget_unseen(self, state: RequestState) -> None:
+        """Blocks that a request got and lost in this very step, of which no output tells.
+
+        By priority vLLM may take them from a request that it has scheduled already.  They have the
+        hashes of what its forward would have written, and hold, and count as filled with, what was
+        there before: the next hit on them would be saved.  So those of its next hashes that nobody
+        holds count as handed out anew.
+        """
+        if self.pool is None:
+            return
+        for block_hash in state.request.block_hashes[state.known :]:
+            found = self.pool.get_cached_block(block_hash, [0])
+            if found and found[0].ref_cnt == 0:
+                self._table.assigned([found[0].block_id])
 
     def _take_blocks(self, state: RequestState) -> None:
         """The request holds no blocks; if it did, it was preempted, or its load failed."""
