@@ -5,8 +5,6 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
-import java.util.Arrays;
-import java.util.Comparator;
 import java.util.Deque;
 import java.util.List;
 import java.util.Objects;
@@ -31,15 +29,9 @@ import org.jspecify.annotations.Nullable;
  *
  * <p><b>Cleaning.</b> When the extents run out, one with a small share of live headers is read,
  * what is live in it is appended once more ({@link #move}), and it is free again ({@link
- * LogCleaner}). Of the free extents one is for the cleaner alone, so it always ends, and one is not
- * used before the next start, which finds more that counts than there was: blocks that had been
- * given back.
+ * LogCleaner}). Which extents are free, and which one is cleaned next, {@link LogExtents} knows.
  *
- * <p><b>A smaller directory.</b> The log moves to extents before its end as it gets some: never
- * fewer than it needs to be cleaned with. Then those beyond are cleaned first, whatever counts in
- * them ({@link #resize}).
- *
- * <p>Thread-safe; {@code headerPage} of all spans is guarded by this object.
+ * <p>Thread-safe; {@code headerPage} of all spans and the extents are guarded by this object.
  */
 final class HeaderLog {
   static final int BATCH_PAGES = 16;
@@ -47,15 +39,6 @@ final class HeaderLog {
 
   /** How long a header waits for a place in a log that is full. */
   static final long MAX_STUCK_NANOS = 2_000_000_000L;
-
-  /** An extent is worth cleaning if it gets this share of its headers rid of. */
-  private static final double WORTH_CLEANING = 0.1;
-
-  /** Free extents that are not for new headers: the cleaner's and the next start's. */
-  private static final int RESERVED = 2;
-
-  /** Shares of live headers above which the log asks for another extent. */
-  private static final double CROWDED = 0.5;
 
   private static final int PAGE = SsdStore.PAGE_BYTES;
 
@@ -80,7 +63,7 @@ final class HeaderLog {
   private final DirectorySpace space;
   private final Runnable wantsCleaning;
   private final IntConsumer failure;
-  private final int pagesPerExtent;
+  private final LogExtents extents;
   private final MemorySegment batch;
 
   /** How many headers each page of the batch holds. */
@@ -88,16 +71,7 @@ final class HeaderLog {
 
   private final Deque<Entry> waiting = new ArrayDeque<>();
   private final Deque<Entry> moving = new ArrayDeque<>();
-  private final Deque<Integer> freeExtents = new ArrayDeque<>();
-  private @Nullable LogExtent[] byExtent;
-
-  /** Extents of the directory. */
-  private int end;
-
   private final Queue<SlotSpan> dissolved = new ConcurrentLinkedQueue<>();
-  private @Nullable LogExtent current;
-  private int nextPage;
-  private long nextUse = 1;
   private long nextSequence = 1;
   private int waitingBytes;
   private boolean writing;
@@ -108,8 +82,6 @@ final class HeaderLog {
   private boolean failed;
   private boolean headersMissing;
   private long pagesWritten;
-  private volatile boolean wantsExtent;
-  private volatile boolean stuck;
 
   HeaderLog(
       DirectoryFiles files,
@@ -123,14 +95,12 @@ final class HeaderLog {
     this.files = files;
     this.io = io;
     this.space = space;
-    this.pagesPerExtent = (int) (files.meta().extentBytes / PAGE);
+    this.extents = new LogExtents(files.meta().extents, (int) (files.meta().extentBytes / PAGE));
     this.batch = arena.allocate((long) BATCH_PAGES * PAGE, PAGE);
-    this.end = files.meta().extents;
-    this.byExtent = new LogExtent[end];
   }
 
   int pagesPerExtent() {
-    return pagesPerExtent;
+    return extents.pagesPerExtent();
   }
 
   // ---- setting up: the recovery's thread, before anything is appended
@@ -138,7 +108,7 @@ final class HeaderLog {
   /** Numbers of what is there; new ones are greater. */
   synchronized void startAfter(long sequence, long use) {
     nextSequence = Math.max(nextSequence, sequence + 1);
-    nextUse = Math.max(nextUse, use + 1);
+    extents.startAfter(use);
   }
 
   /**
@@ -147,11 +117,7 @@ final class HeaderLog {
    * @param next the page after its last valid one
    */
   synchronized void restore(LogExtent restored, int next) {
-    byExtent[restored.extent] = restored;
-    if (current == null || restored.use > current.use) {
-      current = restored;
-      nextPage = next;
-    }
+    extents.restore(restored, next);
   }
 
   /** A number greater than all given out before. */
@@ -161,7 +127,7 @@ final class HeaderLog {
 
   /** A number greater than those of all uses of extents before. */
   synchronized long nextUse() {
-    return nextUse++;
+    return extents.nextUse();
   }
 
   // ---- extents
@@ -169,9 +135,7 @@ final class HeaderLog {
   /** An empty extent, already noted in the directory's description. */
   void grant(int extent) {
     synchronized (this) {
-      freeExtents.add(extent);
-      wantsExtent = false;
-      stuck = false;
+      extents.grant(extent);
     }
     start(true);
   }
@@ -181,55 +145,28 @@ final class HeaderLog {
    *
    * @return extents before the end that the log needs, to leave those beyond it
    */
-  synchronized int resize(int extents) {
-    end = extents;
-    if (end > byExtent.length) {
-      byExtent = Arrays.copyOf(byExtent, end);
-    }
-    return leavesEnd() ? usedBeyond() + Math.max(0, RESERVED + 1 - freeBefore()) : 0;
-  }
-
-  /** Free extents before the end. Guarded. */
-  private int freeBefore() {
-    return (int) freeExtents.stream().filter(extent -> extent < end).count();
-  }
-
-  /** Extents beyond the end that are not empty. Guarded. */
-  private int usedBeyond() {
-    int used = 0;
-    for (int extent = end; extent < byExtent.length; extent++) {
-      used += byExtent[extent] == null ? 0 : 1;
-    }
-    return used;
-  }
-
-  /** Whether the log has anything beyond the end. Guarded. */
-  private boolean leavesEnd() {
-    return usedBeyond() > 0 || freeExtents.size() > freeBefore();
+  synchronized int resize(int end) {
+    return extents.resize(end);
   }
 
   /** Whether it needs nothing beyond the end any more. */
   synchronized boolean vacant() {
-    return !leavesEnd() || (usedBeyond() == 0 && freeBefore() >= RESERVED);
+    return extents.vacant();
   }
 
   /** Takes no extent beyond the end from now on; false if it uses one there. */
   synchronized boolean leaveBeyond() {
-    boolean vacant = vacant();
-    if (vacant) {
-      freeExtents.removeIf(extent -> extent >= end);
-    }
-    return vacant;
+    return extents.leaveBeyond();
   }
 
   /** Whether another extent would spare work. */
   boolean wantsExtent() {
-    return wantsExtent;
+    return extents.wantsAnother();
   }
 
   /** Whether headers wait for room that cleaning cannot make. */
   boolean stuck() {
-    return stuck;
+    return extents.stuck();
   }
 
   /** A span is gone, and with it all its headers. Any thread. */
@@ -324,16 +261,16 @@ final class HeaderLog {
       if (writing || failed || (moving.isEmpty() && (!due || waiting.isEmpty()))) {
         return;
       }
-      into = room();
+      into = extents.room(!moving.isEmpty());
       if (into == null) {
         wantsCleaning.run();
         return;
       }
-      first = nextPage;
+      first = extents.nextPage();
       pages = fill(into, entries, overtaken);
       wanted &= !waiting.isEmpty();
       writing = pages > 0;
-      nextPage += pages;
+      extents.filled(pages);
       pagesWritten += pages;
       into.appended += entries.size();
     }
@@ -367,41 +304,6 @@ final class HeaderLog {
     waitingBytes = 0;
   }
 
-  /** The extent to append to, null if there is none for what waits. Guarded. */
-  private @Nullable LogExtent room() {
-    if (current == null || nextPage == pagesPerExtent || mayLeave(current)) {
-      Integer extent = onlyMoves() && moving.isEmpty() ? null : takeFree();
-      if (extent == null) {
-        return null;
-      }
-      current = new LogExtent(extent, nextUse++);
-      byExtent[extent] = current;
-      nextPage = 0;
-    }
-    return onlyMoves() && moving.isEmpty() ? null : current;
-  }
-
-  /** One before the end, if there is one. Guarded. */
-  private @Nullable Integer takeFree() {
-    for (Integer extent : freeExtents) {
-      if (extent < end) {
-        freeExtents.remove(extent);
-        return extent;
-      }
-    }
-    return freeExtents.poll();
-  }
-
-  /** Whether an extent lies beyond the end, and there are enough before it. Guarded. */
-  private boolean mayLeave(LogExtent extent) {
-    return extent.extent >= end && freeBefore() > RESERVED;
-  }
-
-  /** Whether what is left is the cleaner's. Guarded. */
-  private boolean onlyMoves() {
-    return freeExtents.size() < RESERVED;
-  }
-
   /**
    * Packs headers into the batch; returns the pages filled. Guarded.
    *
@@ -409,7 +311,8 @@ final class HeaderLog {
    *     later use they would look newer than what overtook them
    */
   private int fill(LogExtent into, List<Entry> entries, List<Entry> overtaken) {
-    int limit = Math.min(BATCH_PAGES, pagesPerExtent - nextPage);
+    int limit = Math.min(BATCH_PAGES, extents.pagesLeft());
+    int first = extents.nextPage();
     int page = 0;
     for (; page < limit; page++) {
       MemorySegment target = batch.asSlice((long) page * PAGE, PAGE);
@@ -433,7 +336,7 @@ final class HeaderLog {
         break;
       }
       long id = files.meta().directoryId;
-      HeaderPageDescriptor.seal(target, id, into.use, into.extent, nextPage + page, count, bytes);
+      HeaderPageDescriptor.seal(target, id, into.use, into.extent, first + page, count, bytes);
       pageCounts[page] = count;
     }
     return page;
@@ -444,7 +347,7 @@ final class HeaderLog {
       overtaken.add(moving.poll());
     }
     boolean move = !moving.isEmpty();
-    if (!move && onlyMoves()) {
+    if (!move && extents.onlyMoves()) {
       return null;
     }
     Deque<Entry> from = move ? moving : waiting;
@@ -508,13 +411,13 @@ final class HeaderLog {
   private void publish(LogExtent into, int firstPage, int pages, List<Entry> entries) {
     int next = 0;
     for (int page = 0; page < pages; page++) {
-      int number = pageNumber(into.extent, firstPage + page);
+      int number = extents.pageNumber(into.extent, firstPage + page);
       for (int i = 0; i < pageCounts[page]; i++) {
         Entry entry = entries.get(next++);
         if (entry.span().isDissolved()) {
           continue; // while it was on its way
         }
-        forget(entry.span().headerPage(entry.index()));
+        extents.forget(entry.span().headerPage(entry.index()));
         entry.span().setHeaderPage(entry.index(), number);
         into.live++;
         if (entry.movedFrom() == 0) {
@@ -526,107 +429,28 @@ final class HeaderLog {
     }
   }
 
-  private void forget(int page) {
-    LogExtent extent = page == 0 ? null : byExtent[(page - 1) / pagesPerExtent];
-    if (extent != null && extent.live > 0) {
-      extent.live--;
-    }
-  }
-
   int pageNumber(int extent, int page) {
-    return extent * pagesPerExtent + page + 1;
+    return extents.pageNumber(extent, page);
   }
 
   // ---- cleaning: the directory's care thread
 
-  /** An extent to clean, with the number of its use; null if none is needed or worth it. */
-  synchronized @Nullable Victim victim() {
-    forgetDissolved();
-    if (failed) {
-      return null;
-    }
-    LogExtent last = lastBeyond();
-    if (last != null && freeBefore() >= RESERVED) {
-      // All of it may count: with what pages lose to rounding it may need more than an extent.
-      return victim(last, LogExtent.inOrder(used()));
-    }
-    boolean moves = leavesEnd() && freeBefore() <= RESERVED;
-    if (freeExtents.size() > RESERVED) {
-      wantsExtent |= moves;
-      return null;
-    }
-    List<LogExtent> all = used();
-    List<LogExtent> inOrder = LogExtent.inOrder(all);
-    LogExtent best = emptiest(inOrder);
-    if (best == null || best.share() > 1 - WORTH_CLEANING) {
-      best = emptiest(all);
-    }
-    if (best == null || best.share() > 1 - WORTH_CLEANING) {
-      wantsExtent = true;
-      stuck = onlyMoves();
-      return null;
-    }
-    wantsExtent = moves || best.share() > CROWDED;
-    return victim(best, inOrder);
-  }
-
-  /** Extents that are not empty. Guarded. */
-  private List<LogExtent> used() {
-    return Arrays.stream(byExtent).filter(Objects::nonNull).toList();
-  }
-
-  /** Out of order older headers come to count, which may be wrong about their slots. Guarded. */
-  private Victim victim(LogExtent chosen, List<LogExtent> inOrder) {
-    headersMissing |= !inOrder.contains(chosen);
-    return new Victim(chosen.extent, chosen.use);
-  }
-
-  /** The one of which least counts, but the one that is appended to. Guarded. */
-  private @Nullable LogExtent emptiest(List<LogExtent> extents) {
-    return extents.stream()
-        .filter(extent -> extent != current)
-        .min(Comparator.comparingDouble(LogExtent::share))
-        .orElse(null);
-  }
-
-  /** Guarded. */
-  private void forgetDissolved() {
+  /** An extent to clean; null if none is needed or worth it. */
+  synchronized LogExtents.@Nullable Victim victim() {
     SlotSpan span;
     while ((span = dissolved.poll()) != null) {
-      for (int i = 0; i < span.slots; i++) {
-        forget(span.headerPage(i));
-      }
-      span.setDissolved();
-      for (LogExtent extent : byExtent) {
-        if (extent != null) {
-          extent.dissolve(span);
-        }
-      }
+      extents.dissolve(span);
     }
+    LogExtents.Victim chosen = failed ? null : extents.victim(writing);
+    // Out of order older headers come to count, which may be wrong about their slots.
+    headersMissing |= chosen != null && !chosen.inOrder();
+    return chosen;
   }
-
-  /** An extent beyond the end that is not empty and not appended to, or null. Guarded. */
-  private @Nullable LogExtent lastBeyond() {
-    if (current != null && !writing && mayLeave(current)) {
-      current = null;
-    }
-    for (int extent = byExtent.length - 1; extent >= end; extent--) {
-      if (byExtent[extent] != null && byExtent[extent] != current) {
-        return byExtent[extent];
-      }
-    }
-    return null;
-  }
-
-  /** An extent that is being cleaned. */
-  record Victim(int extent, long use) {}
 
   /** The cleaned extent may be used again: nothing in it counts. */
-  void release(Victim victim) {
+  void release(LogExtents.Victim victim) {
     synchronized (this) {
-      byExtent[victim.extent()] = null;
-      freeExtents.add(victim.extent());
-      stuck = false;
+      extents.release(victim);
     }
     start(true);
   }

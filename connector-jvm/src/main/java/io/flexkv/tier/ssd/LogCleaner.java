@@ -28,7 +28,7 @@ final class LogCleaner {
    * @return 0, or the error number of the access that failed
    */
   int clean() {
-    HeaderLog.Victim victim = log.victim();
+    LogExtents.Victim victim = log.victim();
     if (victim == null) {
       return 0;
     }
@@ -50,7 +50,7 @@ final class LogCleaner {
    * Writes an empty page of a new use in the first place of a cleaned extent, so that a start takes
    * the rest for left over. What was moved must be on the disk before.
    */
-  private int strike(HeaderLog.Victim victim) {
+  private int strike(LogExtents.Victim victim) {
     try {
       files.sync();
     } catch (ErrnoException e) {
@@ -74,7 +74,7 @@ final class LogCleaner {
         pages * SsdStore.PAGE_BYTES);
   }
 
-  private int cleanChunk(HeaderLog.Victim victim, int first, int pages) {
+  private int cleanChunk(LogExtents.Victim victim, int first, int pages) {
     int errno = access(false, victim.extent(), first, pages);
     if (errno != 0) {
       return errno;
@@ -92,7 +92,7 @@ final class LogCleaner {
   }
 
   private int movePage(
-      HeaderLog.Victim victim,
+      LogExtents.Victim victim,
       int index,
       MemorySegment page,
       Semaphore ended,
