@@ -43,6 +43,7 @@ final class SsdDirectory {
   private final DirectoryFiles files;
   private final SsdTuning tuning;
   private final Owner owner;
+  private final DirectoryHealth health;
   private final BlockIo io;
   private final DirectorySpace space;
   private final HeaderLog log;
@@ -55,7 +56,7 @@ final class SsdDirectory {
   private final LinkedBlockingQueue<Runnable> care = new LinkedBlockingQueue<>();
   private final Thread careThread;
 
-  /** Guards {@link #close}; not this object, for the care thread takes that on its way out. */
+  /** Guards {@link #close}. */
   private final Object ending = new Object();
 
   /** Notes a clean end. Guarded by it. */
@@ -64,9 +65,6 @@ final class SsdDirectory {
   private final AtomicBoolean upkeepAsked = new AtomicBoolean();
   private final AtomicInteger queued = new AtomicInteger();
   private final AtomicInteger payloadWrites = new AtomicInteger();
-  private final AtomicInteger readErrors = new AtomicInteger();
-  private volatile SsdStore.State state = SsdStore.State.RECOVERING;
-  private volatile @Nullable String cause;
   private volatile boolean forgotten;
   private volatile boolean closing;
   private volatile boolean filesClosed;
@@ -90,6 +88,7 @@ final class SsdDirectory {
     this.files = files;
     this.tuning = tuning;
     this.owner = owner;
+    this.health = new DirectoryHealth(files.path(), tuning);
     this.io = openIo("flexkv-ssd-" + index, files, options, tuning);
     DirectoryMeta meta = files.meta();
     this.metaCopy = arena.allocate(DirectoryMeta.BYTES, SsdStore.PAGE_BYTES);
@@ -165,11 +164,11 @@ final class SsdDirectory {
   }
 
   SsdStore.State state() {
-    return state;
+    return health.state();
   }
 
   @Nullable String cause() {
-    return cause;
+    return health.cause();
   }
 
   /** See {@link SsdStore#forgotten}; the cache thread. */
@@ -179,7 +178,7 @@ final class SsdDirectory {
 
   /** Whether it is out, and another one may take its place. */
   boolean replaceable() {
-    return state == SsdStore.State.LOST
+    return state() == SsdStore.State.LOST
         && forgotten
         && space.usedBytes() == 0
         && io.inFlight() == 0;
@@ -207,11 +206,7 @@ final class SsdDirectory {
     } else {
       resizing.trimAtStart();
     }
-    synchronized (this) {
-      if (state == SsdStore.State.RECOVERING) {
-        state = SsdStore.State.SERVING;
-      }
-    }
+    health.recovered();
   }
 
   /**
@@ -243,12 +238,8 @@ final class SsdDirectory {
 
   /** Takes the directory out, for good or until it is attached again. Any thread. */
   void lose(String why) {
-    synchronized (this) {
-      if (state == SsdStore.State.LOST) {
-        return;
-      }
-      state = SsdStore.State.LOST;
-      cause = why;
+    if (!health.lose(why)) {
+      return;
     }
     if (!closing) {
       LOG.log(
@@ -271,31 +262,12 @@ final class SsdDirectory {
 
   /** It is out, and could not be attached again. */
   void staysOut(String why) {
-    synchronized (this) {
-      cause = "it could not be attached again: " + why;
-    }
+    health.staysOut(why);
   }
 
   /** Looks whether it hangs; called every few milliseconds. Answers whether it takes no work. */
   boolean checkStalled(long nanos) {
-    long oldest = io.oldestNanos();
-    boolean hangs = oldest != Long.MAX_VALUE && nanos - oldest > tuning.stallNanos();
-    boolean fresh = false;
-    synchronized (this) {
-      if (hangs && state == SsdStore.State.SERVING) {
-        state = SsdStore.State.STALLED;
-        cause = "an access takes longer than %d ms".formatted(tuning.stallNanos() / 1_000_000);
-        fresh = true;
-      } else if (!hangs && state == SsdStore.State.STALLED) {
-        state = SsdStore.State.SERVING;
-        cause = null;
-        LOG.log(Level.INFO, "SSD directory {0} answers again", path());
-      }
-    }
-    if (fresh) {
-      LOG.log(Level.WARNING, "SSD directory {0} stalls ({1}): nothing new is sent", path(), cause);
-    }
-    boolean idle = state == SsdStore.State.STALLED || state == SsdStore.State.LOST;
+    boolean idle = health.checkStalled(io.oldestNanos(), nanos);
     if (idle) {
       io.dropQueued(); // also what was on its way here when it was taken out
     }
@@ -303,8 +275,9 @@ final class SsdDirectory {
   }
 
   void readFailed(int errno) {
-    if (readErrors.incrementAndGet() > tuning.maxReadErrors()) {
-      lose("%d reads failed, the last by %s".formatted(readErrors.get(), Errno.describe(errno)));
+    String why = health.readFailed(errno);
+    if (why != null) {
+      lose(why);
     }
   }
 
@@ -347,7 +320,7 @@ final class SsdDirectory {
 
   /** Takes a slot, or answers FULL. */
   long allocate(long stride) {
-    if (state != SsdStore.State.SERVING) {
+    if (!health.serves()) {
       return SsdStore.FULL;
     }
     // A log that waits for room takes no more headers, unless an extent is on its way to it.
@@ -358,7 +331,7 @@ final class SsdDirectory {
   /** Gives the header log an extent if it wants one; false if none is free. */
   boolean feedLog() {
     resizing.settle();
-    if (!log.wantsExtent() || extentAsked || state != SsdStore.State.SERVING) {
+    if (!log.wantsExtent() || extentAsked || !health.serves()) {
       return true;
     }
     int extent = space.takeExtent();
@@ -407,7 +380,7 @@ final class SsdDirectory {
         Runnable task = care.poll(CARE_MILLIS, TimeUnit.MILLISECONDS);
         if (task != null) {
           task.run();
-        } else if (state == SsdStore.State.SERVING) {
+        } else if (health.serves()) {
           upkeep();
         }
       } catch (InterruptedException e) {
@@ -552,7 +525,7 @@ final class SsdDirectory {
 
   private void closeOnce(long timeoutNanos) {
     long deadline = System.nanoTime() + timeoutNanos;
-    boolean wasServing = state == SsdStore.State.SERVING;
+    boolean wasServing = health.serves();
     while (wasServing && !quiet() && System.nanoTime() - deadline < 0) {
       log.start(true);
       LockSupport.parkNanos(POLL_NANOS);
