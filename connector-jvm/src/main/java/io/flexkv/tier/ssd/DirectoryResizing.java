@@ -69,7 +69,7 @@ final class DirectoryResizing {
         if (more) {
           files.meta().resize(extents);
         }
-        done.complete(more ? directory.storeMeta() : 0);
+        done.complete(more ? directory.description().store() : 0);
       } catch (RuntimeException e) {
         done.completeExceptionally(e);
       }
@@ -143,8 +143,7 @@ final class DirectoryResizing {
     meta.resize(end);
     meta.cut(directory.log().nextSequence());
     // In both copies: else the loss of one would bring back a size that the files have not.
-    int first = directory.storeMeta();
-    int errno = first == 0 ? directory.storeMeta() : first;
+    int errno = directory.description().storeTwice();
     if (errno != 0) {
       directory.writeFailed(errno);
       return false;
@@ -179,7 +178,7 @@ final class DirectoryResizing {
         return;
       }
       files.meta().cut(directory.log().nextSequence());
-      int errno = directory.storeMeta();
+      int errno = directory.description().store();
       if (errno == 0) {
         files.trim();
         directory.io().useFiles(files.all());

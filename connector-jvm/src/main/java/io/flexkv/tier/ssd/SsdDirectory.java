@@ -5,13 +5,8 @@ import io.flexkv.ffm.ErrnoException;
 import java.io.IOException;
 import java.lang.System.Logger.Level;
 import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.List;
-import java.util.Map;
-import java.util.Queue;
-import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
@@ -49,10 +44,9 @@ final class SsdDirectory {
   private final HeaderLog log;
   private final LogCleaner cleaner;
   private final Scrub scrub;
+  private final DirectoryDescription description;
   private final DirectoryResizing resizing;
   private final Arena arena = Arena.ofShared();
-  private final MemorySegment metaCopy;
-  private final Queue<Raise> raises = new ConcurrentLinkedQueue<>();
   private final LinkedBlockingQueue<Runnable> care = new LinkedBlockingQueue<>();
   private final Thread careThread;
 
@@ -91,7 +85,6 @@ final class SsdDirectory {
     this.health = new DirectoryHealth(files.path(), tuning);
     this.io = openIo("flexkv-ssd-" + index, files, options, tuning);
     DirectoryMeta meta = files.meta();
-    this.metaCopy = arena.allocate(DirectoryMeta.BYTES, SsdStore.PAGE_BYTES);
     this.space =
         new DirectorySpace(
             index,
@@ -101,6 +94,7 @@ final class SsdDirectory {
             this::nextSequence,
             meta.directoryId);
     this.log = new HeaderLog(files, io, space, arena, this::askForUpkeep, this::writeFailed);
+    this.description = new DirectoryDescription(files, io, log, arena, this::writeFailed);
     this.cleaner = new LogCleaner(log, files, io, arena);
     this.resizing = new DirectoryResizing(this);
     this.scrub = new Scrub(this, counters, options.scrubBytesPerSecond(), arena);
@@ -154,6 +148,10 @@ final class SsdDirectory {
     return io;
   }
 
+  DirectoryDescription description() {
+    return description;
+  }
+
   DirectoryResizing resizing() {
     return resizing;
   }
@@ -200,7 +198,7 @@ final class SsdDirectory {
     }
     meta.members = members.clone();
     meta.clean = false;
-    int errno = storeMeta();
+    int errno = description.store();
     if (errno != 0) {
       lose("its description cannot be written: " + Errno.describe(errno));
     } else {
@@ -346,7 +344,7 @@ final class SsdDirectory {
         return;
       }
       files.meta().logExtents.set(extent);
-      int errno = storeMeta();
+      int errno = description.store();
       if (errno == 0) {
         log.grant(extent);
       } else {
@@ -432,83 +430,10 @@ final class SsdDirectory {
     }
   }
 
-  /** A generation to note, and who waits for that: 0 or an error number. */
-  private record Raise(DirectoryMeta.Digest namespace, int generation, IntConsumer answer) {}
-
-  /** Notes a generation durably, together with others that wait. */
+  /** Notes a generation durably; the answer is 0 or an error number. */
   void raise(DirectoryMeta.Digest namespace, int generation, IntConsumer answer) {
-    raises.add(new Raise(namespace, generation, answer));
-    care.add(this::noteRaises);
-  }
-
-  private void noteRaises() {
-    List<Raise> taken = new ArrayList<>();
-    Raise raise;
-    while ((raise = raises.poll()) != null) {
-      note(raise);
-      taken.add(raise);
-    }
-    if (taken.isEmpty()) {
-      return;
-    }
-    // Into both copies: whichever of them is damaged one day, the other has it.
-    int first = storeMeta();
-    int errno = first == 0 ? storeMeta() : first;
-    if (errno != 0) {
-      writeFailed(errno);
-    }
-    taken.forEach(noted -> noted.answer().accept(errno));
-  }
-
-  private void note(Raise raise) {
-    DirectoryMeta meta = files.meta();
-    if (meta.generations.size() == DirectoryMeta.MAX_NAMESPACES
-        && !meta.generations.containsKey(raise.namespace())) {
-      // No room for another: whatever is stored so far is given up instead.
-      meta.floor = log.nextSequence();
-      meta.generations.clear();
-    }
-    meta.generations.merge(raise.namespace(), raise.generation(), Math::max);
-  }
-
-  /** Notes another set of directories in use together. Care thread. */
-  void setMembers(long[] members) {
-    files.meta().members = members.clone();
-    int errno = storeMeta();
-    if (errno != 0) {
-      writeFailed(errno);
-    }
-  }
-
-  /** Takes over generations that other directories know of; before {@link #start}. */
-  void merge(Map<DirectoryMeta.Digest, Integer> generations) {
-    generations.forEach((digest, g) -> files.meta().generations.merge(digest, g, Math::max));
-  }
-
-  /** Writes the description, durably, into the older of its two copies. */
-  int storeMeta() {
-    DirectoryMeta meta = files.meta();
-    meta.sequence++;
-    meta.sequences = Math.max(meta.sequences, log.nextSequence());
-    meta.uses = Math.max(meta.uses, log.nextUse());
-    meta.encode(metaCopy);
-    int errno =
-        BlockingAccess.run(
-            io,
-            BlockOp.Urgency.META,
-            true,
-            0,
-            meta.sequence % 2 * DirectoryMeta.BYTES,
-            metaCopy.address(),
-            DirectoryMeta.BYTES);
-    try {
-      if (errno == 0) {
-        files.sync();
-      }
-      return errno;
-    } catch (ErrnoException e) {
-      return e.errno();
-    }
+    description.raise(namespace, generation, answer);
+    care.add(description::noteRaises);
   }
 
   /**
@@ -555,14 +480,7 @@ final class SsdDirectory {
   }
 
   private void noteCleanEnd() {
-    DirectoryMeta meta = files.meta();
-    meta.clean = true;
-    if (log.headersMissing()) {
-      meta.doubtBelow = log.nextSequence();
-    } else if (space.proven()) {
-      meta.doubtBelow = 0;
-    }
-    storeMeta();
+    description.noteCleanEnd(space.proven());
   }
 
   private void closeFiles() {

@@ -516,7 +516,7 @@ public final class SsdEngine implements SsdStore {
     old.close(CLOSE_NANOS);
     DirectoryFiles files = SsdOpening.openEmpty(old.path(), options, tuning);
     SsdDirectory fresh = new SsdDirectory(old.index(), files, options, tuning, counters, owner);
-    fresh.merge(generations);
+    fresh.description().merge(generations);
     synchronized (registering) {
       directories.set(old.index(), fresh);
       var _ = fresh.io().registerMemory(memory);
@@ -525,7 +525,7 @@ public final class SsdEngine implements SsdStore {
     fresh.start(members, fresh::mayClean);
     for (SsdDirectory other : all()) {
       if (other.index() != fresh.index() && other.state() != State.LOST) {
-        other.whenPossible(() -> other.setMembers(members));
+        other.whenPossible(() -> other.description().setMembers(members));
       }
     }
     LOG.log(Level.INFO, "SSD directory {0} is attached again, empty", old.path());
