@@ -2,6 +2,7 @@ package io.flexkv.device;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.InstanceOfAssertFactories.type;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.io.BufferedReader;
@@ -65,8 +66,12 @@ final class CudaMemoryDeviceTest extends DeviceMemoryContract {
               List.of(new Region(0, 0, 4096, 4096, 1)),
               "test");
       assertThatThrownBy(() -> engine.open(layout))
-          .isInstanceOf(DeviceException.class)
-          .hasMessageContaining("cuIpcOpenMemHandle failed");
+          .hasMessageContaining("cuIpcOpenMemHandle failed")
+          .hasMessageContaining("must be of another living process")
+          .asInstanceOf(type(DeviceException.class))
+          .extracting(DeviceException::kind)
+          .as("the context works: no reason for another sidecar")
+          .isEqualTo(DeviceException.Kind.UNSUPPORTED);
     }
   }
 
