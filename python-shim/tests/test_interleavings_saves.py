@@ -240,6 +240,30 @@ def test_blocks_got_and_lost_within_a_step_are_not_saved_as_what_their_hashes_sa
     assert rig.check_cache() >= 12 + 4
 
 
+def test_blocks_lost_together_by_requests_of_one_prompt_are_still_what_they_were() -> None:
+    """What one of them had computed lies under the next hashes of the other, held by nobody."""
+    rig = Rig(budget=40)
+    one = rig.add("one", prompt(40), max_new=8)
+    rig.steps(1)
+    rig.engine.budget = 6
+    two = rig.add("two", prompt(40), max_new=8, skip_reading_prefix_cache=True)
+    rig.steps(1)
+    assert two.num_computed_tokens == 5
+    for request in (two, one):
+        rig.engine.running.remove(request)
+        rig.engine.preempt(request)
+    rig.engine.waiting.clear()
+    rig.steps(1)
+    rig.engine.waiting.append(one)
+    rig.engine.budget = 40
+    rig.steps(1)
+    assert rig.check_held() == 10
+    rig.engine.waiting.append(two)
+    rig.run()
+    assert rig.check_cache() == 11
+    rig.check_clean()
+
+
 def test_wait_for_save_that_does_not_come_is_made_up_for_in_the_next_step() -> None:
     rig = Rig()
     rig.workers[0].skip_wait_for_save = True

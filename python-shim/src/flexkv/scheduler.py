@@ -506,26 +506,38 @@ class SchedulerSide:
     def _forget_preempted(self, output: Any) -> None:
         """A preempted request holds no blocks, unless it was resumed in this very step."""
         allocated, self._allocated = self._allocated, set()
-        for request_id in getattr(output, "preempted_req_ids", None) or ():
-            state = self._states.get(request_id)
-            if state is not None and request_id not in allocated:
-                self._forget_unseen(state)
-                self._take_blocks(state)
+        preempted = getattr(output, "preempted_req_ids", None)
+        if not preempted:
+            return
+        lost = [
+            state
+            for request_id in preempted
+            if (state := self._states.get(request_id)) is not None and request_id not in allocated
+        ]
+        self._forget_unseen(lost)
+        for state in lost:
+            self._take_blocks(state)
 
-    def _forget_unseen(self, state: RequestState) -> None:
+    def _forget_unseen(self, preempted: list[RequestState]) -> None:
         """Blocks that a request got and lost in this very step, of which no output tells.
 
         By priority vLLM may take them from a request that it has scheduled already.  They have the
         hashes of what its forward would have written, and hold, and count as filled with, what was
-        there before: the next hit on them would be saved.  So those of its next hashes that nobody
-        holds count as handed out anew.
+        there before: the next hit on them would be saved.  So blocks of its next hashes that nobody
+        holds count as handed out anew, unless who lost them just now had them for that very hash.
         """
         if self.pool is None:
             return
-        for block_hash in state.request.block_hashes[state.known :]:
-            found = self.pool.get_cached_block(block_hash, [0])
-            if found and found[0].ref_cnt == 0:
-                self._table.assigned([found[0].block_id])
+        had: dict[int, bytes] = {}
+        for state in preempted:
+            had.update(zip(state.blocks, state.request.block_hashes, strict=False))
+        unseen: set[int] = set()
+        for state in preempted:
+            for block_hash in state.request.block_hashes[state.known :]:
+                found = self.pool.get_cached_block(block_hash, [0])
+                if found and found[0].ref_cnt == 0 and had.get(found[0].block_id) != block_hash:
+                    unseen.add(found[0].block_id)
+        self._table.assigned(sorted(unseen))
 
     def _take_blocks(self, state: RequestState) -> None:
         """The request holds no blocks; if it did, it was preempted, or its load failed."""
