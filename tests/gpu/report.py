@@ -30,6 +30,9 @@ RUNS = {
     "and by log-probabilities, bit for bit",
     "gpu-acceptance-v1-evicting": "The same with vLLM's V1 model runner and a pool that holds a "
     "third of the prompts, so that it evicts all the time",
+    "gpu-acceptance-served": "The same in bfloat16 as one serves it, eager, with the code of the "
+    "copy records below: the sidecar's hit against the engine's own (cut at its time limit before "
+    "the kills)",
     "gpu-acceptance-tp2": "The same over two GPUs (tensor parallelism of 2, bfloat16 as one serves "
     "it: the sidecar's hit against the engine's own)",
     "gpu-acceptance-pp2": "The same over two GPUs as pipeline stages (eager; the run was cut at "
@@ -120,7 +123,7 @@ _BESIDE_COPIES = (
 _TRANSLATIONS = (
     "the bare loops that run between ours push our address translations out of the copy engine, "
     "which strided copies alone do not bring back; without them in between the same slices are as "
-    "fast as the bare loop ('slices without a mover'): "
+    "fast as the bare loop, or 0.94 of it ('slices without a mover'): "
     "docs/decisions/small-rows-move-as-strided-copies.md"
 )
 _DRIVERS_TIME = (
