@@ -58,6 +58,7 @@ class Rig:
                 ranks=ranks,
                 lockstep=lockstep,
                 reads_ahead=reads_ahead,
+                by_priority=engine.get("by_priority", False),
                 admits_without_room=engine.get("older", False),
                 shows_new_blocks_only=engine.get("older", False),
                 resumes_loads_as_new=engine.get("older", False),

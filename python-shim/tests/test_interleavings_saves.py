@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -217,6 +218,19 @@ def test_priority_preemption_of_a_request_allocated_in_the_same_step() -> None:
     rig.check_clean()
 
 
+def test_first_come_first_served_preemption_takes_no_block_for_one_got_and_lost() -> None:
+    """There only one that is not scheduled yet is preempted, and what lies there was computed."""
+    rig = Rig(blocks=13, budget=10)
+    asked: list[bytes] = []
+    rig.side.pool = SimpleNamespace(get_cached_block=lambda digest, _: asked.append(digest))
+    rig.add("first", prompt(11, 1), max_new=16)
+    rig.add("second", prompt(40, 2), max_new=4)
+    rig.run()
+    assert not asked
+    assert rig.engine.preemptions > 0
+    rig.check_clean()
+
+
 def test_blocks_got_and_lost_within_a_step_are_not_saved_as_what_their_hashes_say() -> None:
     """vLLM's own fault: it hits blocks that no forward has filled. It must not get to the cache."""
     rig = Rig(blocks=14, by_priority=True, budget=28)
@@ -242,7 +256,7 @@ def test_blocks_got_and_lost_within_a_step_are_not_saved_as_what_their_hashes_sa
 
 def test_blocks_lost_together_by_requests_of_one_prompt_are_still_what_they_were() -> None:
     """What one of them had computed lies under the next hashes of the other, held by nobody."""
-    rig = Rig(budget=40)
+    rig = Rig(budget=40, by_priority=True)
     one = rig.add("one", prompt(40), max_new=8)
     rig.steps(1)
     rig.engine.budget = 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -110,6 +111,27 @@ def test_nobody_answers_after_some_attempts_the_engine_goes_on_without(
     assert not served
     assert len(link.waits) == ATTEMPTS_MAX
     assert "FlexKV serves nothing to this rank" in caplog.text
+
+
+def test_attempts_that_take_long_are_not_followed_by_one_after_twice_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + 1))
+    slow = [OneLife("register"), OneLife("register"), OneLife()]
+    for life in slow:
+        ask = life.control
+
+        def control(op: str, args: Any, timeout_s: float, ask: Any = ask) -> Any:
+            now[0] += 6.0
+            return ask(op, args, timeout_s)
+
+        monkeypatch.setattr(life, "control", control)
+    served, link = register(*slow)
+    assert not served
+    assert len(link.waits) == 2
+    assert link.waits[1] < 7.0 + 1.0
 
 
 def test_proved_layout_whose_confirmation_is_lost_is_registered_in_the_background() -> None:

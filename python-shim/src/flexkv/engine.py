@@ -26,6 +26,7 @@ class EngineFacts:
     ``refused`` is empty or one sentence: why this engine is served nothing.
     ``same_on_all_ranks``: every rank holds the same bytes, so one copy serves all.
     ``lockstep``: data parallel, where experts may be spread over engines that step together.
+    ``by_priority``: vLLM may preempt a request that it has scheduled in the same step.
     ``reads_ahead``: a drafter shares the cache whose KV of a token depends on the next token too.
     """
 
@@ -44,6 +45,7 @@ class EngineFacts:
     same_on_all_ranks: bool = False
     lockstep: bool = False
     reads_ahead: bool = False
+    by_priority: bool = False
 
 
 def read_facts(
@@ -80,7 +82,13 @@ def read_facts(
         same_on_all_ranks=_same_on_all_ranks(vllm_config, kv_cache_config, world_size),
         lockstep=int(getattr(parallel, "data_parallel_size", 1) or 1) > 1,
         reads_ahead=_reads_ahead(vllm_config),
+        by_priority=_by_priority(vllm_config),
     )
+
+
+def _by_priority(vllm_config: Any) -> bool:
+    scheduler = getattr(vllm_config, "scheduler_config", None)
+    return getattr(scheduler, "policy", "fcfs") == "priority"
 
 
 def _reads_ahead(vllm_config: Any) -> bool:

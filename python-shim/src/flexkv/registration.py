@@ -57,10 +57,10 @@ class Registration:
         """Describes the memory, waits for a sidecar and proves the layout.
 
         Engine thread, before any block is live.  Each of ``ATTEMPTS_MAX`` attempts waits at most
-        about ``timeout_s`` seconds for a sidecar; the first that waits in vain is the last.  One
-        whose request is not answered, or whose sidecar ends, is followed by another.  False (and
-        one line in the log) means: this engine is served nothing.  Raises ``MemoryInUseError`` if a
-        sidecar may go on writing into the memory.
+        about ``timeout_s`` seconds for a sidecar; the first that waits in vain is the last, and
+        none begins after twice that time.  One whose request is not answered, or whose sidecar
+        ends, is followed by another.  False (and one line in the log) means: this engine is served
+        nothing.  Raises ``MemoryInUseError`` if a sidecar may go on writing into the memory.
         """
         self._layout = layout
         self._description = {
@@ -75,13 +75,17 @@ class Registration:
         return self._attempts(layout, link, timeout_s)
 
     def _attempts(self, layout: KvLayout, link: WorkerLink, timeout_s: float) -> bool:
+        end = time.monotonic() + 2 * timeout_s
         for attempt in range(1, ATTEMPTS_MAX + 1):
             began = time.monotonic()
-            session = link.wait(timeout_s)
+            if began >= end:
+                return self._unserved(f"no sidecar answered within {2 * timeout_s:.0f} s")
+            session = link.wait(min(timeout_s, end - began))
             if session is None:
-                given_up = time.monotonic() - began < timeout_s  # the link has said why
+                waited = time.monotonic() - began
+                given_up = waited < min(timeout_s, end - began)  # the link has said why
                 return self._unserved(
-                    "" if given_up else f"no sidecar could be reached within {timeout_s:.0f} s"
+                    "" if given_up else f"no sidecar could be reached within {waited:.0f} s"
                 )
             try:
                 self._register(session, layout)
@@ -92,7 +96,8 @@ class Registration:
                     "FlexKV could not register the KV cache (attempt %d of %d): %s",
                     attempt, ATTEMPTS_MAX, error,
                 )  # fmt: skip
-                if _is_final(error) and not _ends(session):
+                if _is_final(error) and not (_may_end(error) and _ends(session)):
+                    logger.info("FlexKV serves nothing to this rank")
                     return False
                 session.close()
                 _wait_until_replaced(link, session)
@@ -161,6 +166,11 @@ class Registration:
 def _is_final(error: FlexKVError) -> bool:
     """Whether another attempt with the same sidecar would end alike, as far as one can tell."""
     return not isinstance(error, ControlError) or (error.code in REFUSALS and not error.may_run)
+
+
+def _may_end(error: FlexKVError) -> bool:
+    """Whether a sidecar that cannot serve anybody any more would have answered so."""
+    return isinstance(error, ControlError) and error.code == "refused"
 
 
 def _ends(session: Session) -> bool:

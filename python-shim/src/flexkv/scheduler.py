@@ -60,6 +60,7 @@ class SchedulerFacts:
     """What the engine is: tokens of a scheduler block, GPU blocks, ranks, what it lets us do.
 
     ``lockstep``: its steps are those of other engines too.
+    ``by_priority``: blocks may come and go within one step, see ``_forget_unseen``.
     ``reads_ahead``: the last block of a match is not to be loaded, see ``_loadable``.
     ``admits_without_room``, ``shows_new_blocks_only`` and ``resumes_loads_as_new``: this vLLM is
     before 0.23, before 0.14, see ``older_vllm``.
@@ -72,6 +73,7 @@ class SchedulerFacts:
     ranks: int = 1
     lockstep: bool = False
     reads_ahead: bool = False
+    by_priority: bool = False
     admits_without_room: bool = False
     shows_new_blocks_only: bool = False
     resumes_loads_as_new: bool = False
@@ -526,7 +528,7 @@ class SchedulerSide:
         there before: the next hit on them would be saved.  So blocks of its next hashes that nobody
         holds count as handed out anew, unless who lost them just now had them for that very hash.
         """
-        if self.pool is None:
+        if self.pool is None or not self._facts.by_priority:
             return
         had: dict[int, bytes] = {}
         for state in preempted:

@@ -144,6 +144,7 @@ def _build_scheduler(
             ranks=facts.world_size,
             lockstep=facts.lockstep,
             reads_ahead=facts.reads_ahead,
+            by_priority=facts.by_priority,
             admits_without_room=quirks.admits_without_room,
             shows_new_blocks_only=quirks.shows_new_blocks_only,
             resumes_loads_as_new=quirks.resumes_loads_as_new,

@@ -32,6 +32,9 @@ final class LostCopies {
   /** Entries that are looked at when the loss is told: some milliseconds. */
   static final int AT_ONCE = 1 << 14;
 
+  /** Copies that go with the end of a way up, however long the way was. */
+  private static final int AT_LEAST = 64;
+
   private final BlockIndex index;
   private final BlockTree tree;
   private final Copies copies;
@@ -109,7 +112,7 @@ final class LostCopies {
     int at = highest == NONE ? NONE : entry;
     while (at != NONE) {
       int above = at == highest ? NONE : tree.parent(at);
-      looked += losses.loseLast(at, Math.max(1, most - looked));
+      looked += losses.loseLast(at, Math.max(AT_LEAST, most - looked));
       if (index.isEntry(at) && copies.onSsd(at) == SSD_HELD) {
         return false;
       }

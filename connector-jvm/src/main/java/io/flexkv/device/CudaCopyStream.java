@@ -72,14 +72,16 @@ final class CudaCopyStream implements CopyStream {
             direction == Direction.LOAD ? STRIDED_LOADS_UP_TO : STRIDED_SAVES_UP_TO);
     this.batch = new CudaBatch(driver, path, direction, pool, COPIES);
     gpu.makeCurrent();
-    CudaLibrary.check(
-        driver, JCudaDriver.cuStreamCreate(stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+    int made = JCudaDriver.cuStreamCreate(stream, CU_STREAM_NON_BLOCKING);
+    if (made != CudaDriver.SUCCESS) {
+      throw CudaLibrary.notMade(driver, made, "cuStreamCreate");
+    }
     for (int i = 0; i < events.length; i++) {
       Event event = new Event();
       int code = JCudaDriver.cuEventCreate(event, CU_EVENT_DISABLE_TIMING);
       if (code != CudaDriver.SUCCESS) {
         destroy(i);
-        throw CudaLibrary.failure(driver, code, "cuEventCreate");
+        throw CudaLibrary.notMade(driver, code, "cuEventCreate");
       }
       events[i] = event;
     }

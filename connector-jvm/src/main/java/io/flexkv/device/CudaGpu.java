@@ -104,7 +104,7 @@ final class CudaGpu {
     int code = JCudaDriver.cuStreamCreate(stream, CUstream_flags.CU_STREAM_NON_BLOCKING);
     if (code == CudaDriver.SUCCESS) {
       JCudaDriver.cuStreamDestroy(stream);
-    } else if (CudaLibrary.kind(code) == DeviceException.Kind.GONE) {
+    } else if (CudaLibrary.lost(code)) {
       return new DeviceException(
           DeviceException.Kind.GONE,
           "cuda: %s; this sidecar's context on GPU %s is lost (%s), another sidecar gets a new one"

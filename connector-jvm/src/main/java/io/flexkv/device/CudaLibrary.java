@@ -177,6 +177,29 @@ final class CudaLibrary {
     };
   }
 
+  /**
+   * Whether the context is lost for good, by an error that says so itself: a shortage of the
+   * system's or the driver's is none, however a call fails for it.
+   */
+  static boolean lost(int code) {
+    return switch (code) {
+      // deinitialized, ECC or NVLink uncorrectable, illegal address, launch timeout, context
+      // destroyed, assert, hardware stack error, illegal instruction, misaligned or invalid
+      // address, invalid program counter, launch failed
+      case 4, 214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719 -> true;
+      default -> false;
+    };
+  }
+
+  /** What was to be made for a rank cannot be: GONE only where the context is lost. */
+  static DeviceException notMade(CudaDriver driver, int code, String call) {
+    DeviceException failure = failure(driver, code, call);
+    return lost(code)
+        ? failure
+        : new DeviceException(
+            DeviceException.Kind.UNSUPPORTED, String.valueOf(failure.getMessage()));
+  }
+
   /** Whether a driver with this answer to a copy will never take one like it. */
   static boolean refuses(int code) {
     return code == INVALID_VALUE || code == NOT_PERMITTED || code == NOT_SUPPORTED;

@@ -110,7 +110,7 @@ public final class Devices implements AutoCloseable {
     try {
       if (waiting > MAX_OPENING) {
         throw new DeviceException(
-            DeviceException.Kind.GONE,
+            DeviceException.Kind.UNSUPPORTED,
             "GPU %s does not answer: %d ranks wait for it to map their memory; restart this sidecar"
                 .formatted(gpu, MAX_OPENING));
       }

@@ -45,7 +45,7 @@ final class Sidecar {
   private static final Logger LOG = LoggerFactory.getLogger(Sidecar.class);
 
   /** Longer than another one's end may take, which holds the address until it is over. */
-  private static final long LOCK_PATIENCE_MILLIS = 5000;
+  private static final long LOCK_PATIENCE_MILLIS = 10_000;
 
   private static final long JOIN_MILLIS = 800;
   private static final long WRITES_MILLIS = 600;
@@ -300,7 +300,7 @@ final class Sidecar {
   /** Lets blocks that wait for the SSD get there, for a moment: what does not is not kept. */
   private void awaitWrites() throws InterruptedException {
     long until = System.nanoTime() + WRITES_MILLIS * 1_000_000;
-    while (ssd != null && System.nanoTime() < until) {
+    while (ssd != null && agentThread.isAlive() && System.nanoTime() < until) {
       try {
         JsonNode now = sessions.status().path("ssd");
         if (now.path("queued_bytes").asLong() == 0 && now.path("writes").asInt() == 0) {
