@@ -222,7 +222,9 @@ def test_first_come_first_served_preemption_takes_no_block_for_one_got_and_lost(
     """There only one that is not scheduled yet is preempted, and what lies there was computed."""
     rig = Rig(blocks=13, budget=10)
     asked: list[bytes] = []
-    rig.side.pool = SimpleNamespace(get_cached_block=lambda digest, _: asked.append(digest))
+    rig.side.holdings.pool = SimpleNamespace(
+        get_cached_block=lambda digest, _: asked.append(digest)
+    )
     rig.add("first", prompt(11, 1), max_new=16)
     rig.add("second", prompt(40, 2), max_new=4)
     rig.run()

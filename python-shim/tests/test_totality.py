@@ -40,7 +40,7 @@ SCHEDULER_PARTS = [
     ("side", "update_state_after_alloc"),
     ("side", "_plan_load"),
     ("side", "build_connector_meta"),
-    ("side", "_count_new_blocks"),
+    ("holdings", "_count_new_blocks"),
     ("side", "update_connector_output"),
     ("side", "request_finished"),
     ("side", "_live_session"),
@@ -87,7 +87,7 @@ def test_scheduler_side_that_breaks_disowns_its_open_saves(monkeypatch: pytest.M
     rig.steps(1, copies=False)
     blocks = range(1, rig.side._facts.num_blocks)
     before = [rig.generations[block] for block in blocks]
-    monkeypatch.setattr(rig.side, "_count_new_blocks", broken)
+    monkeypatch.setattr(rig.side.holdings, "_count_new_blocks", broken)
     rig.run()
     assert rig.hooks.guard.tripped
     after = [rig.generations[block] for block in blocks]

@@ -149,7 +149,7 @@ class SchedulerHooks:
         """The pool whose prefix cache vLLM may reset; see ``take_events``."""
         self._pool = pool
         if self.side is not None and callable(getattr(pool, "get_cached_block", None)):
-            self.side.pool = pool
+            self.side.holdings.pool = pool
         self._cache_seen = getattr(pool, "cached_block_hash_to_block", None)
 
     def take_events(self) -> list[Any]:

@@ -4,11 +4,9 @@ Lives in vLLM's scheduler thread; every method is one hook of the connector.  It
 answer that is not there is asked for again in a later step.  The rules are those of "Never wrong
 bytes" in the design; the comments name the vLLM behaviour each depends on.
 
-* A block is *new* when vLLM shows it first: in ``update_state_after_alloc`` the entries of the
-  table from max(known, local hit) on, in ``build_connector_meta`` the new blocks of running
-  requests.  ``ref_cnt`` and ``block_hash`` cannot tell: fresh prompt blocks carry a hash already.
-* A block may be saved once we saw it filled since it was handed out (``blocks.BlockTable``), and
-  with it everything before it: a hole ends what can be saved, because the sidecar keeps chains.
+* A block may be saved once we saw it filled since it was handed out (``blocks.BlockTable``, and
+  ``holdings`` for who holds it), and with it everything before it: a hole ends what can be saved,
+  because the sidecar keeps chains.
 * With c tokens computed, s scheduled and H covered by hashes, blocks up to min(c, H) are complete
   before this step's forward, those up to min(c + s, H) after it.  A hash may exist one step before
   the KV of its last token, and drafts may count as computed before they are confirmed.
@@ -18,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import time
-from array import array
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +23,7 @@ from typing import Any
 from flexkv.arrivals import Arrivals
 from flexkv.blocks import NULL_BLOCK, BlockTable
 from flexkv.events import EventFeed
+from flexkv.holdings import Holdings
 from flexkv.lookups import LookupLimits, Lookups
 from flexkv.metadata import AFTER_FORWARD, BEFORE_FORWARD, VOID_EPOCH, StepJob, StepMetadata
 from flexkv.older_vllm import Parking, whole_table
@@ -60,7 +58,7 @@ class SchedulerFacts:
     """What the engine is: tokens of a scheduler block, GPU blocks, ranks, what it lets us do.
 
     ``lockstep``: its steps are those of other engines too.
-    ``by_priority``: blocks may come and go within one step, see ``_forget_unseen``.
+    ``by_priority``: blocks may come and go within one step, see ``holdings``.
     ``reads_ahead``: the last block of a match is not to be loaded, see ``_loadable``.
     ``admits_without_room``, ``shows_new_blocks_only`` and ``resumes_loads_as_new``: this vLLM is
     before 0.23, before 0.14, see ``older_vllm``.
@@ -107,12 +105,16 @@ class SchedulerSide:
         )
         self.saves = SavePlanner(facts.block_tokens, self._table, self._new_job, events)
         self._states: dict[str, RequestState] = {}
+        self.holdings = Holdings(
+            self._table,
+            self._states,
+            by_priority=facts.by_priority,
+            loads_resume_as_new=facts.resumes_loads_as_new,
+        )
         self._loading: dict[str, RequestState] = {}
         self._parking = (
             Parking(facts.num_blocks, facts.block_tokens) if facts.admits_without_room else None
         )
-        self.pool: Any = None
-        """vLLM's pool of GPU blocks, from 0.22.1 on; only looked at, see ``_forget_unseen``."""
         self.barred: Container[str] = ()
         """Request ids that nothing may be loaded for, see ``older_vllm``."""
         self._session: Session | None = None
@@ -121,8 +123,6 @@ class SchedulerSide:
         self._outbox: list[StepJob] = []
         self._void: list[int] = []
         self._finished: list[tuple[RequestState, int]] = []
-        self._allocated: set[str] = set()
-        self._hits: list[RequestState] = []
         self._answer_waits = False
         self._reset_owed = False
         self._reset_query = 0
@@ -147,7 +147,7 @@ class SchedulerSide:
         failed from its first block), so whatever we knew of its table is void.
         """
         state = self._state(request)
-        self._take_blocks(state)
+        self.holdings.taken(state)
         state.offer = None
         if self._parking is not None:
             self._parking.leave([state.request_id])
@@ -184,14 +184,8 @@ class SchedulerSide:
         state = self._state(request)
         if self._facts.shows_new_blocks_only:
             block_ids = whole_table(state.blocks, block_ids)
-        state.blocks = array("I", block_ids)
-        if state.local and not state.known:
-            self._hits.append(state)
-        self._table.assigned(state.blocks[max(state.known, state.local) :])
-        state.held_at.extend(self._table.generations(state.blocks[state.known :]))
-        state.known = len(block_ids)
+        self.holdings.shown(state, block_ids)
         state.asks = 0
-        self._allocated.add(state.request_id)
         if num_external_tokens > 0:
             self._plan_load(state, num_external_tokens)
 
@@ -201,9 +195,7 @@ class SchedulerSide:
         self.lookups.new_step()
         if self._parking is not None:
             self._parking.leave(output.num_scheduled_tokens)
-        self._count_new_blocks(output)
-        self._hold_hits()
-        self._forget_preempted(output)
+        self.holdings.end_step(output)
         states, nothing_to_do = self._states, self.saves.nothing_to_do
         scheduled = [
             (state, tokens)
@@ -472,80 +464,6 @@ class SchedulerSide:
     @staticmethod
     def _may_load(state: RequestState) -> bool:
         return not (state.no_load or state.load_failed)
-
-    def _count_new_blocks(self, output: Any) -> None:
-        """Raises the counters of blocks that running requests got in this step.
-
-        New and resumed requests have shown their whole table in ``update_state_after_alloc``.
-        """
-        cached = output.scheduled_cached_reqs
-        resumed = cached.resumed_req_ids
-        for request_id, groups in zip(cached.req_ids, cached.new_block_ids, strict=True):
-            if groups is None or request_id in resumed:
-                continue
-            new = groups[0]
-            state = self._states.get(request_id)
-            if state is None:
-                self._table.assigned(new)
-            else:
-                self._table.assigned_to(state.held_at, new)
-                state.blocks.extend(new)
-                state.known = len(state.blocks)
-
-    def _hold_hits(self) -> None:
-        """Takes the counters of this step's local hits again, now that all its blocks are counted.
-
-        vLLM gives running requests their blocks, and hashes these, before it admits anybody: a hit
-        may be on blocks that the connector is told of only at the step's end.  Who got them in this
-        step got them before the hit, and nobody can since: the hit holds them.  (A step that took
-        blocks away again admits nobody.)
-        """
-        for state in self._hits:
-            hit = min(state.local, state.known)
-            state.held_at[:hit] = self._table.generations(state.blocks[:hit])
-        self._hits.clear()
-
-    def _forget_preempted(self, output: Any) -> None:
-        """A preempted request holds no blocks, unless it was resumed in this very step."""
-        allocated, self._allocated = self._allocated, set()
-        preempted = getattr(output, "preempted_req_ids", None)
-        if not preempted:
-            return
-        lost = [
-            state
-            for request_id in preempted
-            if (state := self._states.get(request_id)) is not None and request_id not in allocated
-        ]
-        self._forget_unseen(lost)
-        for state in lost:
-            self._take_blocks(state)
-
-    def _forget_unseen(self, preempted: list[RequestState]) -> None:
-        """Blocks that a request got and lost in this very step, of which no output tells.
-
-        By priority vLLM may take them from a request that it has scheduled already.  They have the
-        hashes of what its forward would have written, and hold, and count as filled with, what was
-        there before: the next hit on them would be saved.  So blocks of its next hashes that nobody
-        holds count as handed out anew, unless who lost them just now had them for that very hash.
-        """
-        if self.pool is None or not self._facts.by_priority:
-            return
-        had: dict[int, bytes] = {}
-        for state in preempted:
-            had.update(zip(state.blocks, state.request.block_hashes, strict=False))
-        unseen: set[int] = set()
-        for state in preempted:
-            for block_hash in state.request.block_hashes[state.known :]:
-                found = self.pool.get_cached_block(block_hash, [0])
-                if found and found[0].ref_cnt == 0 and had.get(found[0].block_id) != block_hash:
-                    unseen.add(found[0].block_id)
-        self._table.assigned(sorted(unseen))
-
-    def _take_blocks(self, state: RequestState) -> None:
-        """The request holds no blocks; if it did, it was preempted, or its load failed."""
-        if state.known and self._facts.resumes_loads_as_new:
-            state.no_load = True
-        state.forget_blocks()
 
     # ------------------------------------------------------------------ saves
     def _takes_saves(self, session: Session, scheduled: list[_Scheduled]) -> bool:
