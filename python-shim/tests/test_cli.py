@@ -266,18 +266,45 @@ def findings(settings: Settings) -> dict[str, doctor.Finding]:
 
 
 def test_doctor_on_a_complete_machine(
-    address: str, socket_path: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    address: str,
+    socket_path: str,
+    control: Any,
+    tmp_path: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     jar = tmp_path / "flexkv-sidecar.jar"
     jar.touch()
     monkeypatch.setenv("FLEXKV_JAVA", str(fake_java(tmp_path)))
     monkeypatch.setenv("FLEXKV_JAR", str(jar))
-    with FakeSidecar(socket_path):
+    control.answer = lambda request: {"ok": True, "result": {}}
+    with FakeSidecar(socket_path, control_endpoint=control.endpoint):
         assert cli.main(["doctor", "--address", address]) == 0
     out = capsys.readouterr().out
     assert len(out.splitlines()) == len(doctor.CHECKS)
-    assert "a sidecar listens" in out
+    assert "a sidecar answers" in out
     assert "Java 25 from FLEXKV_JAVA" in out
+
+
+def test_doctor_sidecar_that_listens_and_does_not_answer_is_a_failure(
+    address: str, socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flexkv.rendezvous.WELCOME_TIMEOUT_S", 0.1)
+    with FakeSidecar(socket_path, silent=True) as server:
+        found = findings(Settings.load({"server_recv_port": address}, {}))["socket"]
+        server._stop.set()
+    assert found.state == doctor.FAIL
+    assert f"kill -CONT {os.getpid()}" in found.text
+
+
+def test_config_check_socket_in_a_folder_that_is_not_there_is_refused(
+    address: str, tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"cpu_cache_gb: 0.1\nserver_recv_port: ipc://{tmp_path}/no/sock\n")
+    code, said, wrong = check(capsys, path)
+    assert code == 1
+    assert f"Remedy: mkdir -p {tmp_path}/no" in said + wrong
 
 
 def test_doctor_names_what_is_missing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,19 @@ def test_status_short_of_an_older_sidecar_without_engine_or_ssd(tmp_path: Path) 
     assert "engines   none" in lines and "ssd       none" in lines
     assert f"sidecar   pid {os.getpid()}, build ?" in lines, "who has that pid here says nothing"
     assert "problem   the log cannot be read" in lines
+
+
+def test_status_short_problem_of_an_earlier_life_is_not_this_ones(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    now = datetime.now(UTC)
+    earlier, later = (
+        (now + timedelta(seconds=s)).strftime("%Y-%m-%dT%H:%M:%S.000Z") for s in (-120, -30)
+    )
+    log.write_text(f"{earlier} ERROR X [a] of before\n")
+    status = {"pid": 1, "uptime_s": 60, "log_file": str(log)}
+    assert "problem   none in the log" in list(status_text.short(status, "ipc:///a"))
+    log.write_text(f"{earlier} ERROR X [a] of before\n{later} WARN  X [a] of now\n")
+    assert f"problem   {later} WARN  X [a] of now" in list(status_text.short(status, "ipc:///a"))
 
 
 def test_status_short_counts_hours_without_seconds() -> None:

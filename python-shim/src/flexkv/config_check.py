@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,23 @@ def objection(settings: Settings) -> str:
     if not settings.enabled:
         return ""
     machine = MachineMemory.read()
-    return machine.objection(machine.host_gb(settings))
+    return socket_objection(settings) or machine.objection(machine.host_gb(settings))
+
+
+def socket_objection(settings: Settings) -> str:
+    """Why there can be no socket where the settings want it; empty if there can."""
+    parent = Path(settings.socket_path).absolute().parent
+    if not parent.is_dir():
+        return (
+            f"{parent}, the folder of the socket, does not exist. Remedy: mkdir -p {parent}, or "
+            "set FLEXKV_SERVER_RECV_PORT to a path in one that does"
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        return (
+            f"{parent} cannot be written. Remedy: set FLEXKV_SERVER_RECV_PORT to a path in a "
+            "folder of your own"
+        )
+    return ""
 
 
 def unusable_folders(settings: Settings) -> list[Folder]:

@@ -18,6 +18,7 @@ from flexkv import ssd_folders
 from flexkv.asking import ask
 from flexkv.client import rings_usable
 from flexkv.config import Settings
+from flexkv.config_check import socket_objection
 from flexkv.errors import FlexKVError
 from flexkv.java import find_jar, find_java
 from flexkv.launcher import runtime_dir
@@ -99,18 +100,8 @@ def _jar(settings: Settings) -> tuple[str, str]:
 
 
 def _folder(settings: Settings) -> tuple[str, str]:
-    parent = Path(settings.socket_path).absolute().parent
-    if not parent.is_dir():
-        return FAIL, (
-            f"{parent}, the folder of the socket, does not exist. Remedy: mkdir -p {parent}, or "
-            "set FLEXKV_SERVER_RECV_PORT to a path in one that does"
-        )
-    if not os.access(parent, os.W_OK | os.X_OK):
-        return FAIL, (
-            f"{parent} cannot be written. Remedy: set FLEXKV_SERVER_RECV_PORT to a path in a "
-            "folder of your own"
-        )
-    return OK, f"logs in {runtime_dir(settings)}"
+    why = socket_objection(settings)
+    return (FAIL, why) if why else (OK, f"logs in {runtime_dir(settings)}")
 
 
 def _socket(settings: Settings) -> tuple[str, str]:
@@ -129,7 +120,11 @@ def _socket(settings: Settings) -> tuple[str, str]:
             f"nobody at {settings.server_recv_port}, and FLEXKV_SERVER_LAUNCH_MODE is external. "
             "Remedy: flexkv serve"
         )
-    return OK, f"a sidecar listens at {settings.server_recv_port}"
+    try:
+        ask(settings, "status", {}, ASK_TIMEOUT_S)
+    except (FlexKVError, OSError) as error:
+        return FAIL, f"a sidecar listens at {settings.server_recv_port}, but: {error}"
+    return OK, f"a sidecar answers at {settings.server_recv_port}"
 
 
 def _memfd(_: Settings) -> tuple[str, str]:

@@ -97,13 +97,24 @@ def greet(sock: socket.socket, hello: p.Hello, fds: list[int]) -> Greeting:
     except (p.ProtocolError, TypeError) as error:
         raise AttachError(f"the answer to the hello is malformed: {error}") from None
     except TimeoutError:
-        raise AttachError(f"no answer to the hello within {WELCOME_TIMEOUT_S} s") from None
+        raise AttachError(_silent(peer_credentials(sock)[0])) from None
     except OSError as error:
         raise AttachError(f"the connection broke during the hello: {error}") from None
     finally:
         for fd in received:
             os.close(fd)
     return greeting
+
+
+def _silent(pid: int) -> str:
+    """``pid`` is 0 where the sidecar's process cannot be seen from here."""
+    who = f" (pid {pid})" if pid else ""
+    thaw, kill = (f"kill -CONT {pid}", f"kill -9 {pid}") if pid else ("thaw it", "kill it")
+    return (
+        f"the sidecar{who} is there and has not answered for {WELCOME_TIMEOUT_S:g} s: it is "
+        f"stopped, frozen or overloaded. Remedy: {thaw} (or thaw its container); if it must go, "
+        f"{kill}, and engines start another"
+    )
 
 
 def _send_hello(sock: socket.socket, hello: p.Hello, fds: list[int]) -> None:

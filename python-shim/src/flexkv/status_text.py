@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 GB = 1e9
 _TAIL_BYTES = 64 * 1024
+_BOOT_S = 2.0
+"""So long a sidecar logs before it counts its uptime, generously."""
 _PROBLEM = re.compile(r"\S+ (WARN|ERROR) ")
 
 
@@ -28,7 +32,8 @@ def short(status: Mapping[str, Any], address: str) -> Iterator[str]:
     ok, failed = _saves(status)
     saved = cache.get("saved_blocks", 0)
     yield f"saves     {saved} blocks; of the engines here {ok} ok, {failed} failed"
-    yield f"problem   {last_problem(str(status.get('log_file', '')))}"
+    began = time.time() - status["uptime_s"] if "uptime_s" in status else 0.0
+    yield f"problem   {last_problem(str(status.get('log_file', '')), began)}"
     yield f"log       {status.get('log_file', '')}"
 
 
@@ -72,12 +77,27 @@ def _uptime(status: Mapping[str, Any]) -> str:
     return f", up {hours} h {minutes} min" if hours else f", up {minutes} min {seconds} s"
 
 
-def last_problem(log_file: str) -> str:
-    """The last line at WARN or ERROR in the end of the sidecar's log; ``none`` if there is none."""
+def last_problem(log_file: str, began: float = 0.0) -> str:
+    """The last line at WARN or ERROR in the end of the sidecar's log; ``none`` if there is none.
+
+    The file may hold earlier lives: ``began`` is when this one did, in seconds of the machine's
+    clock; what is more than ``_BOOT_S`` older is another's.
+    """
     try:
         with Path(log_file).open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return "the log cannot be read"
-    return next((line for line in reversed(lines) if _PROBLEM.match(line)), "none in the log")
+    return next(
+        (line for line in reversed(lines) if _PROBLEM.match(line) and _at(line) > began - _BOOT_S),
+        "none in the log",
+    )
+
+
+def _at(line: str) -> float:
+    """When a line was logged; a time that cannot be read counts as now."""
+    try:
+        return datetime.fromisoformat(line.split(" ", 1)[0]).timestamp()
+    except ValueError:
+        return time.time()
