@@ -43,6 +43,21 @@ def test_save_planned_preempted_block_reused_before_the_copy() -> None:
     rig.check_clean()
 
 
+def test_save_planned_before_the_ranks_session_is_published_goes_with_the_next_step() -> None:
+    """The sidecar takes plans from the rank's confirmation on, which comes a little sooner."""
+    rig = Rig()
+    link = rig.worker_links[0]
+    session, link.present = link.present, None
+    rig.add("early", prompt(22), max_new=8)
+    rig.steps(1)
+    assert rig.jobs(KIND_SAVE), "planned"
+    link.present = session
+    rig.run()
+    assert rig.check_cache() >= 5
+    assert rig.worker_sides[0].saves_dropped == 0
+    rig.check_clean()
+
+
 def test_preempted_request_saves_again_after_its_blocks_were_lost() -> None:
     rig = Rig(blocks=14, max_running=4)
     for name in range(3):

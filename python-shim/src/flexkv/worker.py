@@ -185,10 +185,18 @@ class WorkerSide:
         return False
 
     def _start_saves(self, session: Session | None, jobs: list[StepJob]) -> None:
-        """Publishes the saves behind one fence; what finds no room stays for the next step."""
+        """Publishes the saves behind one fence; what finds no room stays for the next step.
+
+        So do those that come while no session is published: the sidecar may take plans of the
+        scheduler from the moment in which this rank confirmed, a little before its session is here,
+        and would wait a minute for the go of each.  What a dead one had planned goes with the next.
+        """
         self._saves.clear()
-        if session is None or not jobs:
-            self.saves_dropped += len(jobs)
+        if session is None:
+            self._saves.extend(jobs)
+            self.saves_dropped += max(0, len(jobs) - MAX_SAVES_KEPT)
+            return
+        if not jobs:
             return
         present = [job for job in jobs if job.boot_epoch == session.boot_epoch]
         self.saves_dropped += len(jobs) - len(present)
