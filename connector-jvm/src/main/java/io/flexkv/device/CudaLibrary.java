@@ -147,7 +147,7 @@ final class CudaLibrary {
   /** As {@link #check}, for what comes before there is anything that could be lost. */
   static void require(CudaDriver driver, int code, String call) throws DeviceException {
     if (code != CudaDriver.SUCCESS) {
-      throw unsupported("%s failed: %s (%d)".formatted(call, driver.errorName(code), code));
+      throw unsupported(said(driver, code, call));
     }
   }
 
@@ -159,8 +159,11 @@ final class CudaLibrary {
   }
 
   static DeviceException failure(CudaDriver driver, int code, String call) {
-    return new DeviceException(
-        kind(code), "cuda: %s failed: %s (%d)".formatted(call, driver.errorName(code), code));
+    return new DeviceException(kind(code), "cuda: " + said(driver, code, call));
+  }
+
+  private static String said(CudaDriver driver, int code, String call) {
+    return "%s failed: %s (%d)".formatted(call, driver.errorName(code), code);
   }
 
   /**
@@ -193,11 +196,7 @@ final class CudaLibrary {
 
   /** What was to be made for a rank cannot be: GONE only where the context is lost. */
   static DeviceException notMade(CudaDriver driver, int code, String call) {
-    DeviceException failure = failure(driver, code, call);
-    return lost(code)
-        ? failure
-        : new DeviceException(
-            DeviceException.Kind.UNSUPPORTED, String.valueOf(failure.getMessage()));
+    return lost(code) ? failure(driver, code, call) : unsupported(said(driver, code, call));
   }
 
   /** Whether a driver with this answer to a copy will never take one like it. */
