@@ -158,32 +158,32 @@ def test_drafter_that_reads_ahead_is_one_for_which_vllm_drops_a_block(
     assert facts.reads_ahead is expected
 
 
+def facts_of_the_side(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the scheduler's side is told of an engine, over everything that lies between."""
+    monkeypatch.setattr(wiring, "Link", lambda *_, **__: FakeLink(FakeGenerations(100)))
+    monkeypatch.setattr(wiring, "prepare_scheduler", lambda *_: "a namespace")
+    monkeypatch.setattr(wiring, "exact_sleeps", lambda: True)  # it would last for all tests
+    side = wiring.scheduler_hooks(engine, caches(FullAttentionSpec())).side
+    assert side is not None
+    return side._facts
+
+
 @pytest.mark.parametrize("reads_ahead", [True, False])
 def test_scheduler_side_is_told_of_a_drafter_that_reads_ahead(
     reads_ahead: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "Link", lambda *_, **__: FakeLink(FakeGenerations(100)))
-    monkeypatch.setattr(wiring, "prepare_scheduler", lambda *_: "a namespace")
-    monkeypatch.setattr(wiring, "exact_sleeps", lambda: True)  # it would last for all tests
     drafting = config(kv_transfer_config__kv_connector_extra_config={})
     drafting.speculative_config = SimpleNamespace(use_eagle=lambda: reads_ahead)
-    side = wiring.scheduler_hooks(drafting, caches(FullAttentionSpec())).side
-    assert side is not None
-    assert side._facts.reads_ahead is reads_ahead
+    assert facts_of_the_side(drafting, monkeypatch).reads_ahead is reads_ahead
 
 
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
 def test_scheduler_side_is_told_whether_vllm_preempts_by_priority(
     policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "Link", lambda *_, **__: FakeLink(FakeGenerations(100)))
-    monkeypatch.setattr(wiring, "prepare_scheduler", lambda *_: "a namespace")
-    monkeypatch.setattr(wiring, "exact_sleeps", lambda: True)  # it would last for all tests
     engine = config(kv_transfer_config__kv_connector_extra_config={})
     engine.scheduler_config = SimpleNamespace(policy=policy)
-    side = wiring.scheduler_hooks(engine, caches(FullAttentionSpec())).side
-    assert side is not None
-    assert side._facts.by_priority is (policy == "priority")
+    assert facts_of_the_side(engine, monkeypatch).by_priority is (policy == "priority")
 
 
 @pytest.mark.parametrize(
