@@ -2,6 +2,7 @@ package io.flexkv.device;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.InstanceOfAssertFactories.type;
 
 import java.util.ArrayList;
 import java.util.List;
@@ -125,10 +126,14 @@ class DevicesTest {
     for (int i = 0; i < Devices.MAX_OPENING; i++) {
       waiting.add(openHanging());
     }
-    assertThatThrownBy(() -> devices.open(on(HANGING)))
-        .isInstanceOf(DeviceException.class)
+    assertThatThrownBy(() -> open(HANGING).get(PATIENCE_S, TimeUnit.SECONDS))
         .hasMessageContaining("GPU 0a does not answer")
-        .hasMessageContaining("24 ranks wait");
+        .hasMessageContaining("%d ranks wait", Devices.MAX_OPENING)
+        .cause()
+        .asInstanceOf(type(DeviceException.class))
+        .extracting(DeviceException::kind)
+        .as("GONE would tell that its context is lost, and end the sidecar with all it holds")
+        .isEqualTo(DeviceException.Kind.UNSUPPORTED);
     open(OTHER).get(PATIENCE_S, TimeUnit.SECONDS).close();
     answers.countDown();
     for (Future<DeviceMemory> each : waiting) {

@@ -2,6 +2,7 @@ package io.flexkv.transfer;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.flexkv.device.AllocationHandle;
 import io.flexkv.device.CopySlice;
 import io.flexkv.device.DeviceMemory;
 import io.flexkv.device.Direction;
@@ -90,6 +91,30 @@ final class GeometryTest {
       assertThat(fill(column(engine, 8), engine, job(new int[] {3}, hosts(0)), wide).count())
           .isEqualTo(1);
     }
+  }
+
+  /** Two layers so far apart in an allocation of a GPU that is not there: no byte is touched. */
+  private static CopySlice fillRowsApart(long pitch) throws Exception {
+    RankLayout layout =
+        RankLayout.of(
+            List.of(new AllocationHandle.CudaIpc("ab".repeat(64), 0, 2 * pitch, "GPU-0a")),
+            List.of(new Region(0, 0, 256, 256, BLOCKS), new Region(0, pitch, 256, 256, BLOCKS)),
+            "test");
+    try (FakeEngine engine = new FakeEngine()) {
+      return fill(layout, engine, job(new int[] {3}, hosts(0)));
+    }
+  }
+
+  /** {@code cuMemcpy2DAsync} refuses a larger pitch, and batched 3-D copies crawl with it. */
+  @Test
+  void fill_rowsFurtherApartThanAStridedCopyReaches_goOneByOne() throws Exception {
+    CopySlice near = fillRowsApart(Integer.MAX_VALUE);
+    assertThat(near.count()).isEqualTo(1);
+    assertThat(near.rows(0)).isEqualTo(2);
+    CopySlice far = fillRowsApart(1L << 31);
+    assertThat(far.count()).isEqualTo(2);
+    assertThat(far.rows(0)).isEqualTo(1);
+    assertThat(far.deviceAddress(1) - far.deviceAddress(0)).isEqualTo(1L << 31);
   }
 
   @Test

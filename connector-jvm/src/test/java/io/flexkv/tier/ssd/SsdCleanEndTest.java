@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.flexkv.ffm.Errno;
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -16,6 +17,8 @@ import java.util.concurrent.locks.LockSupport;
 import java.util.function.BooleanSupplier;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** What a stop notes of blocks that are being written just then. */
 class SsdCleanEndTest {
@@ -36,8 +39,23 @@ class SsdCleanEndTest {
   }
 
   private DirectoryMeta described() throws IOException {
-    try (DirectoryFiles files = DirectoryFiles.openToExamine(folder.resolve("a"))) {
+    return described("a");
+  }
+
+  private DirectoryMeta described(String directory) throws IOException {
+    try (DirectoryFiles files = DirectoryFiles.openToExamine(folder.resolve(directory))) {
       return files.meta();
+    }
+  }
+
+  /** Whether nobody has it any more, and its end was noted as a clean one. */
+  private boolean endedCleanly(String directory) {
+    try {
+      return described(directory).clean;
+    } catch (SsdInUseException e) {
+      return false;
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
     }
   }
 
@@ -126,6 +144,37 @@ class SsdCleanEndTest {
       long slot = rig.recovered.keySet().iterator().next();
       assertThat(rig.read(slot, after.identity()).ready()).isOne();
     }
+  }
+
+  /** One after the other, the one that stalls would have used up its time before it is asked. */
+  @ParameterizedTest
+  @ValueSource(ints = {0, 1})
+  void close_oneOfTwoDisksStalls_theOtherNotesItsEndMeanwhile(int stalled) throws Exception {
+    List<String> names = List.of("a", "b");
+    SsdOptions both = SsdRig.options(0, 8 << 20, folder.resolve("a"), folder.resolve("b"));
+    CountDownLatch begun = new CountDownLatch(1);
+    CountDownLatch goOn = new CountDownLatch(1);
+    IoFaults stall =
+        (op, length) -> {
+          if (isPayload(op)) {
+            begun.countDown();
+            await(goOn);
+          }
+          return length;
+        };
+    try (SsdRig rig = SsdRig.open(both, SsdRig.tuning().withFaults(stall))) {
+      long slot;
+      do {
+        slot = rig.engine.allocate(PAYLOAD);
+      } while (SlotNumber.directory(slot) != stalled);
+      rig.submitWrite(new long[] {slot}, List.of(SsdRig.header(1, 0, 0, PAYLOAD)));
+      await(begun);
+      Thread closer = Thread.ofPlatform().start(rig.engine::close);
+      until(() -> endedCleanly(names.get(1 - stalled)));
+      goOn.countDown();
+      closer.join();
+    }
+    assertThat(endedCleanly(names.get(stalled))).as("it had all its time").isTrue();
   }
 
   /**
