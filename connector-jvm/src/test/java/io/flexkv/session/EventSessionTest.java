@@ -3,11 +3,9 @@ package io.flexkv.session;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.flexkv.protocol.ExtendRecord;
-import io.flexkv.protocol.GoRecord;
 import io.flexkv.protocol.JobDoneRecord;
 import io.flexkv.protocol.KvNoticeRecord;
 import io.flexkv.protocol.NoticesTakenRecord;
-import io.flexkv.protocol.PlanSaveRecord;
 import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.ResetAnswerRecord;
 import io.flexkv.protocol.ResetRecord;
@@ -26,11 +24,10 @@ class EventSessionTest {
 
   @TempDir Path folder;
   private SidecarRig rig;
-  private TestClient scheduler;
-  private TestClient worker;
+  private TestScheduler scheduler;
+  private TestRank worker;
   private final byte[] hashes = new byte[32 * BLOCKS];
   private final byte[] tokens = new byte[4 * TOKENS * BLOCKS];
-  private long counter;
 
   @BeforeEach
   void start() throws Exception {
@@ -38,8 +35,8 @@ class EventSessionTest {
     new Random(4).nextBytes(tokens);
     rig = new SidecarRig(folder);
     scheduler = scheduler("e", true);
-    worker = TestClient.of(rig, Protocol.ROLE_WORKER).join("e");
-    InstanceTest.makeReady(rig, worker);
+    worker = TestRank.joined(rig, "e");
+    worker.makeReady();
   }
 
   @AfterEach
@@ -49,19 +46,15 @@ class EventSessionTest {
     rig.close();
   }
 
-  private TestClient scheduler(String instance, boolean events) throws Exception {
-    return TestClient.of(rig, Protocol.ROLE_SCHEDULER)
-        .join(instance, hello -> hello.put("events", events));
+  private TestScheduler scheduler(String instance, boolean events) throws Exception {
+    return TestScheduler.joined(rig, instance, hello -> hello.put("events", events));
   }
 
-  private void save(TestClient by, boolean hears) throws Exception {
+  private void save(TestScheduler by, boolean hears) throws Exception {
     by.send(ExtendRecord.encode(by.scratch, 1, 0, 32, hashes, tokens, new byte[0]));
-    long job = Protocol.jobId(by.sessionId, ++counter);
-    int[] blocks = {3, 4, 5, 6};
-    by.send(PlanSaveRecord.encode(by.scratch, job, 1, 0, blocks, new long[BLOCKS], 0));
-    worker.send(
-        GoRecord.encode(
-            worker.scratch, job, 0, -1, -1, 5000, Protocol.KIND_SAVE, Protocol.FENCE_NONE));
+    long job = by.newJob();
+    by.planSave(job, 1, 3, 4, 5, 6);
+    worker.go(job, Protocol.KIND_SAVE);
     worker.receive(new JobDoneRecord());
     if (hears) {
       hearStored(by);
@@ -107,9 +100,9 @@ class EventSessionTest {
   void save_isToldToEverySchedulerOfTheNamespace_alsoToOneThatComesLater() throws Exception {
     hearEmptyListing(scheduler);
     save(scheduler, true);
-    try (TestClient second = scheduler("f", true);
-        TestClient rank = TestClient.of(rig, Protocol.ROLE_WORKER).join("f")) {
-      InstanceTest.makeReady(rig, rank);
+    try (TestScheduler second = scheduler("f", true);
+        TestRank rank = TestRank.joined(rig, "f")) {
+      rank.makeReady();
       assertThat(notice(second).kind()).isEqualTo(Protocol.NOTICE_LIST_BEGIN);
       hearStored(second);
       assertThat(notice(second).kind()).isEqualTo(Protocol.NOTICE_LIST_END);
@@ -120,9 +113,9 @@ class EventSessionTest {
   void reset_byOne_isToldToAll() throws Exception {
     hearEmptyListing(scheduler);
     save(scheduler, true);
-    try (TestClient second = scheduler("f", false);
-        TestClient rank = TestClient.of(rig, Protocol.ROLE_WORKER).join("f")) {
-      InstanceTest.makeReady(rig, rank);
+    try (TestScheduler second = scheduler("f", false);
+        TestRank rank = TestRank.joined(rig, "f")) {
+      rank.makeReady();
       second.send(ResetRecord.encode(second.scratch, 9));
       assertThat(second.receive(new ResetAnswerRecord()).generation()).isEqualTo(1);
       assertThat(notice(scheduler).kind()).isEqualTo(Protocol.NOTICE_CLEARED);
@@ -142,9 +135,9 @@ class EventSessionTest {
 
   @Test
   void schedulerWithoutEvents_hearsNothing_andNothingIsKept() throws Exception {
-    try (TestClient second = scheduler("f", false);
-        TestClient rank = TestClient.of(rig, Protocol.ROLE_WORKER).join("f")) {
-      InstanceTest.makeReady(rig, rank);
+    try (TestScheduler second = scheduler("f", false);
+        TestRank rank = TestRank.joined(rig, "f")) {
+      rank.makeReady();
       worker.close();
       worker = rank;
       save(second, false);

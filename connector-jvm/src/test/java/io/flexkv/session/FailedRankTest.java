@@ -3,23 +3,17 @@ package io.flexkv.session;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.device.DeviceException;
 import io.flexkv.device.FakeDevice;
 import io.flexkv.device.FakeEngine;
-import io.flexkv.protocol.ExtendRecord;
-import io.flexkv.protocol.GoRecord;
 import io.flexkv.protocol.JobDoneRecord;
-import io.flexkv.protocol.LookupAnswerRecord;
-import io.flexkv.protocol.LookupRecord;
-import io.flexkv.protocol.PlanLoadRecord;
-import io.flexkv.protocol.PlanSaveRecord;
 import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.RequestException;
 import io.flexkv.protocol.RevokeRecord;
 import io.flexkv.protocol.SaveDoneRecord;
 import java.nio.file.Path;
-import java.util.Random;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CopyOnWriteArrayList;
 import org.junit.jupiter.api.AfterEach;
@@ -33,9 +27,8 @@ class FailedRankTest {
   private final FakeEngine memory = new FakeEngine(4096);
   private final CopyOnWriteArrayList<FakeDevice> devices = new CopyOnWriteArrayList<>();
   private SidecarRig rig;
-  private TestClient scheduler;
-  private TestClient worker;
-  private long counter;
+  private TestScheduler scheduler;
+  private TestRank worker;
   private volatile boolean refuses;
   private volatile String lostGpu = "none";
   private final CompletableFuture<String> endOfProcess = new CompletableFuture<>();
@@ -57,18 +50,10 @@ class FailedRankTest {
               return device;
             });
     rig.agent.endWith(endOfProcess::complete);
-    scheduler = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("e");
+    scheduler = TestScheduler.joined(rig, "e");
     joinAndRegister();
-    byte[] hashes = new byte[32];
-    new Random(3).nextBytes(hashes);
-    scheduler.send(
-        ExtendRecord.encode(scheduler.scratch, 1, 0, 32, hashes, new byte[0], new byte[0]));
-    long save = newJob();
-    scheduler.send(
-        PlanSaveRecord.encode(scheduler.scratch, save, 1, 0, new int[] {4}, new long[1], 0));
-    go(save, Protocol.KIND_SAVE, Protocol.FENCE_NONE);
-    assertThat(worker.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_OK);
-    assertThat(scheduler.receive(new SaveDoneRecord()).committed()).isEqualTo(1);
+    scheduler.extend(1);
+    assertThat(scheduler.save(worker, 1, 4).committed()).isEqualTo(1);
     assertThat(lookup().servable()).isEqualTo(1);
   }
 
@@ -80,46 +65,35 @@ class FailedRankTest {
   }
 
   private void joinAndRegister() throws Exception {
-    worker = TestClient.of(rig, Protocol.ROLE_WORKER).join("e");
-    ObjectNode args = InstanceTest.registration(worker);
-    args.put("proved", true);
+    worker = TestRank.joined(rig, "e");
+    ObjectNode args = worker.provedRegistration();
     args.putObject("fences").put("kind", "cuda_ipc_event").putArray("handles").add("00");
-    rig.control.register(args);
-    rig.control.confirm(args);
+    worker.register(args);
   }
 
-  private long newJob() {
-    return Protocol.jobId(scheduler.sessionId, ++counter);
+  private TestScheduler.Found lookup() throws Exception {
+    return scheduler.lookup(1);
   }
 
-  private LookupAnswerRecord lookup() throws Exception {
-    scheduler.send(LookupRecord.encode(scheduler.scratch, ++counter, 1, 1, 0, 1, 0));
-    return scheduler.receive(new LookupAnswerRecord());
+  private long planLoad() throws Exception {
+    TestScheduler.Found found = lookup();
+    assertThat(found.servable()).isEqualTo(1);
+    long job = scheduler.newJob();
+    scheduler.planLoad(job, 1, found, 20);
+    return job;
   }
 
-  private void go(long id, int kind, int fence) throws Exception {
-    int word = kind == Protocol.KIND_LOAD ? 0 : -1;
-    int index = fence == Protocol.FENCE_NONE ? -1 : 0;
-    worker.send(GoRecord.encode(worker.scratch, id, 1, index, word, 60_000, kind, fence));
+  private long startLoad() throws Exception {
+    long job = planLoad();
+    worker.go(job, Protocol.KIND_LOAD);
+    return job;
   }
 
   private JobDoneRecord load() throws Exception {
-    startLoad(Protocol.FENCE_NONE);
+    startLoad();
     JobDoneRecord done = worker.receive(new JobDoneRecord());
     assertThat(scheduler.receive(new JobDoneRecord()).status()).isEqualTo(done.status());
     return done;
-  }
-
-  private long startLoad(int fence) throws Exception {
-    LookupAnswerRecord found = lookup();
-    assertThat(found.servable()).isEqualTo(1);
-    long job = newJob();
-    int generation = (int) found.generation();
-    scheduler.send(
-        PlanLoadRecord.encode(
-            scheduler.scratch, job, 1, found.leaseId(), generation, 0, new int[] {20}, 0));
-    go(job, Protocol.KIND_LOAD, fence);
-    return job;
   }
 
   private void loseTheDevice() {
@@ -133,14 +107,14 @@ class FailedRankTest {
   }
 
   private String missing() {
-    return text("/instances/0/missing");
+    return rig.text("/instances/0/missing");
   }
 
   @Test
   void deviceLost_afterOneFailedLoad_nothingIsPromisedUntilTheRankRegistersAnew() throws Exception {
     loseTheDevice();
     assertThat(load().status()).isEqualTo(Protocol.STATUS_FAILED);
-    LookupAnswerRecord next = lookup();
+    TestScheduler.Found next = lookup();
     assertThat(next.status()).isEqualTo(Protocol.LOOKUP_NOT_READY);
     assertThat(next.servable()).isZero();
 
@@ -164,19 +138,14 @@ class FailedRankTest {
     FakeDevice device = devices.getFirst();
     device.held = true;
     int submitted = device.submitted.get();
-    final long load = startLoad(Protocol.FENCE_NONE);
+    final long load = startLoad();
     SidecarRig.await("the load's copy runs", () -> device.submitted.get() > submitted);
     device.refusesCopies = true;
     for (int request = 2; request < 5; request++) {
-      byte[] hashes = new byte[32];
-      new Random(40 + request).nextBytes(hashes);
-      scheduler.send(
-          ExtendRecord.encode(scheduler.scratch, request, 0, 32, hashes, new byte[0], new byte[0]));
-      long save = newJob();
-      scheduler.send(
-          PlanSaveRecord.encode(
-              scheduler.scratch, save, request, 0, new int[] {4 + request}, new long[1], 0));
-      go(save, Protocol.KIND_SAVE, Protocol.FENCE_NONE);
+      scheduler.extend(request, TestScheduler.randomHashes(40 + request, 1));
+      long save = scheduler.newJob();
+      scheduler.planSave(save, request, 4 + request);
+      worker.go(save, Protocol.KIND_SAVE);
       JobDoneRecord done = worker.receive(new JobDoneRecord());
       assertThat(done.jobId()).isEqualTo(save);
       assertThat(done.status()).as("save %d", request).isEqualTo(Protocol.STATUS_FAILED);
@@ -211,7 +180,8 @@ class FailedRankTest {
 
   @Test
   void deviceLost_whileNoJobIsHere_isSeenToo() throws Exception {
-    long job = startLoad(Protocol.FENCE_EVENT);
+    long job = planLoad();
+    worker.goBehindEvent(job);
     worker.send(RevokeRecord.encode(worker.scratch, job));
     assertThat(worker.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_REVOKED);
     loseTheDevice(); // which the fence that nobody waits for any more shows
@@ -239,17 +209,18 @@ class FailedRankTest {
     FakeDevice device = devices.getFirst();
     device.held = true;
     int submitted = device.submitted.get();
-    startLoad(Protocol.FENCE_NONE);
+    startLoad();
     SidecarRig.await("the copy runs", () -> device.submitted.get() > submitted);
     rig.control.change(
         agent -> agent.directory().instances().iterator().next().ranks[0].closeLater(1));
-    SidecarRig.await("it is given up", () -> status("/instances/0/ranks/0/load/jobs_failed") == 1);
-    assertThat(status("/open_parts")).isEqualTo(1);
+    SidecarRig.await(
+        "it is given up", () -> rig.count("/instances/0/ranks/0/load/jobs_failed") == 1);
+    assertThat(rig.count("/open_parts")).isEqualTo(1);
     assertThat(worker.nothingReceived()).as("said to have ended while its copy runs").isTrue();
 
     device.held = false;
     assertThat(worker.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_FAILED);
-    assertThat(status("/open_parts")).isZero();
+    assertThat(rig.count("/open_parts")).isZero();
     SidecarRig.await("its memory is closed", () -> device.streamsAtClose.get() == 0);
   }
 
@@ -276,9 +247,9 @@ class FailedRankTest {
     refuseAgain(CopyFailures.REFUSED_NANOS / 2);
     assertThat(endOfProcess).as("it may still be back").isNotDone();
     refuses = false;
-    TestClient otherWorker = TestClient.of(rig, Protocol.ROLE_WORKER).join("other");
-    TestClient other = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("other");
-    InstanceTest.makeReady(rig, otherWorker);
+    TestRank otherWorker = TestRank.joined(rig, "other");
+    TestScheduler other = TestScheduler.joined(rig, "other");
+    otherWorker.makeReady();
     refuseAgain(CopyFailures.REFUSED_NANOS);
     assertThat(endOfProcess).as("another engine is served").isNotDone();
     other.close();
@@ -302,9 +273,8 @@ class FailedRankTest {
     assertThat(endOfProcess).as("it was back, and is refused only now").isNotDone();
   }
 
-  private static ObjectNode onGpu(TestClient worker, String gpu) throws Exception {
-    ObjectNode args = InstanceTest.registration(worker);
-    args.put("proved", true);
+  private static ObjectNode onGpu(TestRank worker, String gpu) throws Exception {
+    ObjectNode args = worker.provedRegistration();
     ObjectNode allocation = (ObjectNode) args.at("/layout/allocations/0");
     allocation.put("kind", "cuda_ipc").put("handle", "ab".repeat(64)).put("offset", 0);
     allocation.put("gpu_uuid", gpu);
@@ -322,8 +292,8 @@ class FailedRankTest {
     scheduler.close();
     worker.close();
     SidecarRig.await("nobody is here", () -> rig.rendezvous.clients() == 0);
-    worker = TestClient.of(rig, Protocol.ROLE_WORKER).join("e");
-    scheduler = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("e");
+    worker = TestRank.joined(rig, "e");
+    scheduler = TestScheduler.joined(rig, "e");
   }
 
   @Test
@@ -338,11 +308,10 @@ class FailedRankTest {
   @Test
   void gpuLost_anotherEngineIsServed_theProcessEndsOnlyIfThatOneIsByTheSameGpu() throws Exception {
     engineLeavesAndComesBack();
-    try (TestClient otherWorker = TestClient.of(rig, Protocol.ROLE_WORKER).join("other");
-        TestClient _ = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("other")) {
-      ObjectNode args = onGpu(otherWorker, "GPU-0b");
-      rig.control.register(args);
-      assertThat(rig.control.confirm(args).path("ready").asBoolean()).isTrue();
+    try (TestRank otherWorker = TestRank.joined(rig, "other");
+        TestScheduler _ = TestScheduler.joined(rig, "other")) {
+      JsonNode confirmed = otherWorker.register(onGpu(otherWorker, "GPU-0b"));
+      assertThat(confirmed.path("ready").asBoolean()).isTrue();
       lostGpu = "0a";
       registerAtALostGpu("GPU-0a");
       assertThat(endOfProcess).as("one is served on another GPU").isNotDone();
@@ -356,25 +325,9 @@ class FailedRankTest {
   void engineGoneWhileItRegisters_itsMemoryIsNoGpu_theProcessGoesOn() throws Exception {
     engineLeavesAndComesBack();
     lostGpu = "";
-    ObjectNode args = InstanceTest.registration(worker);
+    ObjectNode args = worker.registration();
     assertThatThrownBy(() -> rig.control.register(args)).hasMessageContaining("it is lost");
     assertThat(endOfProcess).isNotDone();
-  }
-
-  private String text(String at) {
-    try {
-      return rig.status().at(at).asText();
-    } catch (RequestException e) {
-      throw new AssertionError(e);
-    }
-  }
-
-  private int status(String at) {
-    try {
-      return rig.status().at(at).asInt();
-    } catch (Exception e) {
-      throw new AssertionError(e);
-    }
   }
 
   private static long soon() {

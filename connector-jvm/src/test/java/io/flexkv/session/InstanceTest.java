@@ -5,15 +5,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import io.flexkv.ffm.PidFd;
-import io.flexkv.protocol.ExtendRecord;
 import io.flexkv.protocol.GenerationFileDescriptor;
-import io.flexkv.protocol.GoRecord;
 import io.flexkv.protocol.JobDoneRecord;
-import io.flexkv.protocol.LookupAnswerRecord;
-import io.flexkv.protocol.LookupRecord;
-import io.flexkv.protocol.PlanLoadRecord;
-import io.flexkv.protocol.PlanSaveRecord;
 import io.flexkv.protocol.ProofPattern;
 import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.RequestException;
@@ -21,11 +14,9 @@ import io.flexkv.protocol.ResetAnswerRecord;
 import io.flexkv.protocol.ResetRecord;
 import io.flexkv.protocol.RevokeRecord;
 import io.flexkv.protocol.SaveDoneRecord;
-import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
-import java.util.Random;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -33,24 +24,19 @@ import org.junit.jupiter.api.io.TempDir;
 
 /** An engine of one rank against the whole session layer; its memory is this process's own. */
 class InstanceTest {
-  private static final int SHARE = 4096;
-  private static final int BLOCK = 2 * SHARE;
+  private static final int BLOCK = TestRank.BLOCK;
+  private static final int SHARE = TestRank.SHARE;
 
   @TempDir Path folder;
   private SidecarRig rig;
-  private TestClient scheduler;
-  private TestClient worker;
-  private final MemorySegment engine =
-      Arena.ofAuto().allocate((long) BLOCK * TestClient.BLOCKS, 4096);
-  private final byte[] hashes = new byte[32 * 8];
-  private long counter;
+  private TestScheduler scheduler;
+  private TestRank worker;
 
   @BeforeEach
   void start() throws Exception {
-    new Random(3).nextBytes(hashes);
     rig = new SidecarRig(folder);
-    scheduler = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("e");
-    worker = TestClient.of(rig, Protocol.ROLE_WORKER).join("e");
+    scheduler = TestScheduler.joined(rig, "e");
+    worker = TestRank.joined(rig, "e");
   }
 
   @AfterEach
@@ -58,43 +44,6 @@ class InstanceTest {
     scheduler.close();
     worker.close();
     rig.close();
-  }
-
-  // ------------------------------------------------------------------ helpers
-
-  /** Region 0 and 1 halve each block, as K and V of one layer. */
-  private ObjectNode registration() throws Exception {
-    return registration(worker, engine);
-  }
-
-  /** Registers and confirms a worker over memory of its own. */
-  static void makeReady(SidecarRig rig, TestClient worker) throws Exception {
-    ObjectNode args = registration(worker);
-    args.put("proved", true);
-    rig.control.register(args);
-    assertThat(rig.control.confirm(args).path("ready").asBoolean()).isTrue();
-  }
-
-  /** Of a worker over memory of its own. */
-  static ObjectNode registration(TestClient worker) throws Exception {
-    MemorySegment memory = worker.arena.allocate((long) BLOCK * TestClient.BLOCKS, 4096);
-    return registration(worker, memory);
-  }
-
-  static ObjectNode registration(TestClient worker, MemorySegment engine) throws Exception {
-    ObjectNode args = Json.newObject();
-    args.put("session_id", worker.sessionId).put("proved", false);
-    args.putNull("fences");
-    ObjectNode layout = args.putObject("layout");
-    layout.put("block_tokens", 16).put("num_blocks", TestClient.BLOCKS).put("fingerprint", "f");
-    ObjectNode allocation = layout.putArray("allocations").addObject();
-    allocation.put("kind", "process").put("pid", TestClient.PID);
-    allocation.put("start_ticks", PidFd.startTimeTicks(TestClient.PID));
-    allocation.put("address", engine.address()).put("length", engine.byteSize());
-    var regions = layout.putArray("regions");
-    regions.addArray().add(0).add(0).add(BLOCK).add(SHARE).add(TestClient.BLOCKS);
-    regions.addArray().add(0).add(SHARE).add(BLOCK).add(SHARE).add(TestClient.BLOCKS);
-    return args;
   }
 
   private ObjectNode proof(long seed) {
@@ -106,196 +55,116 @@ class InstanceTest {
   }
 
   private void becomeReady() throws Exception {
-    ObjectNode args = registration();
-    args.put("proved", true);
+    ObjectNode args = worker.provedRegistration();
     assertThat(rig.control.register(args).path("proof").asText()).isEqualTo("known");
     assertThat(rig.control.confirm(args).path("ready").asBoolean()).isTrue();
   }
 
-  private void extend(long request) throws Exception {
-    scheduler.send(
-        ExtendRecord.encode(scheduler.scratch, request, 0, 32, hashes, new byte[0], new byte[0]));
+  /** Ready, and asked for the chain of request 1. */
+  private void becomeReadyForARequest() throws Exception {
+    becomeReady();
+    scheduler.extend(1);
+    scheduler.lookup(1);
   }
-
-  private LookupAnswerRecord lookup(long request, int chain) throws Exception {
-    scheduler.send(LookupRecord.encode(scheduler.scratch, ++counter, request, chain, 0, 1000, 0));
-    LookupAnswerRecord answer = scheduler.receive(new LookupAnswerRecord());
-    assertThat(answer.queryId()).isEqualTo(counter);
-    return answer;
-  }
-
-  private long newJob() {
-    return Protocol.jobId(scheduler.sessionId, ++counter);
-  }
-
-  private void go(long job, int kind) throws Exception {
-    worker.send(
-        GoRecord.encode(
-            worker.scratch,
-            job,
-            0,
-            -1,
-            kind == Protocol.KIND_LOAD ? 0 : -1,
-            5000,
-            kind,
-            Protocol.FENCE_NONE));
-  }
-
-  private SaveDoneRecord save(long request, int[] blocks, boolean staleSecond) throws Exception {
-    long job = newJob();
-    long[] generations = new long[blocks.length];
-    if (staleSecond) {
-      GenerationFileDescriptor.setCounter(scheduler.generations, blocks[1], 7);
-    }
-    scheduler.send(
-        PlanSaveRecord.encode(scheduler.scratch, job, request, 0, blocks, generations, 0));
-    go(job, Protocol.KIND_SAVE);
-    JobDoneRecord done = worker.receive(new JobDoneRecord());
-    assertThat(done.jobId()).isEqualTo(job);
-    assertThat(done.bootEpoch()).isEqualTo(rig.identity.bootEpoch());
-    SaveDoneRecord saved = scheduler.receive(new SaveDoneRecord());
-    assertThat(saved.jobId()).isEqualTo(job);
-    return saved;
-  }
-
-  private byte[] fill(int block, int seed) {
-    byte[] bytes = new byte[BLOCK];
-    new Random(seed).nextBytes(bytes);
-    MemorySegment.copy(bytes, 0, engine, ValueLayout.JAVA_BYTE, (long) block * BLOCK, BLOCK);
-    return bytes;
-  }
-
-  private byte[] block(int block) {
-    return engine.asSlice((long) block * BLOCK, BLOCK).toArray(ValueLayout.JAVA_BYTE);
-  }
-
-  // ------------------------------------------------------------------ tests
 
   @Test
   void lookup_beforeItsRankIsThere_isNotReady() throws Exception {
-    extend(1);
-    assertThat(lookup(1, 8).status()).isEqualTo(Protocol.LOOKUP_NOT_READY);
+    scheduler.extend(1);
+    assertThat(scheduler.lookup(1).status()).isEqualTo(Protocol.LOOKUP_NOT_READY);
   }
 
   @Test
   void lookup_chainNotHeld_isUnknown() throws Exception {
     becomeReady();
-    assertThat(lookup(1, 8).status()).isEqualTo(Protocol.LOOKUP_UNKNOWN);
-    extend(1);
-    assertThat(lookup(1, 8).status()).isEqualTo(Protocol.LOOKUP_OK);
-    assertThat(lookup(1, 9).status()).isEqualTo(Protocol.LOOKUP_UNKNOWN);
+    assertThat(scheduler.lookup(1).status()).isEqualTo(Protocol.LOOKUP_UNKNOWN);
+    scheduler.extend(1);
+    assertThat(scheduler.lookup(1).status()).isEqualTo(Protocol.LOOKUP_OK);
+    assertThat(scheduler.lookup(1, 9).status()).isEqualTo(Protocol.LOOKUP_UNKNOWN);
   }
 
   @Test
   void saveThenLoad_bringsTheBytesBack() throws Exception {
     becomeReady();
-    extend(1);
-    assertThat(lookup(1, 8).servable()).isZero();
-    byte[] first = fill(4, 1);
-    byte[] second = fill(5, 2);
-    assertThat(save(1, new int[] {4, 5}, false).committed()).isEqualTo(2);
-    LookupAnswerRecord found = lookup(1, 8);
+    scheduler.extend(1);
+    assertThat(scheduler.lookup(1).servable()).isZero();
+    byte[] first = worker.fill(4, 1);
+    byte[] second = worker.fill(5, 2);
+    assertThat(scheduler.save(worker, 1, 4, 5).committed()).isEqualTo(2);
+    TestScheduler.Found found = scheduler.lookup(1);
     assertThat(found.servable()).isEqualTo(2);
     assertThat(found.leaseId()).isNotZero();
-    long job = newJob();
-    scheduler.send(
-        PlanLoadRecord.encode(
-            scheduler.scratch,
-            job,
-            1,
-            found.leaseId(),
-            (int) found.generation(),
-            0,
-            new int[] {20, 21},
-            0));
-    go(job, Protocol.KIND_LOAD);
+    long job = scheduler.newJob();
+    scheduler.planLoad(job, 1, found, 20, 21);
+    worker.go(job, Protocol.KIND_LOAD);
     JobDoneRecord done = worker.receive(new JobDoneRecord());
+    assertThat(done.jobId()).isEqualTo(job);
+    assertThat(done.bootEpoch()).isEqualTo(rig.identity.bootEpoch());
     assertThat(done.status()).isEqualTo(Protocol.STATUS_OK);
     assertThat(done.blocksOk()).isEqualTo(2);
     assertThat(done.bytesMoved()).isEqualTo(2 * BLOCK);
-    assertThat(block(20)).isEqualTo(first);
-    assertThat(block(21)).isEqualTo(second);
+    assertThat(worker.block(20)).isEqualTo(first);
+    assertThat(worker.block(21)).isEqualTo(second);
   }
 
   @Test
   void save_blockReusedMeanwhile_isDropped() throws Exception {
-    becomeReady();
-    extend(1);
-    lookup(1, 8);
-    fill(4, 1);
-    fill(5, 2);
-    SaveDoneRecord saved = save(1, new int[] {4, 5}, true);
+    becomeReadyForARequest();
+    worker.fill(4, 1);
+    worker.fill(5, 2);
+    GenerationFileDescriptor.setCounter(scheduler.generations, 5, 7);
+    SaveDoneRecord saved = scheduler.save(worker, 1, 4, 5);
     assertThat(saved.committed()).isEqualTo(1);
     assertThat(saved.dropped()).isEqualTo(1);
-    assertThat(lookup(1, 8).servable()).isEqualTo(1);
+    assertThat(scheduler.lookup(1).servable()).isEqualTo(1);
   }
 
   @Test
   void reset_nothingSavedBeforeIsServed() throws Exception {
-    becomeReady();
-    extend(1);
-    lookup(1, 8);
-    save(1, new int[] {4, 5}, false);
+    becomeReadyForARequest();
+    scheduler.save(worker, 1, 4, 5);
     scheduler.send(ResetRecord.encode(scheduler.scratch, 99));
     assertThat(scheduler.receive(new ResetAnswerRecord()).generation()).isEqualTo(1);
-    assertThat(lookup(1, 8).servable()).isZero();
+    assertThat(scheduler.lookup(1).servable()).isZero();
   }
 
   @Test
   void load_plannedBeforeAReset_fails() throws Exception {
-    becomeReady();
-    extend(1);
-    lookup(1, 8);
-    save(1, new int[] {4, 5}, false);
-    LookupAnswerRecord found = lookup(1, 8);
-    int generation = (int) found.generation();
-    long lease = found.leaseId();
+    becomeReadyForARequest();
+    scheduler.save(worker, 1, 4, 5);
+    TestScheduler.Found found = scheduler.lookup(1);
     scheduler.send(ResetRecord.encode(scheduler.scratch, 99));
     scheduler.receive(new ResetAnswerRecord());
-    lookup(1, 8);
-    long job = newJob();
-    scheduler.send(
-        PlanLoadRecord.encode(scheduler.scratch, job, 1, lease, generation, 0, new int[] {20}, 0));
-    go(job, Protocol.KIND_LOAD);
+    scheduler.lookup(1);
+    long job = scheduler.newJob();
+    scheduler.planLoad(job, 1, found, 20);
+    worker.go(job, Protocol.KIND_LOAD);
     assertThat(worker.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_FAILED);
   }
 
   @Test
   void load_runningAtAReset_bringsNoBlock() throws Exception {
-    becomeReady();
-    extend(1);
-    lookup(1, 8);
-    fill(4, 1);
-    fill(5, 2);
-    save(1, new int[] {4, 5}, false);
-    LookupAnswerRecord found = lookup(1, 8);
-    int generation = (int) found.generation();
-    long lease = found.leaseId();
-    long job = newJob();
-    go(job, Protocol.KIND_LOAD);
+    becomeReadyForARequest();
+    worker.fill(4, 1);
+    worker.fill(5, 2);
+    scheduler.save(worker, 1, 4, 5);
+    TestScheduler.Found found = scheduler.lookup(1);
+    long job = scheduler.newJob();
+    worker.go(job, Protocol.KIND_LOAD);
     // Two calls: the cache thread has looked at all rings in between, so the go is parked.
     rig.agent.inbox().call(() -> true, 1000);
-    rig.agent
-        .inbox()
-        .call(
-            () -> {
-              // Found in one turn: the mover has the load when the reset comes.
-              sendUnchecked(
-                  PlanLoadRecord.encode(
-                      scheduler.scratch, job, 1, lease, generation, 0, new int[] {20, 21}, 0));
-              sendUnchecked(ResetRecord.encode(scheduler.scratch, 99));
-              return true;
-            },
-            1000);
+    rig.agent.inbox().call(() -> planLoadAndReset(job, found), 1000);
     JobDoneRecord done = worker.receive(new JobDoneRecord());
     assertThat(done.status()).isEqualTo(Protocol.STATUS_FAILED);
     assertThat(done.bytesMoved()).as("the copy itself went well").isEqualTo(2L * BLOCK);
     assertThat(done.blocksOk()).isZero();
   }
 
-  private void sendUnchecked(int length) {
+  /** By the cache thread, which so finds both in one turn: the mover has the load at the reset. */
+  private boolean planLoadAndReset(long job, TestScheduler.Found found) {
     try {
-      scheduler.send(length);
+      scheduler.planLoad(job, 1, found, 20, 21);
+      scheduler.send(ResetRecord.encode(scheduler.scratch, 99));
+      return true;
     } catch (Exception e) {
       throw new AssertionError(e);
     }
@@ -304,104 +173,92 @@ class InstanceTest {
   @Test
   void go_ofAnotherSessionsJob_isVoid() throws Exception {
     becomeReady();
-    go(Protocol.jobId(scheduler.sessionId + 100, 1), Protocol.KIND_LOAD);
+    worker.go(Protocol.jobId(scheduler.sessionId + 100, 1), Protocol.KIND_LOAD);
     assertThat(worker.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_VOID);
   }
 
   @Test
   void goBeforePlan_waitsForIt() throws Exception {
-    becomeReady();
-    extend(1);
-    lookup(1, 8);
-    fill(4, 1);
-    long job = newJob();
-    go(job, Protocol.KIND_SAVE);
+    becomeReadyForARequest();
+    worker.fill(4, 1);
+    long job = scheduler.newJob();
+    worker.go(job, Protocol.KIND_SAVE);
     Thread.sleep(30);
     assertThat(worker.nothingReceived()).isTrue();
-    scheduler.send(
-        PlanSaveRecord.encode(scheduler.scratch, job, 1, 0, new int[] {4}, new long[1], 0));
+    scheduler.planSave(job, 1, 4);
     assertThat(worker.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_OK);
     assertThat(scheduler.receive(new SaveDoneRecord()).committed()).isEqualTo(1);
   }
 
   @Test
   void revoke_ofAParkedLoad_isAnsweredAtOnceAndCopiesNothingLater() throws Exception {
-    becomeReady();
-    extend(1);
-    lookup(1, 8);
-    fill(4, 1);
-    save(1, new int[] {4}, false);
-    LookupAnswerRecord found = lookup(1, 8);
-    long lease = found.leaseId();
-    long job = newJob();
-    go(job, Protocol.KIND_LOAD);
+    becomeReadyForARequest();
+    worker.fill(4, 1);
+    scheduler.save(worker, 1, 4);
+    TestScheduler.Found found = scheduler.lookup(1);
+    long job = scheduler.newJob();
+    worker.go(job, Protocol.KIND_LOAD);
     worker.send(RevokeRecord.encode(worker.scratch, job));
     assertThat(worker.receive(new JobDoneRecord()).status())
         .isIn(Protocol.STATUS_REVOKED, Protocol.STATUS_VOID);
-    byte[] before = fill(20, 9);
-    scheduler.send(
-        PlanLoadRecord.encode(
-            scheduler.scratch, job, 1, lease, (int) found.generation(), 0, new int[] {20}, 0));
+    byte[] before = worker.fill(20, 9);
+    scheduler.planLoad(job, 1, found, 20);
     assertThat(scheduler.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_VOID);
-    lookup(1, 8);
+    scheduler.lookup(1);
     Thread.sleep(30);
-    assertThat(block(20)).isEqualTo(before);
+    assertThat(worker.block(20)).isEqualTo(before);
     assertThat(worker.nothingReceived()).isTrue();
   }
 
   @Test
   void plan_whileARankIsAway_failsAtItsGo() throws Exception {
-    long job = newJob();
-    scheduler.send(PlanLoadRecord.encode(scheduler.scratch, job, 1, 1, 0, 0, new int[] {20}, 0));
-    extend(1);
-    lookup(1, 8);
-    go(job, Protocol.KIND_LOAD);
+    long job = scheduler.newJob();
+    scheduler.planLoad(job, 1, new TestScheduler.Found(Protocol.LOOKUP_OK, 1, 1, 0), 20);
+    scheduler.extend(1);
+    scheduler.lookup(1);
+    worker.go(job, Protocol.KIND_LOAD);
     assertThat(worker.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_FAILED);
   }
 
   @Test
   void workersEnd_makesTheInstanceNotReady_untilItIsBack() throws Exception {
-    becomeReady();
-    extend(1);
-    lookup(1, 8);
-    save(1, new int[] {4, 5}, false);
+    becomeReadyForARequest();
+    scheduler.save(worker, 1, 4, 5);
     worker.close();
     SidecarRig.await("worker gone", () -> rig.rendezvous.clients() == 1);
     SidecarRig.await(
         "not ready",
         () -> {
           try {
-            return lookup(1, 8).status() == Protocol.LOOKUP_NOT_READY;
+            return scheduler.lookup(1).status() == Protocol.LOOKUP_NOT_READY;
           } catch (Exception e) {
             throw new AssertionError(e);
           }
         });
-    worker = TestClient.of(rig, Protocol.ROLE_WORKER).join("e");
+    worker = TestRank.joined(rig, "e");
     becomeReady();
-    LookupAnswerRecord again = lookup(1, 8);
+    TestScheduler.Found again = scheduler.lookup(1);
     assertThat(again.status()).isEqualTo(Protocol.LOOKUP_OK);
     assertThat(again.servable()).isEqualTo(2);
   }
 
   @Test
   void endOfAll_freesEverythingButTheBlocks() throws Exception {
-    becomeReady();
-    extend(1);
-    lookup(1, 8);
-    save(1, new int[] {4, 5}, false);
-    assertThat(lookup(1, 8).leaseId()).isNotZero();
-    go(newJob(), Protocol.KIND_SAVE);
+    becomeReadyForARequest();
+    scheduler.save(worker, 1, 4, 5);
+    assertThat(scheduler.lookup(1).leaseId()).isNotZero();
+    worker.go(scheduler.newJob(), Protocol.KIND_SAVE);
     scheduler.close();
     worker.close();
     SidecarRig.await("both gone", () -> rig.rendezvous.clients() == 0);
     SidecarRig.await("empty", () -> isEmpty(rig));
     JsonNode cache = rig.status().path("cache");
     assertThat(cache.path("ready_blocks").asInt()).isEqualTo(2);
-    scheduler = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("e");
-    worker = TestClient.of(rig, Protocol.ROLE_WORKER).join("e");
+    scheduler = TestScheduler.joined(rig, "e");
+    worker = TestRank.joined(rig, "e");
     becomeReady();
-    extend(1);
-    assertThat(lookup(1, 8).servable()).isEqualTo(2);
+    scheduler.extend(1);
+    assertThat(scheduler.lookup(1).servable()).isEqualTo(2);
   }
 
   @Test
@@ -432,7 +289,7 @@ class InstanceTest {
 
   @Test
   void proof_rightLayout_isProvedBothWays() throws Exception {
-    ObjectNode args = registration();
+    ObjectNode args = worker.registration();
     assertThat(rig.control.register(args).path("proof").asText()).isEqualTo("needed");
     assertThatThrownBy(() -> rig.control.confirm(args))
         .isInstanceOf(RequestException.class)
@@ -443,7 +300,7 @@ class InstanceTest {
         MemorySegment.copy(
             pattern,
             0,
-            engine,
+            worker.memory,
             ValueLayout.JAVA_BYTE,
             (long) b * BLOCK + (long) region * SHARE,
             SHARE);
@@ -453,29 +310,29 @@ class InstanceTest {
     assertThat(rig.control.proveRead(proof(6)).path("equal").asBoolean()).isFalse();
     assertThat(rig.control.proveRead(proof(5)).path("equal").asBoolean()).isTrue();
     rig.control.proveWrite(proof(8));
-    assertThat(engine.asSlice(BLOCK + SHARE, SHARE).toArray(ValueLayout.JAVA_BYTE))
+    assertThat(worker.memory.asSlice(BLOCK + SHARE, SHARE).toArray(ValueLayout.JAVA_BYTE))
         .isEqualTo(ProofPattern.bytes(8, 1, 1, SHARE));
     assertThat(rig.control.confirm(args).path("ready").asBoolean()).isTrue();
   }
 
   @Test
   void register_wrong_isRefusedWithOneClearText() throws Exception {
-    ObjectNode unknown = registration();
+    ObjectNode unknown = worker.registration();
     ((ObjectNode) unknown.at("/layout/allocations/0")).put("kind", "floppy");
     assertRefused(unknown, "unknown kind of allocation 'floppy'");
-    ObjectNode notYet = registration();
+    ObjectNode notYet = worker.registration();
     ((ObjectNode) notYet.at("/layout/allocations/0")).put("kind", "posix_fd");
     assertRefused(notYet, "posix_fd are not served yet");
-    ObjectNode outside = registration();
+    ObjectNode outside = worker.registration();
     ((com.fasterxml.jackson.databind.node.ArrayNode) outside.at("/layout/regions/1")).set(1, 5000);
     assertRefused(outside, "region 1");
-    ObjectNode dead = registration();
+    ObjectNode dead = worker.registration();
     ((ObjectNode) dead.at("/layout/allocations/0")).put("pid", 4_194_303);
     assertRefused(dead, "no such process");
-    ObjectNode recycled = registration();
+    ObjectNode recycled = worker.registration();
     ((ObjectNode) recycled.at("/layout/allocations/0")).put("start_ticks", 1);
     assertRefused(recycled, "start time");
-    ObjectNode stranger = registration();
+    ObjectNode stranger = worker.registration();
     stranger.put("session_id", scheduler.sessionId);
     assertRefused(stranger, "not a worker's");
     stranger.put("session_id", 4711);

@@ -8,12 +8,9 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.flexkv.device.FakeDevice;
 import io.flexkv.device.FakeEngine;
 import io.flexkv.protocol.ProofPattern;
-import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.RequestException;
-import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.TimeUnit;
@@ -27,22 +24,19 @@ import org.junit.jupiter.api.io.TempDir;
  * then, and the memory it uses stays mapped until its copies have ended.
  */
 class LateProofTest {
-  private static final int BLOCK = 8192;
-  private static final int SHARE = BLOCK / 2;
+  private static final int SHARE = TestRank.SHARE;
   private static final long SECOND = 1_000_000_000L;
 
   @TempDir Path folder;
   private final FakeEngine engine = new FakeEngine(64);
-  private final MemorySegment memory =
-      Arena.ofAuto().allocate((long) BLOCK * TestClient.BLOCKS, 4096);
   private volatile FakeDevice device;
   private SidecarRig rig;
-  private TestClient worker;
+  private TestRank worker;
 
   private void start(long drainNanos) throws Exception {
     rig = new SidecarRig(folder, layout -> device = engine.open(layout), drainNanos);
-    worker = TestClient.of(rig, Protocol.ROLE_WORKER).join("e");
-    rig.control.register(InstanceTest.registration(worker, memory));
+    worker = TestRank.joined(rig, "e");
+    rig.control.register(worker.registration());
   }
 
   @AfterEach
@@ -90,17 +84,14 @@ class LateProofTest {
   }
 
   private boolean isUntouched(int block) {
-    return memory
-            .asSlice((long) block * BLOCK, BLOCK)
-            .mismatch(MemorySegment.ofArray(new byte[BLOCK]))
-        == -1;
+    return Arrays.equals(worker.block(block), new byte[TestRank.BLOCK]);
   }
 
   @Test
   void proveWrite_inTime_writesThePattern() throws Exception {
     start(5 * SECOND);
     rig.control.proveWrite(request(20, 0, 9));
-    byte[] seen = memory.asSlice(9L * BLOCK + SHARE, SHARE).toArray(ValueLayout.JAVA_BYTE);
+    byte[] seen = Arrays.copyOfRange(worker.block(9), SHARE, TestRank.BLOCK);
     assertThat(seen).isEqualTo(ProofPattern.bytes(7, 1, 9, SHARE));
   }
 

@@ -3,13 +3,11 @@ package io.flexkv.session;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.sun.management.ThreadMXBean;
-import io.flexkv.protocol.ExtendRecord;
 import io.flexkv.protocol.LookupAnswerRecord;
 import io.flexkv.protocol.LookupRecord;
 import io.flexkv.protocol.Protocol;
 import java.lang.management.ManagementFactory;
 import java.nio.file.Path;
-import java.util.Random;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -25,13 +23,10 @@ class LookupAllocationTest {
   @Test
   void lookup_steadyState_allocatesNothing() throws Exception {
     SidecarRig rig = new SidecarRig(folder);
-    try (TestClient scheduler = TestClient.of(rig, Protocol.ROLE_SCHEDULER).join("e");
-        TestClient worker = TestClient.of(rig, Protocol.ROLE_WORKER).join("e")) {
-      InstanceTest.makeReady(rig, worker);
-      byte[] hashes = new byte[32 * KEYS];
-      new Random(1).nextBytes(hashes);
-      scheduler.send(
-          ExtendRecord.encode(scheduler.scratch, 1, 0, 32, hashes, new byte[0], new byte[0]));
+    try (TestScheduler scheduler = TestScheduler.joined(rig, "e");
+        TestRank worker = TestRank.joined(rig, "e")) {
+      worker.makeReady();
+      scheduler.extend(1, TestScheduler.randomHashes(1, KEYS));
       LookupAnswerRecord answer = new LookupAnswerRecord();
       ThreadMXBean threads = (ThreadMXBean) ManagementFactory.getThreadMXBean();
       double best = Double.MAX_VALUE;

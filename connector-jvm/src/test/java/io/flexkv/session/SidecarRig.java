@@ -52,6 +52,24 @@ final class SidecarRig {
     return control.status();
   }
 
+  /** A number of the status; 0 where there is none. */
+  long count(String pointer) {
+    return at(pointer).asLong();
+  }
+
+  /** A text of the status, likewise. */
+  String text(String pointer) {
+    return at(pointer).asText();
+  }
+
+  private JsonNode at(String pointer) {
+    try {
+      return status().at(pointer);
+    } catch (RequestException e) {
+      throw new AssertionError(e);
+    }
+  }
+
   /** Waits for something that other threads bring about. */
   static void await(String what, BooleanSupplier condition) throws InterruptedException {
     long deadline = System.nanoTime() + 10_000_000_000L;

@@ -9,6 +9,7 @@ import io.flexkv.ffm.SharedMemory;
 import io.flexkv.ffm.UnixSocket;
 import io.flexkv.protocol.FrameDescriptor;
 import io.flexkv.protocol.GenerationFileDescriptor;
+import io.flexkv.protocol.GoRecord;
 import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.RecordView;
 import io.flexkv.protocol.SessionFileDescriptor;
@@ -22,7 +23,7 @@ import java.nio.file.Path;
 import java.util.function.Consumer;
 
 /** A client in this JVM: what the shim does, without its manners. */
-final class TestClient implements AutoCloseable {
+sealed class TestClient implements AutoCloseable permits TestScheduler, TestRank {
   static final int PID = Math.toIntExact(ProcessHandle.current().pid());
   static final int RING = 1 << 19;
   static final int BLOCKS = 64;
@@ -168,6 +169,31 @@ final class TestClient implements AutoCloseable {
     if (SharedWords.getAcquireInt(file, SessionFileDescriptor.SLEEPING) == 1) {
       wake.signal();
     }
+  }
+
+  /** The job may start at once, as a worker says it, or a scheduler that starts jobs itself. */
+  void go(long job, int kind) throws Exception {
+    go(job, kind, Protocol.FENCE_NONE);
+  }
+
+  /** The load may start when the rank's first event is complete. */
+  void goBehindEvent(long load) throws Exception {
+    go(load, Protocol.KIND_LOAD, Protocol.FENCE_EVENT);
+  }
+
+  private void go(long job, int kind, int fence) throws Exception {
+    boolean revocable = kind == Protocol.KIND_LOAD && geometry.role() == Protocol.ROLE_WORKER;
+    boolean fenced = fence == Protocol.FENCE_EVENT;
+    send(
+        GoRecord.encode(
+            scratch,
+            job,
+            fenced ? 1 : 0,
+            fenced ? 0 : (int) Protocol.NO_INDEX,
+            revocable ? 0 : (int) Protocol.NO_INDEX,
+            60_000,
+            kind,
+            fence));
   }
 
   /** Waits for the next record and looks at it. */
