@@ -38,7 +38,7 @@ bench: ## records in build/bench/*.json, each beside its limit measured in the s
 
 test-ssd: ## the SSD tier: damage, faults, a hundred kills; two tiers in the core; real vLLM over restarts
 	@$(SETUP) mvn -B -ntp test -Dflexkv.ssd.kills=100 \
-		-Dtest='io.flexkv.tier.ssd.*Test,Ssd*Test,SimulationTest,WritePolicyTraceTest,MoverTest'
+		-Dtest='io.flexkv.tier.ssd.*Test,Ssd*Test,SimulationTest,WritePolicyTraceTest,Mover*Test'
 	@$(SETUP) install
 	@$(BIN)/pytest tests/e2e/test_ssd.py
 

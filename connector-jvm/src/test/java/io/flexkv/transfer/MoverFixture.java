@@ -14,6 +14,7 @@ import io.flexkv.device.SliceLimits;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.BitSet;
 import java.util.List;
 import java.util.Objects;
 import java.util.Random;
@@ -144,6 +145,13 @@ final class MoverFixture implements AutoCloseable {
   Completion next() throws InterruptedException {
     assertThat(posted.tryAcquire(10, TimeUnit.SECONDS)).as("a completion within 10 s").isTrue();
     return Objects.requireNonNull(completions.poll());
+  }
+
+  /** The first blocks of a job. */
+  static BitSet first(int count) {
+    BitSet set = new BitSet();
+    set.set(0, count);
+    return set;
   }
 
   /** Waits for a condition that other threads bring about; fails after 10 s. */
