@@ -312,6 +312,8 @@ def test_ssd_tier_with_a_bad_folder_and_no_room_for_a_block_says_both(
         assert [one["path"] for one in ssd["unusable"]] == [f"{tmp_path}/file"]
         assert "is not a folder" in ssd["unusable"][0]["cause"]
         log = Path(session.welcome.log_file)
+        made = f"SSD directory {tmp_path}/ssd was not there and has been made on "
+        assert made in log.read_text()
         assert "hardly one fits" not in log.read_text(), "nobody knows yet how large blocks are"
         engine = PlainInstance(socket_path, blocks=2, block_bytes=512 * 1024)
         assert "a block has 524288 bytes, a folder of the SSD tier " in log.read_text()

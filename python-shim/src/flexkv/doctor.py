@@ -221,8 +221,11 @@ def _ssd(settings: Settings) -> Iterator[Finding]:
             continue  # said already
         said = one.objection
         share = f"{one.wanted_bytes / GB:g} GB for blocks, " if wanted else ""
-        shown = f"{one.path}: {share}{one.free_bytes / GB:.1f} GB free"
-        yield Finding(WARN if one.objection else OK, "ssd", one.objection or shown)
+        if one.objection:
+            yield Finding(WARN, "ssd", one.objection)
+            continue
+        free = f"{one.free_bytes / GB:.1f} GB free {ssd_folders.situation(one.path)}"
+        yield Finding(OK, "ssd", f"{one.path}: {share}{free}")
 
 
 def _folders_in_use(settings: Settings) -> Iterator[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,9 @@ REMEDY = (
 TYPICAL_BLOCK_BYTES = 2 << 20
 """For an order of magnitude where the size is a number of blocks: those of a model of 8 billion
 parameters that shares heads have 2 MiB at 16 tokens; the engine's own are known once it runs."""
+
+SENSIBLE_SHARE = 0.99
+"""Of what is free, what a remedy names: a file system needs some for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +60,45 @@ def switched_off(settings: Settings) -> bool:
 def examine(settings: Settings, wanted: float, size_option: str = "ssd_cache_gb") -> list[Folder]:
     """The folders of ``settings`` with an equal share of ``wanted`` bytes each, in their order.
 
-    ``size_option`` is what the remedy names.
+    ``size_option`` is what the remedy names, with what would be small enough where that is known.
 
     What several need of one file system is added up: of those that are each small enough but
     not together, all have the objection, since which of them comes first is a matter of chance.
     """
     names: Any = settings.values["ssd_cache_dir"]
-    folders = [_examine(Path(name), wanted / len(names), size_option) for name in names]
-    return list(_together(folders, size_option))
+    paths = [Path(name) for name in names]
+    smaller, most = f"make {size_option} smaller", _most_gb(paths)
+    if size_option == "ssd_cache_gb" and most:
+        smaller = f"set ssd_cache_gb to {most:.10g} or less"
+    folders = [_examine(path, wanted / len(paths), smaller) for path in paths]
+    return list(_together(folders, smaller))
 
 
-def _examine(path: Path, share: float, size_option: str) -> Folder:
+def _most_gb(paths: Sequence[Path]) -> float:
+    """What ``ssd_cache_gb`` can be at most where all folders that can be used have their share."""
+    on_device: dict[int, list[Path]] = {}
+    for path in paths:
+        if not access_objection(path):
+            on_device.setdefault(nearest(path).stat().st_dev, []).append(path)
+    shares = [
+        (free_bytes(some[0]) * SENSIBLE_SHARE + sum(map(_held, some))) / len(some)
+        for some in on_device.values()
+    ]
+    return math.floor(min(shares, default=0) * len(paths) / GB * 1000) / 1000
+
+
+def _examine(path: Path, share: float, smaller: str) -> Folder:
     free = free_bytes(path)
     why = access_objection(path)
     if not why and share > free + _held(path):
         why = (
             f"{path} has not enough room and would not be used: {free / GB:.1f} GB free for "
-            f"{share / GB:.10g} GB. Remedy: make {size_option} smaller, or free some room"
+            f"{share / GB:.10g} GB. Remedy: {smaller}, or free some room"
         )
     return Folder(path, share, free, why)
 
 
-def _together(folders: Sequence[Folder], size_option: str) -> Iterator[Folder]:
+def _together(folders: Sequence[Folder], smaller: str) -> Iterator[Folder]:
     """The folders, each with the objection if those of its file system need too much together."""
     need: dict[int, float] = {}
     names: dict[int, list[str]] = {}
@@ -93,7 +114,7 @@ def _together(folders: Sequence[Folder], size_option: str) -> Iterator[Folder]:
                 f"{' and '.join(names[device])} lie on one file system with "
                 f"{one.free_bytes / GB:.1f} GB free and need {need[device] / GB:.1f} GB there "
                 "together: not all of them would be used. Remedy: give each a disk of its own, "
-                f"make {size_option} smaller, or free some room"
+                f"{smaller}, or free some room"
             )
             yield dataclasses.replace(one, objection=why, crowded=True)
         else:
@@ -127,6 +148,17 @@ def nearest(path: Path) -> Path:
     while not os.path.exists(place):  # False, too, where we may not look
         place = place.parent
     return place
+
+
+def situation(path: Path) -> str:
+    """On which disk a folder is, or will be made: a typo, or a disk that is not mounted, shows."""
+    place = nearest(path)
+    mount = place.resolve()
+    while not mount.is_mount():
+        mount = mount.parent
+    disk = "the system's disk (/)" if mount == mount.parent else f"the disk mounted at {mount}"
+    missing = "" if place == path.absolute() else "; the folder is not there and will be made"
+    return f"on {disk}{missing}"
 
 
 def free_bytes(path: Path) -> int:

@@ -6,7 +6,6 @@ import java.io.IOException;
 import java.lang.System.Logger.Level;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
-import java.math.BigDecimal;
 import java.math.RoundingMode;
 import java.nio.file.Files;
 import java.nio.file.LinkOption;
@@ -35,6 +34,9 @@ final class DirectoryFiles implements AutoCloseable {
 
   /** Extents of a directory at least: four for the header log, the rest for slots. */
   static final int MIN_EXTENTS = 8;
+
+  /** What a directory has besides extents: its description, twice. */
+  static final long FIXED_BYTES = 2L * DirectoryMeta.BYTES;
 
   private final Path path;
   private final DirectoryLock lock;
@@ -65,19 +67,18 @@ final class DirectoryFiles implements AutoCloseable {
   static DirectoryFiles open(
       Path path, long capacityBytes, long maxFileBytes, long extentBytes, RandomGenerator random)
       throws IOException {
-    long room = capacityBytes - 2L * DirectoryMeta.BYTES;
+    long room = capacityBytes - FIXED_BYTES;
     DirectoryMeta wanted = geometry(path, room, maxFileBytes, extentBytes, random.nextLong());
-    if (!Files.exists(path.resolve(META))
-        && Files.getFileStore(existing(path)).getTotalSpace() > 0) {
+    if (!Files.exists(path.resolve(META)) && Disk.of(path).totalBytes() > 0) {
       checkRoom(path, wanted, wanted.extents); // before anything is made that would be left behind
     }
-    makeFolder(path);
+    makeFolder(path, capacityBytes);
     DirectoryLock lock = DirectoryLock.take(path);
     DirectFile metaFile = null;
     DirectoryFiles files = null;
     try {
       metaFile = openFile(path.resolve(META));
-      metaFile.reserve(2L * DirectoryMeta.BYTES);
+      metaFile.reserve(FIXED_BYTES);
       files = new DirectoryFiles(path, lock, metaFile, wanted);
       files.fresh = true;
       files.attach(wanted, room);
@@ -127,7 +128,7 @@ final class DirectoryFiles implements AutoCloseable {
 
   private static DirectoryMeta readMeta(Path path, DirectFile metaFile) throws IOException {
     try (Arena arena = Arena.ofConfined()) {
-      MemorySegment copies = arena.allocate(2L * DirectoryMeta.BYTES, SsdStore.PAGE_BYTES);
+      MemorySegment copies = arena.allocate(FIXED_BYTES, SsdStore.PAGE_BYTES);
       long read = metaFile.read(0, copies.address(), copies.byteSize());
       DirectoryMeta found =
           newer(
@@ -142,18 +143,21 @@ final class DirectoryFiles implements AutoCloseable {
     }
   }
 
-  private static void makeFolder(Path path) throws IOException {
+  private static void makeFolder(Path path, long capacityBytes) throws IOException {
     if (Files.exists(path) && !Files.isDirectory(path)) {
       throw new IOException(path + " is not a folder: name one in ssd_cache_dir, or move it away");
     }
+    if (Files.isDirectory(path)) {
+      return;
+    }
     Path parent = path.getParent();
-    if (parent != null && !Files.isDirectory(path)) {
+    if (parent != null) {
       Files.createDirectories(parent);
     }
-    if (!Files.isDirectory(path)) {
-      Files.createDirectory(
-          path, PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------")));
-    }
+    Files.createDirectory(
+        path, PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------")));
+    Disk disk = Disk.of(path);
+    LOG.log(disk.system() ? Level.WARNING : Level.INFO, disk.madeText(path, capacityBytes));
   }
 
   private static DirectFile openFile(Path file) throws IOException {
@@ -179,24 +183,18 @@ final class DirectoryFiles implements AutoCloseable {
     if (count < MIN_EXTENTS || count > DirectoryMeta.MAX_EXTENTS || pages > Integer.MAX_VALUE - 1) {
       long least = MIN_EXTENTS * (extentBytes > 0 ? extentBytes : MIN_EXTENT_BYTES);
       long most = (Integer.MAX_VALUE - 1L) * SsdStore.PAGE_BYTES;
-      long fixed = 2L * DirectoryMeta.BYTES;
       throw new IOException(
           "SSD directory %s would have %s GB, wanted %s to %s: change ssd_cache_gb, or the number"
                   .formatted(
                       path,
-                      gigabytes(room + fixed, RoundingMode.DOWN),
-                      gigabytes(least + fixed, RoundingMode.UP),
-                      gigabytes(most + fixed, RoundingMode.DOWN))
+                      Disk.gigabytes(room + FIXED_BYTES, RoundingMode.DOWN),
+                      Disk.gigabytes(least + FIXED_BYTES, RoundingMode.UP),
+                      Disk.gigabytes(most + FIXED_BYTES, RoundingMode.DOWN))
               + " of directories in ssd_cache_dir");
     }
     long file = maxFileBytes == 0 ? count * extent : Math.max(1, maxFileBytes / extent) * extent;
     // One file may grow later; of several, each has the same length.
     return new DirectoryMeta(id, extent, maxFileBytes == 0 ? 0 : file, (int) count);
-  }
-
-  /** GB as {@code ssd_cache_gb} has them; bounds are rounded so that what is shown is allowed. */
-  private static String gigabytes(long bytes, RoundingMode rounding) {
-    return BigDecimal.valueOf(bytes, 9).setScale(4, rounding).stripTrailingZeros().toPlainString();
   }
 
   /**
@@ -214,7 +212,7 @@ final class DirectoryFiles implements AutoCloseable {
   /** Takes over what is there, if it fits; else it stays fresh, with one line that says why. */
   private void attach(DirectoryMeta wanted, long room) throws IOException {
     try (Arena arena = Arena.ofConfined()) {
-      MemorySegment copies = arena.allocate(2L * DirectoryMeta.BYTES, SsdStore.PAGE_BYTES);
+      MemorySegment copies = arena.allocate(FIXED_BYTES, SsdStore.PAGE_BYTES);
       long read = metaFile.read(0, copies.address(), copies.byteSize());
       if (read != copies.byteSize()) {
         throw new ErrnoException("read(" + metaFile.path() + ") = " + read, (int) -read);
@@ -308,29 +306,28 @@ final class DirectoryFiles implements AutoCloseable {
 
   /** Refuses before anything is taken: others live on this disk, too. */
   private static void checkRoom(Path path, DirectoryMeta meta, int extents) throws IOException {
+    long more = missing(path, meta, extents);
+    Disk disk = Disk.of(path);
+    if (more > disk.freeBytes()) {
+      throw new IOException(
+          "SSD directory %s needs %s GB more, its disk has %s free: make ssd_cache_gb smaller,"
+                  .formatted(
+                      path,
+                      Disk.gigabytes(more, RoundingMode.UP),
+                      Disk.gigabytes(disk.freeBytes(), RoundingMode.DOWN))
+              + " or free some room");
+    }
+  }
+
+  /** Bytes that its files lack of so many extents. */
+  private static long missing(Path path, DirectoryMeta meta, int extents) throws IOException {
     long more = 0;
     for (int file = 0; file < fileCount(meta, extents); file++) {
       Path data = dataPath(path, file);
       long there = Files.exists(data) ? Files.size(data) : 0;
       more += Math.max(0, fileLength(meta, extents, file) - there);
     }
-    long free = Files.getFileStore(existing(path)).getUsableSpace();
-    if (more > free) {
-      throw new IOException(
-          "SSD directory %s needs %s GB more, its disk has %s free: make ssd_cache_gb smaller,"
-                  .formatted(
-                      path, gigabytes(more, RoundingMode.UP), gigabytes(free, RoundingMode.DOWN))
-              + " or free some room");
-    }
-  }
-
-  /** The folder itself, or the nearest above it that is there. */
-  private static Path existing(Path path) {
-    Path found = path;
-    while (!Files.exists(found) && found.getParent() != null) {
-      found = found.getParent();
-    }
-    return found;
+    return more;
   }
 
   private void openData() throws IOException {
@@ -405,24 +402,35 @@ final class DirectoryFiles implements AutoCloseable {
     }
   }
 
-  /**
-   * How many extents so many bytes are.
-   *
-   * @throws IOException if that is not between what a directory needs and may have
-   */
-  int extentsOf(long capacityBytes) throws IOException {
-    long count = (capacityBytes - 2L * DirectoryMeta.BYTES) / meta.extentBytes;
-    long most =
-        Math.min(
-            DirectoryMeta.MAX_EXTENTS,
-            (Integer.MAX_VALUE - 1L) * SsdStore.PAGE_BYTES / meta.extentBytes);
-    if (count < MIN_EXTENTS || count > most) {
-      throw new IOException(
-          "SSD directory %s would have %d bytes; while it serves, in extents of %d, it can have %d to"
-                  .formatted(path, capacityBytes, meta.extentBytes, MIN_EXTENTS * meta.extentBytes)
-              + " %d: for another size restart the sidecar".formatted(most * meta.extentBytes));
+  /** How many extents so many bytes are: {@link SsdRoom} knows how many there may be. */
+  int extentsOf(long capacityBytes) {
+    return Math.toIntExact(dataBytesOf(capacityBytes) / meta.extentBytes);
+  }
+
+  /** Bytes of the data files of a directory that may have so many bytes in all. */
+  long dataBytesOf(long capacityBytes) {
+    return (capacityBytes - FIXED_BYTES) / meta.extentBytes * meta.extentBytes;
+  }
+
+  /** Bytes of a directory of so many extents in all. */
+  long bytesOf(int extents) {
+    return extents * meta.extentBytes + FIXED_BYTES;
+  }
+
+  /** Extents that it may have at most, whatever its disk has. */
+  int mostExtents() {
+    long pages = Integer.MAX_VALUE - 1L;
+    return (int)
+        Math.min(DirectoryMeta.MAX_EXTENTS, pages * SsdStore.PAGE_BYTES / meta.extentBytes);
+  }
+
+  /** Bytes that its data files have. Not while {@link #trim} runs. */
+  long heldBytes() throws IOException {
+    long bytes = 0;
+    for (DirectFile data : dataFiles) {
+      bytes += data.size();
     }
-    return (int) count;
+    return bytes;
   }
 
   /** Whether there are bytes beyond the end that the description gives. */

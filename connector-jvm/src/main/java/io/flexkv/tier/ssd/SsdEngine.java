@@ -37,7 +37,7 @@ public final class SsdEngine implements SsdStore {
   private static final long CLOSE_NANOS = 5_000_000_000L;
   private static final long RESIZE_MILLIS = 4_000;
 
-  private final SsdResizing resizing = new SsdResizing(RESIZE_MILLIS);
+  private final SsdResizing resizing = new SsdResizing(RESIZE_MILLIS, new SsdRoom(Disk::of));
 
   /** Replaced by the cache thread when the store gets another size. */
   private volatile SsdOptions options;

@@ -1,6 +1,8 @@
 package io.flexkv.tier.ssd;
 
 import java.io.IOException;
+import java.util.ArrayList;
+import java.util.Collection;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -18,6 +20,7 @@ import java.util.concurrent.TimeoutException;
  */
 final class SsdResizing {
   private final long patienceMillis;
+  private final SsdRoom room;
 
   /** Where each directory will end. */
   private volatile Map<SsdDirectory, Integer> ends = Map.of();
@@ -29,9 +32,11 @@ final class SsdResizing {
    * For one store.
    *
    * @param patienceMillis how long disks may take to give room
+   * @param room whether there is any
    */
-  SsdResizing(long patienceMillis) {
+  SsdResizing(long patienceMillis, SsdRoom room) {
     this.patienceMillis = patienceMillis;
+    this.room = room;
   }
 
   /** See {@link SsdStore#prepareResize}. */
@@ -40,7 +45,7 @@ final class SsdResizing {
       throw new IOException(
           "the disks have not given the room of the last change yet: try again in a moment");
     }
-    Map<SsdDirectory, Integer> planned = new LinkedHashMap<>();
+    List<SsdDirectory> serving = new ArrayList<>();
     for (SsdDirectory directory : directories) {
       if (directory.state() == SsdStore.State.LOST) {
         continue;
@@ -50,19 +55,21 @@ final class SsdResizing {
             "SSD directory %s does not serve yet, or stalls: try again later"
                 .formatted(directory.path()));
       }
-      planned.put(directory, directory.files().extentsOf(wanted.share()));
+      serving.add(directory);
     }
-    begin(planned);
-    CompletableFuture<Void> grown = new CompletableFuture<>();
-    Thread.ofPlatform().daemon().name("flexkv-ssd-resize").start(() -> grow(planned, grown));
-    await(planned, grown);
-    ends = planned;
+    begin(serving);
+    CompletableFuture<Map<SsdDirectory, Integer>> grown = new CompletableFuture<>();
+    Thread.ofPlatform()
+        .daemon()
+        .name("flexkv-ssd-resize")
+        .start(() -> grow(serving, wanted, grown));
+    ends = await(serving, grown);
   }
 
-  private static void begin(Map<SsdDirectory, Integer> planned) throws IOException {
-    for (SsdDirectory directory : planned.keySet()) {
+  private static void begin(List<SsdDirectory> serving) throws IOException {
+    for (SsdDirectory directory : serving) {
       if (!directory.resizing().begin()) {
-        planned.keySet().forEach(one -> one.resizing().over());
+        serving.forEach(one -> one.resizing().over());
         throw new IOException(
             "files of the last change are being cut in %s: try again in a moment"
                 .formatted(directory.path()));
@@ -70,10 +77,18 @@ final class SsdResizing {
     }
   }
 
-  private static void grow(Map<SsdDirectory, Integer> planned, CompletableFuture<Void> grown) {
+  /** Asks the disks, which may hang: on a thread of its own. */
+  private void grow(
+      List<SsdDirectory> serving,
+      SsdOptions wanted,
+      CompletableFuture<Map<SsdDirectory, Integer>> grown) {
     try {
-      for (Map.Entry<SsdDirectory, Integer> plan : planned.entrySet()) {
-        plan.getKey().resizing().reserve(plan.getValue());
+      room.require(serving.stream().map(SsdDirectory::files).toList(), wanted);
+      Map<SsdDirectory, Integer> planned = new LinkedHashMap<>();
+      for (SsdDirectory directory : serving) {
+        int end = directory.files().extentsOf(wanted.share());
+        directory.resizing().reserve(end);
+        planned.put(directory, end);
       }
       for (Map.Entry<SsdDirectory, Integer> plan : planned.entrySet()) {
         int errno = plan.getKey().resizing().describe(plan.getValue()).get();
@@ -83,7 +98,7 @@ final class SsdResizing {
               "SSD directory %s cannot note its size".formatted(plan.getKey().path()));
         }
       }
-      grown.complete(null);
+      grown.complete(planned);
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
       grown.completeExceptionally(e);
@@ -93,12 +108,13 @@ final class SsdResizing {
   }
 
   /** What has its room and is not wanted after all is given back as that of a smaller size is. */
-  private void await(Map<SsdDirectory, Integer> planned, CompletableFuture<Void> grown)
+  private Map<SsdDirectory, Integer> await(
+      List<SsdDirectory> serving, CompletableFuture<Map<SsdDirectory, Integer>> grown)
       throws IOException {
     try {
-      grown.get(patienceMillis, TimeUnit.MILLISECONDS);
+      return grown.get(patienceMillis, TimeUnit.MILLISECONDS);
     } catch (TimeoutException | InterruptedException e) {
-      late = grown.whenComplete((nothing, failure) -> over(planned));
+      late = grown.handle((planned, failure) -> null).thenRun(() -> over(serving));
       if (e instanceof InterruptedException) {
         Thread.currentThread().interrupt();
       }
@@ -107,7 +123,7 @@ final class SsdResizing {
               .formatted(patienceMillis),
           e);
     } catch (ExecutionException e) {
-      over(planned);
+      over(serving);
       throw e.getCause() instanceof IOException refused
           ? refused
           : new IOException("an error of the program: " + e.getCause(), e);
@@ -121,11 +137,11 @@ final class SsdResizing {
 
   /** See {@link SsdStore#resizeOver}. */
   void over() {
-    over(ends);
+    over(ends.keySet());
     ends = Map.of();
   }
 
-  private static void over(Map<SsdDirectory, Integer> planned) {
-    planned.keySet().forEach(directory -> directory.resizing().over());
+  private static void over(Collection<SsdDirectory> serving) {
+    serving.forEach(directory -> directory.resizing().over());
   }
 }

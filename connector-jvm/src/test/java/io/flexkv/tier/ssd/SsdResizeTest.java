@@ -308,7 +308,9 @@ class SsdResizeTest {
       long bytes = bytesOnDisk();
       assertThatThrownBy(() -> rig.engine.prepareResize(tooMuch))
           .isInstanceOf(IOException.class)
-          .hasMessageMatching(".* needs [0-9.]+ GB more, its disk has [0-9.]+ free: .*");
+          .hasMessageMatching(
+              "SSD directory .*/a needs [0-9.]+ GB more on .+, where [0-9.]+ are free. Remedy: "
+                  + "flexkv set ssd_cache_gb=[0-9.]+ or less, or free some room there first");
       assertThat(bytesOnDisk()).isEqualTo(bytes);
       assertThat(rig.engine.capacityBytes()).isEqualTo(80 << 20);
       resize(rig, 100 << 20); // what was refused does not stand in the way
@@ -332,11 +334,24 @@ class SsdResizeTest {
   }
 
   @Test
-  void tooSmall_isRefusedWithTheBounds() throws IOException {
+  void tooSmall_isRefusedWithASizeThatWorks() throws IOException {
     try (SsdRig rig = open(SMALL, false)) {
       assertThatThrownBy(() -> rig.engine.prepareResize(3 << 20))
-          .hasMessageContaining("it can have 2097152 to")
-          .hasMessageContaining("restart the sidecar");
+          .hasMessage(
+              "0.0031 GB cannot be while it serves. Remedy: flexkv set ssd_cache_gb=0.0045 or more,"
+                  + " or restart the sidecar with another size");
+      resize(rig, 4_500_000);
+    }
+  }
+
+  @Test
+  void refusedWhileASmallerSizeWaits_holdsNothingBack() throws IOException {
+    try (SsdRig rig = open(LARGE, false)) {
+      fill(rig);
+      resize(rig, SMALL);
+      assertThatThrownBy(() -> rig.engine.prepareResize(3 << 20)).hasMessageContaining("Remedy: ");
+      freeWhatLeaves(rig);
+      awaitGivenBack(rig);
     }
   }
 

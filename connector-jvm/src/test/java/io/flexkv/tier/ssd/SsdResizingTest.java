@@ -54,7 +54,7 @@ class SsdResizingTest {
     assertThat(begun.await(20, TimeUnit.SECONDS)).isTrue();
     directory.mayClean();
     int before = directory.space().extents();
-    SsdResizing resizing = new SsdResizing(50);
+    SsdResizing resizing = new SsdResizing(50, new SsdRoom(Disk::of));
     answers = new CountDownLatch(1);
 
     assertThatThrownBy(() -> prepare(resizing, directory, 2 * CAPACITY))
