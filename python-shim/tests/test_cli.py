@@ -352,6 +352,8 @@ def test_doctor_has_a_line_for_each_ssd_folder(tmp_path: Path) -> None:
     new, file, used = [f for f in doctor.examine(settings) if f.name == "ssd"]
     assert new.state == used.state == doctor.OK
     assert new.text.startswith(f"{tmp_path}/new/a: 0.001 GB for blocks, ")
+    assert new.text.endswith("; the folder is not there and will be made")
+    assert "not there" not in used.text and " GB free on the " in used.text
     assert not (tmp_path / "new").exists(), "it only looks"
     assert file.state == doctor.WARN
     assert f"{tmp_path}/file is not a folder. Remedy: set ssd_cache_dir" in file.text
@@ -439,7 +441,43 @@ def test_config_check_ssd_folder_without_a_size_is_a_warning(
     path.write_text(f"cpu_cache_gb: 0.1\nssd_cache_dir: {tmp_path}/a\n")
     code, said, _ = check(capsys, path)
     assert code == 0
-    assert f"warning: {path} ssd_cache_dir without ssd_cache_gb makes no SSD tier: give its" in said
+    told = f"{path} ssd_cache_dir without ssd_cache_gb makes no SSD tier: give its"
+    assert said.startswith(f"{path} can be used, but there is a warning: {told}")
+    assert f"\nwarning: {told}" in said
+
+
+def test_config_check_unknown_keys_are_in_the_first_line(
+    address: str, tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("cpu_cache_gb: 0.1\n")
+    assert check(capsys, path)[1].splitlines()[0] == f"{path} can be used."
+    path.write_text("cpu_cache_gb: 0.1\nevict_ratoi: 0.1\nfoo: 1\n")
+    code, said, _ = check(capsys, path)
+    assert code == 0, "with strict it would be an error"
+    assert said.splitlines()[0] == (
+        f"{path} can be used, but there are 2 warnings, the first: {path} has an unknown key "
+        "'evict_ratoi'; did you mean 'evict_ratio'?"
+    )
+
+
+def test_config_check_folder_that_is_not_there_is_said_with_its_disk(
+    address: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk" / "there").mkdir(parents=True)
+    mounts = [Path("/")]
+    monkeypatch.setattr(Path, "is_mount", lambda place: place in mounts)
+    path = tmp_path / "c.yaml"
+    names = f"{tmp_path}/disk/there;{tmp_path}/disk/typo/ssd"
+    path.write_text(f"cpu_cache_gb: 0.1\nssd_cache_gb: 0.002\nssd_cache_dir: {names}\n")
+    there, typo = [line for line in check(capsys, path)[1].splitlines() if line[:2] == "  "]
+    assert there.endswith(" GB free for 0.001 GB on the system's disk (/)")
+    assert typo.startswith(f"  {tmp_path}/disk/typo/ssd: ")
+    assert typo.endswith("on the system's disk (/); the folder is not there and will be made")
+    mounts.insert(0, tmp_path / "disk")
+    said = check(capsys, path)[1]
+    assert said.count(f" on the disk mounted at {tmp_path}/disk") == 2
+    assert not (tmp_path / "disk" / "typo").exists(), "it only looks"
 
 
 def test_config_check_folder_that_cannot_be_made_names_the_cause_in_its_first_line(
@@ -473,13 +511,14 @@ def test_config_check_folders_of_one_disk_are_added_up(
     assert code == 1
     told = (
         f"{tmp_path}/sa and {tmp_path}/sb lie on one file system with 60.0 GB free and need 80.0 "
-        "GB there together: not all of them would be used. Remedy: "
+        "GB there together: not all of them would be used. Remedy: give each a disk of its own, "
+        "set ssd_cache_gb to 59.4 or less, or free some room"
     )
     assert said.startswith(f"{path} can be used, but not all of its SSD folders: {told}")
     assert said.count("warning: " + told) == 1
     settings = Settings.load({}, {"FLEXKV_CONFIG_PATH": str(path)})
     assert told in findings(settings)["ssd"].text
-    path.write_text(text + "ssd_cache_gb: 60\n")
+    path.write_text(text + "ssd_cache_gb: 59.4\n")
     assert check(capsys, path)[0] == 0
 
 

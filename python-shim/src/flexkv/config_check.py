@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from flexkv.config_file import CONFIG_PATH_ENV
 from flexkv.machine import GB, MachineMemory
 from flexkv.options import OPTIONS
 from flexkv.ssd_folders import Folder
+
+_WARNING = "warning: "
+"""How a line begins that says what will not be as it was asked for."""
 
 
 def load(path: str, env: Mapping[str, str]) -> Settings:
@@ -55,27 +58,35 @@ def unusable_folders(settings: Settings) -> list[Folder]:
 
 
 def explain(path: str, settings: Settings) -> Iterator[str]:
-    """Lines for people."""
-    yield _headline(path, settings)
-    yield from _meeting(settings)
-    yield from _host_tier(settings)
-    yield from _ssd_tier(settings)
+    """Lines for people; the first is the verdict."""
+    lines = [
+        *_meeting(settings), *_host_tier(settings), *_ssd_tier(settings), *_given(settings),
+        *(f"{_WARNING if warning else 'note: '}{text}" for warning, text in settings.notes),
+    ]  # fmt: skip
+    warnings = [line.removeprefix(_WARNING) for line in lines if line.startswith(_WARNING)]
+    yield _headline(path, settings, warnings)
+    yield from lines
+
+
+def _given(settings: Settings) -> Iterator[str]:
     for option in OPTIONS:
         source = settings.sources.get(option.name, "default")
         if source != "default" and option.status == "works":
             yield f"{option.name} = {option.shown(settings.values[option.name])}  ({source})"
-    for warning, text in settings.notes:
-        yield f"{'warning' if warning else 'note'}: {text}"
 
 
-def _headline(path: str, settings: Settings) -> str:
+def _headline(path: str, settings: Settings, warnings: Sequence[str]) -> str:
     why = objection(settings)
     if why:
         return f"{path} cannot be used on this machine: {why}"
     out = unusable_folders(settings)
     names: Any = settings.values["ssd_cache_dir"]
-    if not out:
+    if not out and not warnings:
         return f"{path} can be used."
+    if not out:
+        many = f"are {len(warnings)} warnings, the first"
+        number = "is a warning" if len(warnings) == 1 else many
+        return f"{path} can be used, but there {number}: {warnings[0]}"
     if len(out) == len(names) and not any(one.crowded for one in out):
         return f"{path} can be used without its SSD tier only: {out[0].objection}"
     return f"{path} can be used, but not all of its SSD folders: {out[0].objection}"
@@ -107,7 +118,9 @@ def _host_tier(settings: Settings) -> Iterator[str]:
         f"{available / GB:.1f} GB are available."
     )
     if wanted > available and not objection(settings):
-        yield f"warning: that is {(wanted - available) / GB:.1f} GB too much for this machine now."
+        yield (
+            f"{_WARNING}that is {(wanted - available) / GB:.1f} GB too much for this machine now."
+        )
 
 
 def _ssd_tier(settings: Settings) -> Iterator[str]:
@@ -132,12 +145,13 @@ def _ssd_tier(settings: Settings) -> Iterator[str]:
     for one in found:
         share = f" for {one.wanted_bytes / GB:g} GB" if wanted else ""
         room = f"{one.free_bytes / GB:.1f} GB free" if one.free_bytes else "nothing free"
-        yield f"  {one.path}: {room}{share}"
-    yield from (f"warning: {why}" for why in _distinct(found))
+        where = "" if one.objection else f" {ssd_folders.situation(one.path)}"
+        yield f"  {one.path}: {room}{share}{where}"
+    yield from (f"{_WARNING}{why}" for why in _distinct(found))
     if blocks and not any(one.objection for one in found):
         # Of a guess nothing more can be said than that it is worth a look.
         for why in _distinct(ssd_folders.examine(settings, guess, "num_ssd_blocks")):
-            yield f"warning: with blocks of 2 MiB {why}"
+            yield f"{_WARNING}with blocks of 2 MiB {why}"
 
 
 def _distinct(folders: list[Folder]) -> list[str]:
