@@ -7,7 +7,7 @@ from memory_sidecar import FakeSidecar
 from mini_vllm import LOADING
 from rig import BLOCK, Rig, prompt
 
-from flexkv.protocol import KIND_LOAD, KIND_SAVE, STATUS_FAILED
+from flexkv.protocol import KIND_LOAD, KIND_SAVE, STATUS_FAILED, JobDone
 from flexkv.worker import WorkerLimits
 
 LIMITS = WorkerLimits(load_deadline_ms=1000, drain_timeout_ms=5000)
@@ -487,6 +487,25 @@ def test_worker_session_cut_while_its_sidecar_lives_waits_for_its_death() -> Non
     rig.restart()
     rig.run()
     assert request.generated == 2
+    rig.check_clean()
+
+
+def test_worker_session_ended_and_its_go_answered_there_later_needs_no_kill() -> None:
+    """The sidecar ended the session in the moment in which the go was written: no copy began."""
+    rig = warm()
+    request = rig.start_load("a", prompt(21))
+    session = rig.worker_links[0].present
+    assert session is not None
+    session.cut = True
+    rig.steps(2, copies=False)
+    assert request.status == LOADING
+    job = only_load(rig)
+    del rig.sidecar.jobs[job]
+    session.outbox.append(JobDone(job, session.boot_epoch, 0, 0, 0, KIND_LOAD, STATUS_FAILED))
+    rig.clock.now += 4.5
+    rig.run()
+    assert request.generated == 2
+    assert rig.sidecar.kills == 0
     rig.check_clean()
 
 

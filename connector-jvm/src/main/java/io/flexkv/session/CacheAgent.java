@@ -63,6 +63,7 @@ public final class CacheAgent implements Runnable {
   private final CacheCore core;
   private final RecordHandler records;
   private final Readiness readiness;
+  private final Farewells farewells;
   private final CompletionQueue completions;
   private final MemorySegment record = Arena.ofAuto().allocate(Protocol.MAX_RECORD_BYTES, 8);
   private volatile @Nullable RendezvousServer rendezvous;
@@ -118,6 +119,7 @@ public final class CacheAgent implements Runnable {
     ssd.bind(core);
     this.records = new RecordHandler(core, jobs, ssd, events, outbox);
     this.readiness = new Readiness(core, jobs, ssd, events, outbox);
+    this.farewells = new Farewells(jobs);
     this.completions = new CompletionQueue(MAX_COMPLETIONS, inbox::signal, inbox::signal);
     this.lastTickNanos = System.nanoTime();
   }
@@ -201,6 +203,10 @@ public final class CacheAgent implements Runnable {
     return readiness;
   }
 
+  Farewells farewells() {
+    return farewells;
+  }
+
   CacheStats stats() {
     return core.stats();
   }
@@ -237,6 +243,7 @@ public final class CacheAgent implements Runnable {
       for (Session session : List.copyOf(directory.sessions())) {
         end(session);
       }
+      farewells.close();
     }
   }
 
@@ -254,6 +261,7 @@ public final class CacheAgent implements Runnable {
     work += events.pump();
     work += readiness.endFailedWorkers(System.nanoTime());
     work += endBroken();
+    work += farewells.isEmpty() ? 0 : farewells.doWork(record, System.nanoTime());
     return work;
   }
 
@@ -339,7 +347,12 @@ public final class CacheAgent implements Runnable {
       Session session = broken.session();
       if (!session.ended) {
         LOG.warn("{} ended, {}", session.label(), broken.reason());
-        end(session);
+        if (broken.lawful()) {
+          release(session);
+          farewells.add(session, System.nanoTime());
+        } else {
+          end(session);
+        }
         RendezvousServer server = rendezvous;
         if (server != null) {
           server.end(session);
@@ -351,9 +364,14 @@ public final class CacheAgent implements Runnable {
 
   /** Frees what a session held; once. */
   private void end(Session session) {
-    if (session.ended) {
-      return;
+    if (!session.ended) {
+      release(session);
+      session.memory.close();
     }
+  }
+
+  /** Frees all but its memory. */
+  private void release(Session session) {
     session.ended = true;
     Instance instance = session.instance;
     if (instance != null) {
@@ -363,7 +381,6 @@ public final class CacheAgent implements Runnable {
     if (instance != null) {
       readiness.update(instance);
     }
-    session.memory.close();
   }
 
   // ------------------------------------------------------------------ sleep
@@ -415,7 +432,11 @@ public final class CacheAgent implements Runnable {
       poll.clear();
       poll.add(wake.fd(), PollSet.IN);
       boolean alone =
-          sessions.isEmpty() && jobs.openParts() == 0 && !slots.shrinks() && !ssd.shrinks();
+          sessions.isEmpty()
+              && farewells.isEmpty()
+              && jobs.openParts() == 0
+              && !slots.shrinks()
+              && !ssd.shrinks();
       woken = poll.poll(alone ? -1 : SLEEP_MILLIS) > 0;
       if (woken) {
         wake.drain();

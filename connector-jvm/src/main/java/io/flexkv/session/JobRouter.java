@@ -142,6 +142,16 @@ final class JobRouter implements CacheEffects {
     run();
   }
 
+  /** A go of a session that was ended: no copy begins for it. */
+  void goAfterEnd(Session worker, GoRecord go) throws ProtocolException {
+    PartJob.Key key = new PartJob.Key(go.jobId(), worker.hello.rank());
+    if (!parts.containsKey(key)) { // else it came before as well, and its copy may run
+      Integer status = ended.take(key);
+      int said = status == null ? Protocol.STATUS_FAILED : status;
+      outbox.jobDoneAfterEnd(worker, go.jobId(), go.kind(), said);
+    }
+  }
+
   /** Hands a part to the core; one that was answered before is answered again, and not kept. */
   private void begin(PartJob.Key key, PartJob part) {
     parts.put(key, part);

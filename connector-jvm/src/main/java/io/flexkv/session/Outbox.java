@@ -18,8 +18,12 @@ import org.jspecify.annotations.Nullable;
  * only; no allocation while rings have room.
  */
 final class Outbox {
-  /** A session to end, and why. */
-  record Broken(Session session, String reason) {}
+  /**
+   * A session to end, and why.
+   *
+   * @param lawful its client did nothing wrong: see {@link Farewells}
+   */
+  record Broken(Session session, String reason, boolean lawful) {}
 
   private final long bootEpoch;
   private final MemorySegment scratch = Arena.ofAuto().allocate(Protocol.MAX_RECORD_BYTES, 8);
@@ -36,13 +40,18 @@ final class Outbox {
 
   /** Ends the session of a client that did what no correct one does. */
   void breakOff(Session session, String mistake) {
-    endSoon(session, "it broke the protocol: " + mistake);
+    endSoon(session, "it broke the protocol: " + mistake, false);
+  }
+
+  /** Ends the session of a client that did nothing wrong. */
+  void dismiss(Session session, String reason) {
+    endSoon(session, reason, true);
   }
 
   /** Ends a session at the cache thread's next safe moment. */
-  void endSoon(Session session, String reason) {
+  private void endSoon(Session session, String reason, boolean lawful) {
     if (!session.ended) {
-      broken.add(new Broken(session, reason));
+      broken.add(new Broken(session, reason, lawful));
     }
   }
 
@@ -88,6 +97,15 @@ final class Outbox {
       Session to, long jobId, long bytes, int blocksOk, int micros, int kind, int status) {
     return send(
         to, JobDoneRecord.encode(scratch, jobId, bootEpoch, bytes, blocksOk, micros, kind, status));
+  }
+
+  /**
+   * Tells a worker whose session has ended of a part, if its ring has room at once.
+   *
+   * @throws ProtocolException if the client broke its ring
+   */
+  void jobDoneAfterEnd(Session to, long jobId, int kind, int status) throws ProtocolException {
+    to.offer(scratch, JobDoneRecord.encode(scratch, jobId, bootEpoch, 0, 0, 0, kind, status));
   }
 
   void echo(Session to, EchoRecord question) {

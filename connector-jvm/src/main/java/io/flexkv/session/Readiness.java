@@ -209,7 +209,7 @@ final class Readiness {
     failed.removeIf(each -> {
       boolean over = nowNanos - each.untilNanos() >= 0 || !jobs.hasParts(each.session());
       if (over) {
-        outbox.endSoon(each.session(), each.reason());
+        outbox.dismiss(each.session(), each.reason());
       }
       return over || each.session().ended;
     });

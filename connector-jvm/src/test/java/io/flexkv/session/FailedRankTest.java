@@ -13,9 +13,11 @@ import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.RequestException;
 import io.flexkv.protocol.RevokeRecord;
 import io.flexkv.protocol.SaveDoneRecord;
+import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.atomic.AtomicBoolean;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -176,6 +178,59 @@ class FailedRankTest {
         agent -> agent.readiness().endFailedWorkers(System.nanoTime() + Registration.DRAIN_NANOS));
     SidecarRig.await("the end of the session", worker::ended);
     devices.getFirst().held = false;
+  }
+
+  /** A load of another request than 1. */
+  private void loseTheDeviceInALoadOf(long request) throws Exception {
+    scheduler.extend(request);
+    long job = scheduler.newJob();
+    scheduler.planLoad(job, request, scheduler.lookup(request), 21);
+    loseTheDevice();
+    worker.go(job, Protocol.KIND_LOAD);
+    assertThat(worker.receive(new JobDoneRecord()).jobId()).isEqualTo(job);
+    assertThat(scheduler.receive(new JobDoneRecord()).status()).isEqualTo(Protocol.STATUS_FAILED);
+  }
+
+  private void assertFailedAtItsGo(long job) throws Exception {
+    worker.go(job, Protocol.KIND_LOAD);
+    JobDoneRecord done = worker.receive(new JobDoneRecord());
+    assertThat(done.jobId()).isEqualTo(job);
+    assertThat(done.status()).isEqualTo(Protocol.STATUS_FAILED);
+  }
+
+  /** Its worker would wait for the end of copies that never began, and then kill the process. */
+  @Test
+  void go_writtenWhenTheSessionHasEnded_isAnsweredThere() throws Exception {
+    long planned = planLoad();
+    loseTheDeviceInALoadOf(2);
+    SidecarRig.await("the end of the session", worker::ended);
+    assertFailedAtItsGo(planned);
+    assertFailedAtItsGo(scheduler.newJob());
+    assertThat(rig.count("/open_parts")).isZero();
+    comeBack();
+    assertThat(load().status()).isEqualTo(Protocol.STATUS_OK);
+  }
+
+  @Test
+  void sessionThatHasEnded_isListenedToForAWhileOnly() throws Exception {
+    loseTheDevice();
+    load();
+    SidecarRig.await("the end of the session", worker::ended);
+    scheduler.close();
+    SidecarRig.await("nobody is here", () -> rig.rendezvous.clients() == 0);
+    assertFailedAtItsGo(scheduler.newJob());
+    assertThat(isListenedToAt(System.nanoTime())).isTrue();
+    assertThat(isListenedToAt(System.nanoTime() + Farewells.NANOS)).isFalse();
+  }
+
+  private boolean isListenedToAt(long nanos) throws Exception {
+    AtomicBoolean listens = new AtomicBoolean();
+    MemorySegment record = worker.arena.allocate(Protocol.MAX_RECORD_BYTES, 8);
+    rig.control.change(agent -> {
+      agent.farewells().doWork(record, nanos);
+      listens.set(!agent.farewells().isEmpty());
+    });
+    return listens.get();
   }
 
   @Test
