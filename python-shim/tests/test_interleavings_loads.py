@@ -375,7 +375,9 @@ def test_reset_without_a_sidecar_is_owed_to_the_next_session() -> None:
     rig.check_clean()
 
 
-def test_lookup_not_answered_is_asked_again_and_then_given_up() -> None:
+def test_lookup_not_answered_is_asked_again_and_then_given_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     rig = warm()
     rig.sidecar.prompt = False
     request = rig.add("a", prompt(21), max_new=2)
@@ -388,10 +390,47 @@ def test_lookup_not_answered_is_asked_again_and_then_given_up() -> None:
     rig.add("b", prompt(21, 4), max_new=2)
     rig.run()
     assert rig.engine.none_answers == before, "each request waits for a sidecar that is silent"
+    assert caplog.text.count("The FlexKV sidecar (pid 4242) has answered nothing for 0.3") == 1
+    assert "are computed without hits" in caplog.text and "kill -CONT 4242" in caplog.text
+    assert "answers again" not in caplog.text
     rig.sidecar.drain_control()
     rig.sidecar.prompt = True
     rig.drop_engine_cache()
     assert rig.serve("c", prompt(21)) == 20
+    assert caplog.text.count("answers again, after ") == 1
+    rig.check_clean()
+
+
+def test_silence_after_silence_is_said_when_it_has_lasted(caplog: pytest.LogCaptureFixture) -> None:
+    rig = warm()
+    for name in ("a", "b"):
+        rig.sidecar.prompt = False
+        rig.add(name, prompt(21, ord(name)), max_new=2)
+        rig.run()
+        assert caplog.text.count("has answered nothing") == 1
+        if name == "a":
+            rig.sidecar.drain_control()
+            rig.sidecar.prompt = True
+            rig.serve("between", prompt(21))
+    rig.clock.now += 60.0
+    rig.add("c", prompt(21, 3), max_new=2)
+    rig.run()
+    assert caplog.text.count("has answered nothing") == 2
+    rig.sidecar.drain_control()
+    rig.check_clean()
+
+
+def test_reset_amid_a_silence_the_end_of_it_is_still_said(caplog: pytest.LogCaptureFixture) -> None:
+    rig = warm()
+    rig.sidecar.prompt = False
+    rig.add("a", prompt(21), max_new=2)
+    rig.run()
+    assert "has answered nothing" in caplog.text
+    assert rig.engine.reset(weights=True) is True
+    rig.sidecar.drain_control()
+    rig.sidecar.prompt = True
+    rig.serve("b", prompt(21))
+    assert caplog.text.count("answers again, after ") == 1
     rig.check_clean()
 
 

@@ -20,6 +20,8 @@ LIMITS = LookupLimits(lookup_spin_us=50.0, step_spin_us=1000.0)
 class StillSession:
     """Takes ``room`` hashes a call, answers nothing, and notes how long it was waited for."""
 
+    server_pid = 4242
+
     def __init__(self, room: int = 1 << 30) -> None:
         self.room = room
         self.waited: list[float] = []
@@ -180,3 +182,28 @@ def test_matched_tokens_only_while_no_other_request_is_there_waits_long() -> Non
     side.lookups.new_step()
     assert side.get_num_new_matched_tokens(request("b"), 0) == (None, False)
     assert session.waited[-1] == pytest.approx(50.0, rel=0.02)
+
+
+def test_answer_no_room_for_longer_than_a_silence_is_one(caplog: pytest.LogCaptureFixture) -> None:
+    now = Now()
+    lookups, session = Lookups(BLOCK, LIMITS, now), StillSession(room=0)
+
+    def ask_for(seconds: int) -> None:
+        for _ in range(seconds):
+            now.now += 1.0
+            answer = lookups.answer(session, request_of(4), lambda _: None)  # type: ignore[arg-type]
+            assert answer == (None, False), "nobody waits for room"
+            lookups.end_step()
+
+    for _ in range(2):
+        ask_for(2)
+        assert caplog.text == "", "not for long enough"
+        lookups.heard()
+    ask_for(10)
+    assert caplog.text.count("has answered nothing for 2.0 s") == 1
+    lookups.heard()
+    assert "answers again, after 9.0 s" in caplog.text
+    ask_for(50)
+    assert caplog.text.count("has answered nothing") == 1, "not twice in a minute"
+    ask_for(20)
+    assert caplog.text.count("has answered nothing") == 2

@@ -30,6 +30,7 @@ from flexkv.protocol import (
 )
 from flexkv.requests import RequestState
 from flexkv.session_api import Session
+from flexkv.silence import Silence
 
 _EXTEND_OVERHEAD = 64
 
@@ -122,8 +123,9 @@ class Lookups:
         self._next_query = 1
         self._spin_left_us = limits.step_spin_us
         self._alone = SpinBound(limits.lookup_spin_us, limits.step_spin_us)
-        self._silent = False
+        self._silence = Silence(clock, limits.silent_s)
         self._heard_at = float("-inf")
+        self._full_since = float("inf")
         self._probed_at = float("-inf")
         self.ready = False
         """Whether the sidecar has said that every rank is registered: before, plans are dropped."""
@@ -135,10 +137,21 @@ class Lookups:
         """The scheduler begins the next step: its budget for spinning is whole again."""
         self._spin_left_us = self._limits.step_spin_us
 
+    def end_step(self) -> None:
+        """The step is planned, and all that has arrived was heard."""
+        if self._silence.on:
+            self._silence.goes_on()
+
     def new_session(self) -> None:
-        """What was asked of another session, or before a reset, is never answered."""
+        """What was asked of another session is never answered."""
+        self.reset()
+        self._silence.forget()
+        self._full_since = float("inf")
+        self.ready = False
+
+    def reset(self) -> None:
+        """Nor what was asked before a reset."""
         self._waiting.clear()
-        self._silent = False
         self._probed_at = float("-inf")
 
     def probe(self, session: Session, states: Iterable[RequestState]) -> None:
@@ -204,7 +217,6 @@ class Lookups:
 
     def arrived(self, answer: LookupAnswer) -> None:
         """Files an answer; one that nobody waits for is dropped."""
-        self._silent = False
         self.ready = answer.status != LOOKUP_NOT_READY
         state = self._waiting.pop(answer.query_id, None)
         if state is None or state.query_id != answer.query_id:
@@ -219,8 +231,10 @@ class Lookups:
 
     def heard(self) -> None:
         """The sidecar said something: it is not silent."""
-        self._silent = False
         self._heard_at = self._clock()
+        self._full_since = float("inf")
+        if self._silence.on:
+            self._silence.end()
 
     def answer(
         self,
@@ -255,8 +269,11 @@ class Lookups:
         if fresh is None:
             sent = state.sent
             if not self.is_open(state) and not self.ask(session, state, state.local):
+                if state.sent == sent:
+                    self._has_no_room(session, now)
+                    return None, False
                 # A chain longer than the ring goes in several steps.
-                return None, state.sent > sent and self._may_ask_again(state, now, answered=False)
+                return None, self._may_ask_again(state, now, session)
             spin_us = self._spin(state, alone)
             dispatch(session.wait_for(state.query_id, spin_us))
             fresh = state.answer
@@ -274,15 +291,15 @@ class Lookups:
                 return None, False
             if fresh.status not in (LOOKUP_PENDING, LOOKUP_UNKNOWN):
                 return None, False
-        return None, self._may_ask_again(state, now, answered=fresh is not None)
+        return None, self._may_ask_again(state, now, session if fresh is None else None)
 
     def may_be_put_off(self, state: RequestState) -> bool:
         """Whether a request whose answer is here may wait once more: as often as for an answer."""
-        return self._may_ask_again(state, self._clock(), answered=True)
+        return self._may_ask_again(state, self._clock(), None)
 
     def _spin(self, state: RequestState, alone: bool) -> float:
         """How long to wait now: the sidecar has to file the hashes before it can answer."""
-        if self._silent or not self._limits.lookup_spin_us:
+        if self._silence.on or not self._limits.lookup_spin_us:
             return 0.0
         if alone:
             # An idle sidecar has to wake up first, which takes longer than any answer.
@@ -290,8 +307,15 @@ class Lookups:
             return max(0.0, min(bound_us, self._spin_left_us))
         return max(0.0, min(self._limits.patience_us(state.asked_keys), self._spin_left_us))
 
-    def _may_ask_again(self, state: RequestState, now: float, *, answered: bool) -> bool:
-        if self._silent:
+    def _has_no_room(self, session: Session, now: float) -> None:
+        """Nothing of a question went; one that reads its ring makes room in less than a step."""
+        self._full_since = min(self._full_since, now)
+        if not self._silence.on and now - self._full_since > self._limits.silent_s:
+            self._silence.begin(session.server_pid, self._full_since)
+
+    def _may_ask_again(self, state: RequestState, now: float, mute: Session | None) -> bool:
+        """``mute``: who has not answered; ``None`` if somebody has."""
+        if self._silence.on:
             return False
         if state.asks == 0:
             state.asks_since = now
@@ -302,5 +326,6 @@ class Lookups:
         if not silent and state.asks <= self._limits.asks_max and waited <= self._limits.asks_s_max:
             return True
         self.gave_up += 1
-        self._silent = not answered
+        if mute is not None:
+            self._silence.begin(mute.server_pid, max(state.asks_since, self._heard_at))
         return False

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 
 from flexkv import protocol as p
+from flexkv import silence
 from flexkv.errors import AttachError, RefusedError
 
 CONNECT_TIMEOUT_S = 2.0
@@ -107,13 +108,10 @@ def greet(sock: socket.socket, hello: p.Hello, fds: list[int]) -> Greeting:
 
 
 def _silent(pid: int) -> str:
-    """``pid`` is 0 where the sidecar's process cannot be seen from here."""
     who = f" (pid {pid})" if pid else ""
-    thaw, kill = (f"kill -CONT {pid}", f"kill -9 {pid}") if pid else ("thaw it", "kill it")
     return (
-        f"the sidecar{who} is there and has not answered for {WELCOME_TIMEOUT_S:g} s: it is "
-        f"stopped, frozen or overloaded. Remedy: {thaw} (or thaw its container); if it must go, "
-        f"{kill}, and engines start another"
+        f"the sidecar{who} is there and has not answered for {WELCOME_TIMEOUT_S:g} s: "
+        f"{silence.cause(pid)}"
     )
 
 

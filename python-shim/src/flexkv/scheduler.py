@@ -212,6 +212,7 @@ class SchedulerSide:
         live = self._live_session()
         if live is not None:
             self.saves.send_ends(live)
+        self.lookups.end_step()
         meta = self.take_loads()
         meta.jobs += saves
         return meta
@@ -301,7 +302,7 @@ class SchedulerSide:
         self._reset_owed = True
         self._reset_query = 0
         self._table.forget_all()
-        self.lookups.new_session()
+        self.lookups.reset()
         for state in self._loading.values():
             if state.load is not None:
                 self._void.append(state.load.job_id)
@@ -390,7 +391,6 @@ class SchedulerSide:
         if session is not self._session:
             self._session = session
             self.lookups.new_session()
-            self.lookups.ready = False
             self.saves.new_session()
             self.arrivals.new_session()
             self._reset_query = 0
