@@ -206,7 +206,7 @@ class Rig:
         for prompt in self.prompts:
             for end in range(BLOCK, len(prompt) + 1, BLOCK):
                 owners[block_hash(prompt, end)] = (prompt, end)
-        if self.side._reset_owed:
+        if self.side._reset.owed:
             return 0  # the sidecar has not heard of the reset yet, and is not asked for anything
         checked = 0
         for (generation, key), entry in self.sidecar.cache.items():

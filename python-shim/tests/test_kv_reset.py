@@ -15,9 +15,10 @@ from flexkv.kvmanager import KVManager
 class Refusing:
     """A session whose sidecar answers resets with one status, and every lookup with a hit."""
 
-    boot_epoch = session_id = 1
+    session_id = 1
 
     def __init__(self, status: int) -> None:
+        self.boot_epoch = id(self)
         self.status = status
         self.resets = 0
         self._queue: list[p.Record] = []

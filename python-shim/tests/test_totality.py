@@ -115,7 +115,7 @@ def test_reset_of_a_scheduler_side_that_broke_reaches_the_sidecar(
     assert rig.sidecar.generation == 2
     rig.serve("c", prompt(9, 7))
     assert rig.sidecar.generation == 2, "one reset, sent once"
-    assert not rig.side._reset_owed
+    assert not rig.side._reset.owed
 
 
 def test_reset_of_a_broken_side_is_owed_to_the_session_after_the_one_that_took_it(

@@ -33,9 +33,9 @@ from flexkv.kvtask import Task, TaskStatus, TaskTable, TaskType
 from flexkv.log import setup_logging
 from flexkv.matching import Matcher
 from flexkv.namespaces import namespace_digest
+from flexkv.owed_reset import OwedReset
 from flexkv.protocol import (
     ROLE_SCHEDULER,
-    STATUS_OK,
     Hello,
     JobDone,
     LookupAnswer,
@@ -133,9 +133,7 @@ class KVManager:
             self._settings.load_deadline_ms / 1000,
             self._settings.drain_timeout_ms / 1000,
         )
-        self._reset_owed = False
-        self._reset_query = 0
-        self._reset_session: Session | None = None
+        self._reset = OwedReset(self._matcher.next_query)
         self._said: set[str] = set()
         self._explain(event_collector)
         self._tracer = Tracer.of(self._settings, dp_client_id)
@@ -196,13 +194,12 @@ class KVManager:
         5 s for the sidecar; if it cannot be reached the reset is made up for when it can, and until
         then every match is empty.  So it is, too, where no disk of the SSD tier takes the reset.
         """
-        self._reset_owed = True
-        self._reset_query = 0
+        self._reset.owe()
         deadline = time.monotonic() + RESET_WAIT_S
         for task in self._tasks.open_tasks:
             if task.status is TaskStatus.UNREADY and not task.parts:
                 self._drop(task, TaskStatus.FAILED)
-        while self._reset_owed and self._link.session() and time.monotonic() < deadline:
+        while self._reset.owed and self._link.session() and time.monotonic() < deadline:
             self._present()
             time.sleep(_POLL_MIN_S)
 
@@ -427,7 +424,7 @@ class KVManager:
         present = self._present()
         deadline = time.monotonic() + LAUNCH_WAIT_S
         for task, ids in chosen:
-            if task.session is not present or present is None or self._reset_owed:
+            if task.session is not present or present is None or self._reset.owed:
                 task.end(TaskStatus.FAILED, 0)  # another life of the sidecar knows nothing of it
             else:
                 self._hand_over(task, ids, deadline)
@@ -527,11 +524,8 @@ class KVManager:
         if session is None or not session.alive():
             return None
         self._matcher.attach(session)
-        if self._reset_owed:
-            if session is not self._reset_session:
-                self._reset_session, self._reset_query = session, 0
-            if not self._reset_query:
-                self._reset_query = self._matcher.send_reset(session)
+        if self._reset.owed:
+            self._reset.ask(session)
             return None
         return session
 
@@ -553,9 +547,8 @@ class KVManager:
             task = self._transfers.job_done(session, record)
         elif isinstance(record, SaveDone):
             task = self._transfers.save_done(session, record)
-        elif isinstance(record, ResetAnswer) and session is self._reset_session:
-            if record.query_id == self._reset_query:
-                self._reset_answered(record)
+        elif isinstance(record, ResetAnswer):
+            self._reset_answered(record)
         elif isinstance(record, LookupAnswer):
             self._matcher.answered(record)
         if task is not None:
@@ -563,11 +556,9 @@ class KVManager:
 
     def _reset_answered(self, answer: ResetAnswer) -> None:
         """A sidecar whose SSD tier did not take the reset would serve what was put before again."""
-        if answer.status == STATUS_OK:
-            self._reset_owed = False
-        else:
+        if not self._reset.heard(answer):
             self._say_once(
-                f"reset {self._reset_query}", "The sidecar cannot make a reset durable on its SSD "
+                f"reset {answer.query_id}", "The sidecar cannot make a reset durable on its SSD "
                 "tier: nothing is matched until another one serves. Its log says what is wrong",
             )  # fmt: skip
 

@@ -89,10 +89,10 @@ class Matcher:
         answer = self._await(session, self._query, time.monotonic() + MATCH_WAIT_S)
         return answer is not None and answer.status != p.LOOKUP_NOT_READY
 
-    def send_reset(self, session: Session) -> int:
-        """Sends a reset; the query that answers it, or 0 if the ring is full."""
+    def next_query(self) -> int:
+        """A number that no other question of this process has."""
         self._query += 1
-        return self._query if session.send(p.Reset(self._query)) else 0
+        return self._query
 
     def end_request(self, session: Session, request: int) -> None:
         """Frees chain and lease of a request; at the next chance, if the ring is full."""

@@ -27,15 +27,14 @@ from flexkv.holdings import Holdings
 from flexkv.lookups import LookupLimits, Lookups
 from flexkv.metadata import AFTER_FORWARD, BEFORE_FORWARD, VOID_EPOCH, StepJob, StepMetadata
 from flexkv.older_vllm import Parking, whole_table
+from flexkv.owed_reset import OwedReset
 from flexkv.protocol import (
     KIND_LOAD,
-    STATUS_OK,
     JobDone,
     KvNotice,
     LookupAnswer,
     PlanLoad,
     Record,
-    Reset,
     ResetAnswer,
     SaveDone,
     job_id,
@@ -124,8 +123,7 @@ class SchedulerSide:
         self._void: list[int] = []
         self._finished: list[tuple[RequestState, int]] = []
         self._answer_waits = False
-        self._reset_owed = False
-        self._reset_query = 0
+        self._reset = OwedReset(self.lookups.next_query)
         self.loads = self.loads_failed = self.blocks_loaded = 0
         self.blocks_committed = self.blocks_dropped = 0
         self._pulse = Pulse(log_interval_requests, facts.block_tokens)
@@ -299,8 +297,7 @@ class SchedulerSide:
         0 and nothing is saved.  Requests that hold blocks now computed them before the reset: they
         save nothing more.  Their open loads end as failed.
         """
-        self._reset_owed = True
-        self._reset_query = 0
+        self._reset.owe()
         self._table.forget_all()
         self.lookups.reset()
         for state in self._loading.values():
@@ -312,8 +309,8 @@ class SchedulerSide:
             state.forget_session()
             state.tainted = held
         session = self._live_session()
-        if session is not None and self._reset_owed:
-            self._dispatch(session.wait_for(self._reset_query, RESET_WAIT_US))
+        if session is not None and self._reset.owed:
+            self._dispatch(self._reset.wait_for(session, RESET_WAIT_US))
         return True
 
     def take_events(self) -> list[Any]:
@@ -344,26 +341,17 @@ class SchedulerSide:
 
         Goes out now, or by ``send_owed_reset`` once there is a session.
         """
-        self._reset_owed = True
-        self._reset_query = 0
+        self._reset.owe()
         self.send_owed_reset()
 
     def send_owed_reset(self) -> None:
         """All that a side that failed still does: nothing of what may have broken it is touched."""
-        if not self._reset_owed:
+        session = self._link.session() if self._reset.owed else None
+        if session is None or not session.alive() or not self._reset.ask(session):
             return
-        session = self._link.session()
-        if session is None or not session.alive():
-            return
-        if session is not self._session:
-            self._session = session
-            self._reset_query = 0
-        if not self._reset_query:
-            query = self.lookups.next_query()
-            self._reset_query = query if session.send(Reset(query)) else 0
-        if self._reset_query:
-            answer = session.wait_for(self._reset_query, RESET_SPIN_US)
-            self._reset_owed = not _confirms(answer)
+        answer = self._reset.wait_for(session, RESET_SPIN_US)
+        if isinstance(answer, ResetAnswer):
+            self._reset.heard(answer)
 
     def shutdown(self) -> None:
         """Ends the session; the sidecar frees what this engine held."""
@@ -393,7 +381,6 @@ class SchedulerSide:
             self.lookups.new_session()
             self.saves.new_session()
             self.arrivals.new_session()
-            self._reset_query = 0
             for state in self._states.values():
                 state.forget_session()
             for state, _ in self._finished:
@@ -406,17 +393,12 @@ class SchedulerSide:
             return None
         for record in session.poll():
             self._dispatch(record)
-        if self._reset_owed and not self._reset_query:
-            query = self.lookups.next_query()
-            if not session.send(Reset(query)):
-                return None
-            self._reset_query = query
-        return session
+        return session if self._reset.ask(session) else None
 
     def _ready_session(self) -> Session | None:
         """The present session, unless it has a reset to confirm."""
         session = self._live_session()
-        return None if self._reset_owed else session
+        return None if self._reset.owed else session
 
     def _dispatch(self, record: Record | None) -> None:
         if record is None:
@@ -425,13 +407,11 @@ class SchedulerSide:
         if isinstance(record, LookupAnswer):
             self.lookups.arrived(record)
         elif isinstance(record, ResetAnswer):
-            if record.query_id == self._reset_query:
-                self._reset_owed = not _confirms(record)
-                if self._reset_owed:
-                    logger.warning(
-                        "FlexKV serves nothing more: the sidecar cannot make a reset durable on "
-                        "its SSD tier. Its log says what is wrong; restart it then"
-                    )
+            if not self._reset.heard(record):
+                logger.warning(
+                    "FlexKV serves nothing more: the sidecar cannot make a reset durable on its "
+                    "SSD tier. Its log says what is wrong; restart it then"
+                )
         elif isinstance(record, JobDone):
             self.arrivals.heard(record)
         elif isinstance(record, KvNotice):
@@ -580,7 +560,3 @@ class SchedulerSide:
             # Offered again it could fail again, and so on for ever.
             state.load_failed = True
             self.loads_failed += 1
-
-
-def _confirms(answer: Record | None) -> bool:
-    return isinstance(answer, ResetAnswer) and answer.status == STATUS_OK
