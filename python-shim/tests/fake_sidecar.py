@@ -258,7 +258,7 @@ def main(argv: list[str]) -> None:
     path = argv[0] if argv else os.environ["FLEXKV_SERVER_RECV_PORT"].removeprefix("ipc://")
     with Path(path + ".starts").open("a") as file:
         file.write(f"{os.getpid()}\n")
-    ours = {k: v for k, v in os.environ.items() if k.startswith("FLEXKV")}
+    ours = {k: v for k, v in os.environ.items() if k.startswith(("FLEXKV", "CUDA"))}
     Path(path + ".env").write_text(json.dumps(ours))
     behaviour: dict[str, Any] = json.loads(os.environ.get("FAKE_SIDECAR", "{}"))
     time.sleep(behaviour.get("delay_s", 0))

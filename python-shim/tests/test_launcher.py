@@ -485,3 +485,28 @@ def test_environment_leaves_out_what_vllm_sets_for_its_worker(settings: Settings
     env = launcher.environment(settings, base)
     assert env["A"] == "1"
     assert not set(env) & {"LD_PRELOAD", "GOMP_CPU_AFFINITY", "OMP_PLACES"}
+
+
+@pytest.mark.parametrize("visible", ["1", "", "GPU-5a,0"])
+def test_started_sidecar_sees_every_gpu_whatever_its_engine_sees(
+    settings: Settings, socket_path: str, monkeypatch: pytest.MonkeyPatch, visible: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert start(settings) is not None
+    env = json.loads(Path(socket_path + ".env").read_text())
+    assert not set(env) & {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"}
+
+
+def test_started_sidecar_keeps_the_mig_instance_of_its_engine(
+    settings: Settings, socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-5a0c")
+    assert start(settings) is not None
+    env = json.loads(Path(socket_path + ".env").read_text())
+    assert env["CUDA_VISIBLE_DEVICES"] == "MIG-5a0c"
+
+
+def test_environment_of_serve_keeps_the_gpus_that_its_user_chose(settings: Settings) -> None:
+    assert launcher.environment(settings, {"CUDA_VISIBLE_DEVICES": "2,3"})[
+        "CUDA_VISIBLE_DEVICES"] == "2,3"  # fmt: skip

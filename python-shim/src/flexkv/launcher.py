@@ -84,6 +84,9 @@ ENGINE_ONLY_ENV = frozenset(
 library whose constructor binds the main thread of every process that loads it to the worker's first
 core, which the worker keeps busy."""
 
+GPU_CHOICE_ENV = frozenset(("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"))
+"""Which GPUs an engine may use, and how it numbers them: not for a sidecar that others join."""
+
 
 @dataclass(slots=True)
 class _Failures:
@@ -252,6 +255,17 @@ def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
     return env
 
 
+def _with_every_gpu(base: Mapping[str, str]) -> dict[str, str]:
+    """Without one engine's choice of GPUs: engines with others join the sidecar that it starts.
+
+    A process sees one MIG instance at most, the first one unless it is named: such a name stays.
+    """
+    visible = base.get("CUDA_VISIBLE_DEVICES", "").upper().split(",")
+    if any(device.strip().startswith("MIG-") for device in visible):
+        return dict(base)
+    return {name: value for name, value in base.items() if name not in GPU_CHOICE_ENV}
+
+
 def _start_and_wait(
     settings: Settings, attempt: Callable[[], T], stopping: Callable[[], bool]
 ) -> T | None:
@@ -274,7 +288,7 @@ def _start_once(
 ) -> T | None:
     argv = command(settings)
     output = output_file(settings)
-    process = _spawn(argv, environment(settings, os.environ), output)
+    process = _spawn(argv, environment(settings, _with_every_gpu(os.environ)), output)
     logger.info("FlexKV sidecar started: pid %d, output %s", process.pid, output)
     logger.debug("FlexKV sidecar command: %s", argv)
     try:

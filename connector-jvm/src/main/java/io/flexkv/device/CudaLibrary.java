@@ -11,6 +11,7 @@ import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.TreeSet;
 import java.util.stream.Stream;
 import jcuda.driver.CUdevice;
 import jcuda.driver.CUuuid;
@@ -224,9 +225,11 @@ final class CudaLibrary {
     CUdevice device = devices.get(key);
     if (device == null) {
       throw unsupported(
-          "GPU %s is not visible to the sidecar (it sees %s); check CUDA_VISIBLE_DEVICES and the"
-                  .formatted(uuid, devices.keySet())
-              + " container's devices");
+          "GPU %s is not visible to the sidecar (it sees %s); remedy: give its container every GPU"
+                  .formatted(uuid, new TreeSet<>(devices.keySet()))
+              + " that engines use, and where you start it yourself (flexkv serve), start it without"
+              + " CUDA_VISIBLE_DEVICES; of MIG instances it sees one, so another needs a sidecar of"
+              + " its own (FLEXKV_SERVER_RECV_PORT)");
     }
     return gpus.get(key, () -> CudaGpu.open(this, device, key));
   }

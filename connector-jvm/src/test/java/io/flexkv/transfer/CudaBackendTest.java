@@ -149,10 +149,7 @@ final class CudaBackendTest {
             bare.toString(),
             json.toString());
     Arrays.stream(sizes).forEach(size -> command.add(Long.toString(size)));
-    ProcessBuilder builder = new ProcessBuilder(command);
-    builder.environment().put("LD_LIBRARY_PATH", folder.toString());
-    builder.environment().put("FAKE_CUDA_DIR", folder.toString());
-    String output = run(builder);
+    String output = run(withFake(command));
     List<String> names = new ArrayList<>();
     new ObjectMapper()
         .readTree(json.toFile())
@@ -202,6 +199,10 @@ final class CudaBackendTest {
             json.toString(),
             Long.toString(gpuBytes),
             Long.toString(checked));
+    return withFake(command);
+  }
+
+  private ProcessBuilder withFake(List<String> command) {
     ProcessBuilder builder = new ProcessBuilder(command);
     builder.environment().put("LD_LIBRARY_PATH", folder.toString());
     builder.environment().put("FAKE_CUDA_DIR", folder.toString());
@@ -274,6 +275,35 @@ final class CudaBackendTest {
               DeviceException.class,
               e -> assertThat(e.kind()).isEqualTo(DeviceException.Kind.UNSUPPORTED))
           .hasMessageContaining("libcuda.so.1 not found");
+    }
+  }
+
+  @Test
+  void open_gpuThatTheSidecarDoesNotSee_refusedWithTheRemedy() throws Exception {
+    compileFake();
+    assertThat(run(withFake(java(System.getProperty("java.class.path"), OtherGpu.class))))
+        .contains("GPU " + OtherGpu.UUID + " is not visible to the sidecar")
+        .contains("it sees [" + "ab".repeat(16) + "]")
+        .contains("start it without CUDA_VISIBLE_DEVICES");
+  }
+
+  /** Opens memory of a GPU that is not there, and prints why that cannot be. */
+  static final class OtherGpu {
+    static final String UUID = "GPU-00000000-0000-0000-0000-000000000001";
+
+    private OtherGpu() {}
+
+    public static void main(String[] args) throws Exception {
+      RankLayout layout =
+          RankLayout.of(
+              List.of(new AllocationHandle.CudaIpc("00".repeat(64), 0, 4096, UUID)),
+              List.of(new Region(0, 0, 4096, 4096, 1)),
+              "test");
+      try (Devices devices = new Devices(List.of(), CudaCopyPath.AUTO)) {
+        devices.open(layout);
+      } catch (DeviceException e) {
+        System.out.println(e.getMessage());
+      }
     }
   }
 
