@@ -70,8 +70,8 @@ bench-dynamo: ## Mooncake's conversations through Dynamo's real router, 4 worker
 	@$(SETUP) dynamo >/dev/null
 	@$(BIN)/python tests/router_bench
 
-test-gpu: ## the whole line on this machine's GPU with the installed vLLM
-	@python="$$($(SETUP) demo)"; "$$python" tests/gpu
+test-gpu: ## the GPU backend on this machine: contract, bytes, link, movers, real vLLM, peers (PROGRAMS="contract pairs")
+	@python="$$($(SETUP) demo)"; "$$python" tests/gpu $(PROGRAMS)
 
 pack-gpu: ## the product and a Java runtime for a GPU machine without a network, under .gpu/part3
 	@tests/gpu/pack .gpu/part3

@@ -44,7 +44,7 @@ from harness.sidecar import Sidecar
 from gpu import connectors
 from gpu.engine import Engine, EngineSettings, Served
 from gpu.killer import Killer
-from gpu.session import Results, add_common, environment, say, why_skipped
+from gpu.session import Results, add_common, environment, say, skip, why_skipped
 from gpu.shapes import SHAPES, TINY, kv_bytes_per_token, latent, write_config
 
 #: What is left in the sidecar when no request is: nothing of these.
@@ -387,8 +387,7 @@ def main() -> int:
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     args = parser.parse_args()
     if reason := why_skipped(args):
-        say(f"skipped: {reason}")
-        return 0
+        return skip(Path(args.out) / f"{args.name}.json", reason)
     results = Results(Path(args.out), args.name, args.budget_s)
     try:
         return run(args, results)

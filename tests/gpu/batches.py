@@ -32,7 +32,7 @@ from gpu import connectors, tasks
 from gpu.engine import EngineSettings
 from gpu.link import Link
 from gpu.remote import RemoteEngine, RemoteError
-from gpu.session import Results, add_common, environment, say, why_skipped
+from gpu.session import Results, add_common, environment, say, skip, why_skipped
 from gpu.shapes import SHAPES, kv_bytes_per_token, write_config
 
 _START_S = 300.0
@@ -223,8 +223,7 @@ def main() -> int:
     parser.add_argument("--pool-gib", type=float, default=64)
     args = parser.parse_args()
     if reason := why_skipped(args):
-        say(f"skipped: {reason}")
-        return 0
+        return skip(Path(args.out) / "batches.json", reason)
     results = Results(Path(args.out), "batches", args.budget_s)
     batches = Batches(args, results, write_config(args.shape))
     for mode in args.modes.split(","):

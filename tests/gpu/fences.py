@@ -30,8 +30,9 @@ import torch
 from flexkv import protocol as p
 from flexkv.client import Session
 from flexkv.fences import Fence
+from gpu.engine import has_gpu
 from gpu.rank import Rank
-from gpu.session import say
+from gpu.session import NO_GPU, say, skip
 
 BLOCKS = 32
 MARK = 0xFE  # a value that no source block has
@@ -118,9 +119,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    if not torch.cuda.is_available():
-        say("skipped: fences are events of a GPU, and there is none")
-        return 0
+    if not has_gpu():
+        return skip(pathlib.Path(args.out), f"{NO_GPU}, and fences are events of one")
     os.environ.setdefault("FLEXKV_CPU_CACHE_GB", "2")
     rank = Fenced("cuda", BLOCKS)
     command = "python " + " ".join(sys.argv)

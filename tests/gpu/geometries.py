@@ -38,6 +38,8 @@ from flexkv.config import Settings
 from flexkv.fences import NoFences, cuda_fences
 from flexkv.layout import derive_layout
 from flexkv.registration import Registration
+from gpu.engine import has_gpu
+from gpu.session import NO_GPU, skip
 
 BLOCK_TOKENS = 16
 _WAIT_S = 60
@@ -355,6 +357,8 @@ def main() -> int:
     parser.add_argument("--budget-s", type=float, default=600)
     parser.add_argument("--rank-mib", type=int, default=_RANK_BYTES >> 20)
     args = parser.parse_args()
+    if args.device == "cuda" and not has_gpu():
+        return skip(pathlib.Path(args.out), f"{NO_GPU}; --device cpu needs none")
     gpus = torch.cuda.device_count() if args.device == "cuda" else 1
     most = args.ranks or 2 * gpus
     # Room for all that is saved: a full pool has none for blocks of another size at once.

@@ -41,7 +41,7 @@ from gpu.figures import bootstrap_interval
 from gpu.link import Link
 from gpu.neighbour import Fragments, beside_moves
 from gpu.remote import RemoteEngine, RemoteError
-from gpu.session import Results, add_common, environment, say, why_skipped
+from gpu.session import Results, add_common, environment, say, skip, why_skipped
 from gpu.shapes import SHAPES, kv_bytes_per_token, write_config
 from gpu.stages import Tracer
 
@@ -410,8 +410,7 @@ def main() -> int:
     parser.add_argument("--cpu-cache-gb", type=float, default=0, help="0 = as the shape allows")
     args = parser.parse_args()
     if reason := why_skipped(args):
-        say(f"skipped: {reason}")
-        return 0
+        return skip(Path(args.out) / "pairs.json", reason)
     tiny = args.shape == "tiny"
     args.background_tokens = args.background_tokens or (2000 if tiny else 30000)
     args.cpu_cache_gb = args.cpu_cache_gb or (0.5 if tiny else 24)

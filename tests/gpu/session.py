@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -40,11 +41,25 @@ def add_common(
     parser.add_argument("--budget-s", type=float, default=3600, help="begins no step after this")
 
 
+NO_GPU = "no CUDA device is visible to torch"
+
+
 def why_skipped(args: argparse.Namespace) -> str:
-    """Why this program does nothing on this machine, '' if it runs."""
+    """Why this program, which runs vLLM, does nothing on this machine, '' if it runs."""
+    if importlib.util.find_spec("vllm") is None:
+        return f"{Path(sys.executable).name} has no vLLM: VLLM_PYTHON names the one that has"
     if args.shape in TINY or has_gpu():
         return ""
-    return "no CUDA device is visible to torch; --shape tiny rehearses on a CPU"
+    return f"{NO_GPU}; --shape tiny rehearses on a CPU"
+
+
+def skip(file: Path, reason: str) -> int:
+    """Says why nothing was run, and leaves it in place of the records; returns the exit status."""
+    say(f"skipped: {reason}")
+    records = Records()
+    records.add(f"{file.stem}: skipped", reason, "")
+    records.write(file)
+    return 0
 
 
 class Results:

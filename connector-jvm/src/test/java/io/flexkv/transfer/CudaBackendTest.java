@@ -35,10 +35,11 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /**
- * The CUDA backend without a GPU: {@link CudaSelfTest} in a JVM whose {@code libcuda.so.1} is
- * {@code fake_cuda.c}. It shows that JCuda loads, that signatures, handles, events, batches and
- * pins are right as far as a strict stand-in can tell; the same program runs on a real GPU by
- * {@code make test-gpu}.
+ * The CUDA backend without a GPU: {@link CudaSelfTest} and {@link CudaCopyBench} in a JVM whose
+ * {@code libcuda.so.1} is {@code fake_cuda.c}. It shows that JCuda loads, that signatures, handles,
+ * events, batches and pins are right as far as a strict stand-in can tell. On a real GPU {@code
+ * make test-gpu} runs the same two programs ({@code tests/gpu/self_test.py}, {@code
+ * copy_bench.py}).
  */
 @Timeout(180)
 final class CudaBackendTest {
