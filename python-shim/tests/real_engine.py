@@ -179,7 +179,7 @@ class RealEngine:
     def check_clean(self) -> None:
         assert not self.engine.requests
         assert self.engine.leaked() == 0
-        assert self.side.open_loads == 0
+        assert len(self.side.loads) == 0
         assert all(side.open_loads == 0 for side in self.sides)
         assert not self.hooks.guard.errors
         assert not any(w.hooks.guard.errors for w in self.workers if w.hooks)

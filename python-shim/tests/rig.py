@@ -178,7 +178,7 @@ class Rig:
             assert name in self.side.barred, "received, and gone: the next of that id is not"
         assert not self.engine.recving_left
         assert not self.engine.sending_left
-        assert self.side.open_loads == 0
+        assert len(self.side.loads) == 0
         assert not self.side._states
         assert all(side.open_loads == 0 for side in self.worker_sides)
         assert not self.side.arrivals.remembers

@@ -220,8 +220,8 @@ def test_failure_at_one_load_leaves_no_other_told_but_not_handed_over(
     rig.add("b", prompt(21, 1))
     launch(rig)
     launch(rig)
-    assert rig.side.open_loads == 2
-    end = rig.side._end_load
+    assert len(rig.side.loads) == 2
+    end = rig.side.loads._end
 
     def fails(state: RequestState, *, whole_failed: bool) -> None:
         if state.request_id == broken:
@@ -229,14 +229,14 @@ def test_failure_at_one_load_leaves_no_other_told_but_not_handed_over(
             raise RuntimeError("an error of ours")
         end(state, whole_failed=whole_failed)
 
-    monkeypatch.setattr(rig.side, "_end_load", fails)
+    monkeypatch.setattr(rig.side.loads, "_end", fails)
     rig.while_asleep = rig.sidecar.run_copies
     rig.engine.update()
     assert rig.hooks.guard.errors
     rig.run()
     rig.steps(2)
     assert not rig.side.arrivals.remembers
-    assert rig.side.open_loads == 0
+    assert len(rig.side.loads) == 0
     assert rig.engine.leaked() == 0
 
 
@@ -248,7 +248,7 @@ def test_failed_part_goes_the_workers_way_and_ends_the_wait() -> None:
     assert rig.slept == 1
     rig.while_asleep = lambda: None
     rig.run()
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
     assert rig.side.arrivals.told_ahead == 0
     rig.check_clean()
 
@@ -262,7 +262,7 @@ def test_dead_sidecar_ends_the_wait() -> None:
     rig.while_asleep = lambda: None
     rig.restart()
     rig.run()
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
     rig.check_clean()
 
 
@@ -274,7 +274,7 @@ def test_sidecar_that_dies_behind_its_word_has_kept_it() -> None:
     rig.engine.update()
     rig.sidecar.kill()
     rig.run()
-    assert rig.side.loads_failed == 0
+    assert rig.side.loads.failed == 0
     rig.check_clean()
 
 
@@ -301,7 +301,7 @@ def test_sidecar_that_says_its_last_word_behind_the_workers_look_has_kept_it() -
     assert rig.side.arrivals.told_ahead == 1
     assert not rig.sidecar.jobs
     rig.run()
-    assert rig.side.loads_failed == 0
+    assert rig.side.loads.failed == 0
     rig.check_clean()
 
 
@@ -313,7 +313,7 @@ def test_reset_while_the_word_is_on_its_way_is_not_told_ahead() -> None:
     rig.engine.update()
     rig.run()
     assert rig.side.arrivals.told_ahead == 0
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
     rig.check_clean()
 
 
@@ -327,6 +327,32 @@ def test_abort_of_a_load_that_was_told_ahead_frees_its_blocks_once() -> None:
     rig.run()
     rig.steps(3)
     rig.check_clean()
+
+
+def test_side_that_breaks_names_no_load_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM dies of the workers' word on a request that it was told of, and that is gone by then."""
+    rig = warm()
+    rig.serve("other", prompt(21, 1))
+    rig.drop_engine_cache()
+    rig.add("a", prompt(21))
+    rig.add("b", prompt(21, 1))
+    launch(rig)
+    launch(rig)
+    first, _ = rig.jobs(KIND_LOAD)
+    rig.while_asleep = lambda: rig.sidecar.copy_some(first, 0, blocks=100)
+    rig.engine.update()
+    assert rig.side.arrivals.told_ahead == 1
+    assert "b" in rig.side.loads
+    rig.engine.abort("a")
+
+    def fails() -> None:
+        raise RuntimeError("an error of ours")
+
+    monkeypatch.setattr(rig.side, "_live_session", fails)
+    rig.run()
+    assert rig.hooks.guard.errors
+    assert rig.engine.requests == {}
+    assert rig.engine.leaked() == 0
 
 
 def test_abort_while_the_load_runs_frees_its_blocks_when_it_has_ended() -> None:
@@ -363,7 +389,7 @@ def test_worker_that_asks_in_its_next_session_finds_the_word_in_the_last_one() -
     rig.sidecar.prompt = True
     rig.sidecar.drain_control()
     rig.run()
-    assert rig.side.loads_failed == 0
+    assert rig.side.loads.failed == 0
     rig.check_clean()
 
 

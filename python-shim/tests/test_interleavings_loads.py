@@ -8,6 +8,7 @@ from mini_vllm import LOADING
 from rig import BLOCK, Rig, prompt
 
 from flexkv.protocol import KIND_LOAD, KIND_SAVE, STATUS_FAILED, JobDone
+from flexkv.requests import RequestState
 from flexkv.worker import WorkerLimits
 
 LIMITS = WorkerLimits(load_deadline_ms=1000, drain_timeout_ms=5000)
@@ -106,7 +107,7 @@ def test_failed_load_is_recomputed_and_not_asked_again() -> None:
     rig.run()
     assert rig.engine.external_tokens == 20, "the same hit was granted again after it had failed"
     assert request.generated == 2
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
     rig.check_clean()
     rig.drop_engine_cache()
     assert rig.serve("b", prompt(21)) == 20  # other requests may
@@ -134,7 +135,7 @@ def test_load_of_two_ranks_fails_if_one_of_them_fails() -> None:
     assert request.status == LOADING, "one rank still copies"
     rig.sidecar.copy_some(job, 1, 99)
     rig.run()
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
     rig.check_clean()
 
 
@@ -153,7 +154,7 @@ def test_load_past_its_deadline_is_revoked_and_drains() -> None:
     rig.run()
     assert rig.sidecar.kills == 0
     assert rig.worker_sides[0].loads.revoked == 1
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
     rig.check_clean()
 
 
@@ -294,7 +295,7 @@ def test_epoch_change_between_ranks_fails_the_load_on_the_rank_that_is_ahead() -
     rig.attach(new)
     rig.run()
     assert request.generated == 2
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
     rig.check_clean()
 
 
@@ -312,7 +313,7 @@ def test_scheduler_ahead_of_a_rank_fails_the_load_there() -> None:
     rig.attach_worker(1, new)
     rig.run()
     assert request.generated == 2
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
     assert rig.engine.leaked() == 0
 
 
@@ -324,7 +325,7 @@ def test_reset_with_an_open_load_ends_it_as_failed() -> None:
     assert rig.engine.reset(weights=True) is False  # vLLM: blocks are held
     rig.run()
     assert request.generated == 2
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
     rig.check_clean()
 
 
@@ -492,7 +493,28 @@ def test_load_that_cannot_be_planned_fails_on_every_rank() -> None:
     rig.link.present.full = False
     rig.run()
     assert request.generated == 2
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
+    rig.check_clean()
+
+
+def test_sidecar_replaced_between_offer_and_grant_gets_no_plan_of_the_others_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = warm()
+    shown = rig.side.holdings.shown
+
+    def replaced(state: RequestState, blocks: list[int]) -> None:
+        if state.offer is not None:
+            rig.restart()
+        shown(state, blocks)
+
+    monkeypatch.setattr(rig.side.holdings, "shown", replaced)
+    request = rig.add("a", prompt(21), max_new=2)
+    rig.steps(1, copies=False)
+    assert rig.jobs(KIND_LOAD) == []
+    rig.run()
+    assert request.generated == 2
+    assert rig.side.loads.failed == 1
     rig.check_clean()
 
 
@@ -507,7 +529,7 @@ def test_worker_without_room_for_a_go_waits_and_then_fails() -> None:
     rig.clock.now += 2.0
     rig.run()
     assert request.generated == 2
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
     session.full = False
     rig.check_clean()
 
@@ -560,7 +582,7 @@ def test_worker_session_cut_and_back_takes_the_load_back_without_a_kill() -> Non
     assert rig.sidecar.kills == 0
     rig.run()
     assert request.generated == 2
-    assert rig.side.loads_failed == 1, "what had not arrived is computed"
+    assert rig.side.loads.failed == 1, "what had not arrived is computed"
     rig.clock.now += 20
     rig.steps(2)
     assert rig.sidecar.kills == 0
@@ -592,5 +614,5 @@ def test_eviction_between_offer_and_copy_fails_the_load_only() -> None:
     rig.start_load("a", prompt(21))
     rig.sidecar.evict(3)
     rig.run()
-    assert rig.side.loads_failed == 1
+    assert rig.side.loads.failed == 1
     rig.check_clean()

@@ -17,7 +17,7 @@ def side(**figures: int) -> Any:
     lookups = SimpleNamespace(asked=figures.get("asked", 0), times=Latencies())
     return SimpleNamespace(
         lookups=lookups,
-        loads_failed=figures.get("failed", 0),
+        loads=SimpleNamespace(failed=figures.get("failed", 0)),
         blocks_committed=figures.get("committed", 0),
     )
 

@@ -205,7 +205,7 @@ def test_random_walk(seed: int) -> None:
     engine = walk.rig.engine
     print(
         f"seed {seed}: {STEPS} steps, {walk.made} requests, {engine.preemptions} preemptions, "
-        f"{engine.external_tokens} external tokens, {walk.rig.side.loads_failed} failed loads, "
+        f"{engine.external_tokens} external tokens, {walk.rig.side.loads.failed} failed loads, "
         f"{walk.kills} kills, {walk.resets} resets, {walk.checked} blocks checked, "
         f"{walk.held} blocks held, {walk.fresh_hits} hits on blocks of the same step"
     )

@@ -38,7 +38,7 @@ SCHEDULER_PARTS = [
     ("side", "on_new_request"),
     ("side", "get_num_new_matched_tokens"),
     ("side", "update_state_after_alloc"),
-    ("side", "_plan_load"),
+    ("loads", "open"),
     ("side", "build_connector_meta"),
     ("holdings", "_count_new_blocks"),
     ("side", "update_connector_output"),
@@ -77,7 +77,7 @@ def test_scheduler_side_that_breaks(
         assert logged[0].exc_info
         assert rig.hooks.get_num_new_matched_tokens(late, 0) == (0, False)
     else:
-        assert when == "loading" or owner[1] in ("update_connector_output", "_plan_load")
+        assert when == "loading" or owner[1] in ("update_connector_output", "open")
 
 
 def test_scheduler_side_that_breaks_disowns_its_open_saves(monkeypatch: pytest.MonkeyPatch) -> None:

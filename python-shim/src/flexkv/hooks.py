@@ -86,7 +86,7 @@ class SchedulerHooks:
                 "update_state_after_alloc", None,
                 side.update_state_after_alloc, request, ids, external,
             )  # fmt: skip
-        if external > 0 and self.guard.tripped and not side.has_planned(request.request_id):
+        if external > 0 and self.guard.tripped and not side.loads.has_planned(request.request_id):
             self._rescued.append(
                 StepJob(0, VOID_EPOCH, request.request_id, KIND_LOAD, blocks=array("I", ids))
             )
@@ -103,7 +103,7 @@ class SchedulerHooks:
                 )
             if self.guard.tripped:
                 self.guard.run("reset_cache", None, self.side.send_owed_reset)
-                loads = self.guard.run("build_connector_meta", meta, self.side.take_loads)
+                loads = self.guard.run("build_connector_meta", meta, self.side.loads.take)
                 meta = StepMetadata(loads.jobs + self._rescued, loads.void)
                 self._rescued = []
         if self._kept is not None:
@@ -118,14 +118,14 @@ class SchedulerHooks:
             if self._kept is not None:
                 output.finished_recving = self._kept.take_out(output.finished_recving) or None
                 for request_id in self._kept.sent(output.finished_sending):
-                    self.side.forget_load(request_id)
+                    self.side.loads.forget(request_id)
 
     def request_finished(self, request: Any) -> bool:
         """Whether vLLM must keep the request's blocks until a worker names it as sent."""
         if self.side is None:
             return False
         keep = self._kept is not None and self._kept.finished(
-            request.request_id, loading=self.side.is_loading(request.request_id)
+            request.request_id, loading=request.request_id in self.side.loads
         )
         if self._serving:
             self.guard.run("request_finished", None, self.side.request_finished, request)

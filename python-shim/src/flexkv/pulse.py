@@ -43,7 +43,7 @@ class Pulse:
 
     def _line(self, side: SchedulerSide) -> str:
         lookups, self._lookups = side.lookups.asked - self._lookups, side.lookups.asked
-        failed, self._failed = side.loads_failed - self._failed, side.loads_failed
+        failed, self._failed = side.loads.failed - self._failed, side.loads.failed
         saved, self._committed = side.blocks_committed - self._committed, side.blocks_committed
         prompt = max(1, self._prompt)
         computed = self._prompt - self._local - self._loaded

@@ -21,26 +21,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexkv.arrivals import Arrivals
-from flexkv.blocks import NULL_BLOCK, BlockTable
+from flexkv.blocks import BlockTable
 from flexkv.events import EventFeed
+from flexkv.granted import GrantedLoads
 from flexkv.holdings import Holdings
 from flexkv.lookups import LookupLimits, Lookups
-from flexkv.metadata import AFTER_FORWARD, BEFORE_FORWARD, VOID_EPOCH, StepJob, StepMetadata
+from flexkv.metadata import AFTER_FORWARD, BEFORE_FORWARD, StepJob, StepMetadata
 from flexkv.older_vllm import Parking, whole_table
 from flexkv.owed_reset import OwedReset
 from flexkv.protocol import (
-    KIND_LOAD,
     JobDone,
     KvNotice,
     LookupAnswer,
-    PlanLoad,
     Record,
     ResetAnswer,
     SaveDone,
     job_id,
 )
 from flexkv.pulse import Pulse
-from flexkv.requests import Offer, OpenLoad, RequestState
+from flexkv.requests import Offer, RequestState
 from flexkv.saves import SavePlanner
 from flexkv.session_api import SchedulerLink, Session
 
@@ -110,21 +109,21 @@ class SchedulerSide:
             by_priority=facts.by_priority,
             loads_resume_as_new=facts.resumes_loads_as_new,
         )
-        self._loading: dict[str, RequestState] = {}
         self._parking = (
             Parking(facts.num_blocks, facts.block_tokens) if facts.admits_without_room else None
         )
+        self.loads = GrantedLoads(
+            facts.block_tokens, self._table, self._states, self.arrivals, self._parking,
+            self._new_job,
+        )  # fmt: skip
         self.barred: Container[str] = ()
         """Request ids that nothing may be loaded for, see ``older_vllm``."""
         self._session: Session | None = None
         self._next_number = 1
         self._next_job = 1
-        self._outbox: list[StepJob] = []
-        self._void: list[int] = []
         self._finished: list[tuple[RequestState, int]] = []
         self._answer_waits = False
         self._reset = OwedReset(self.lookups.next_query)
-        self.loads = self.loads_failed = self.blocks_loaded = 0
         self.blocks_committed = self.blocks_dropped = 0
         self._pulse = Pulse(log_interval_requests, facts.block_tokens)
 
@@ -185,7 +184,7 @@ class SchedulerSide:
         self.holdings.shown(state, block_ids)
         state.asks = 0
         if num_external_tokens > 0:
-            self._plan_load(state, num_external_tokens)
+            self.loads.open(self._ready_session(), state, num_external_tokens)
 
     def build_connector_meta(self, output: Any) -> StepMetadata:
         """Counts the step's new blocks, plans its saves, and hands all jobs to the workers."""
@@ -211,68 +210,21 @@ class SchedulerSide:
         if live is not None:
             self.saves.send_ends(live)
         self.lookups.end_step()
-        meta = self.take_loads()
+        meta = self.loads.take()
         meta.jobs += saves
         return meta
 
-    def has_planned(self, request_id: str) -> bool:
-        """Whether the next step carries a load of this request."""
-        return any(job.request_id == request_id for job in self._outbox)
-
-    def take_loads(self) -> StepMetadata:
-        """The loads planned since the last step: what a step carries even if all else fails."""
-        meta = StepMetadata(self._outbox, self._void)
-        self._outbox, self._void = [], []
-        return meta
-
     def update_connector_output(self, output: Any) -> None:
-        """Some blocks of a load are invalid, or every rank has reported a load.
+        """Loads have ended: what the ranks report, and what the sidecar says ahead of them.
 
-        The ranks' failed blocks may come in earlier steps than the last rank's report.  vLLM reads
-        ``finished_recving`` after this hook: what is whole by now is added to it, and what was
-        added earlier is taken out (``arrivals.py``).
-        """
-        reported = self.arrivals.take_out(output.finished_recving)
-        output.finished_recving = reported or None
-        if self._loading:
-            self._live_session()
-        invalid = set(getattr(output, "invalid_block_ids", None) or ())
-        for state in self._loading.values() if invalid else ():
-            if state.load is not None:
-                state.load.note_invalid(invalid)
-        whole = getattr(output, "failed_recving", None) or ()
-        for request_id in reported:
-            ended = self._loading.pop(request_id, None)
-            if ended is not None:
-                if ended.load is not None:
-                    self.arrivals.reported(ended.load)
-                self._end_load(ended, whole_failed=request_id in whole)
-        self._tell_ahead(output)
-
-    def _tell_ahead(self, output: Any) -> None:
-        """Loads that the sidecar says are whole, waited for where there is nothing else to do.
-
-        Each is handed to vLLM as it is counted as told: a failure at one leaves it, and those after
-        it, to the workers' word.  Where a request has ended with this step, the last of its answer
-        goes out when this hook is through.
+        Where a request has ended with this step, the last of its answer goes out when this hook is
+        through: nothing is waited for.
         """
         answer_waits, self._answer_waits = self._answer_waits, False
-        if not self._loading:
-            return
-        if (
-            self._states
-            and not answer_waits
-            and all(name in self._loading for name in self._states)
-        ):
-            loads = [state.load for state in self._loading.values()]
-            self.arrivals.wait(loads, lambda: self._live_session() is not None)
-        for name, state in list(self._loading.items()):
-            if state.load is None or not self.arrivals.is_whole(state.load):
-                continue
-            self._end_load(state, whole_failed=False)
-            del self._loading[name]
-            self.arrivals.told(name)
-            output.finished_recving = {*(output.finished_recving or ()), name}
+        self.loads.reported(output, self._is_attached)
+        if self.loads and not answer_waits:
+            self.loads.wait(self._is_attached)
+        self.loads.tell_ahead(output)
 
     def request_finished(self, request: Any) -> None:
         """The last save goes into the next step; a finish alone forces one more step.
@@ -300,10 +252,7 @@ class SchedulerSide:
         self._reset.owe()
         self._table.forget_all()
         self.lookups.reset()
-        for state in self._loading.values():
-            if state.load is not None:
-                self._void.append(state.load.job_id)
-        self.arrivals.leave_all()
+        self.loads.make_void()
         for state in self._states.values():
             held = state.known > 0
             state.forget_session()
@@ -357,21 +306,6 @@ class SchedulerSide:
         """Ends the session; the sidecar frees what this engine held."""
         self._link.close()
 
-    @property
-    def open_loads(self) -> int:
-        """Loads that vLLM still waits for."""
-        return len(self._loading)
-
-    def is_loading(self, request_id: str) -> bool:
-        """Whether a load was granted to this request that not every rank has reported yet."""
-        return request_id in self._loading
-
-    def forget_load(self, request_id: str) -> None:
-        """Every rank has ended the load of a request that was aborted: nobody needs its blocks."""
-        self._loading.pop(request_id, None)
-        if self._parking is not None:
-            self._parking.leave([request_id])
-
     # ------------------------------------------------------------------ the session
     def _live_session(self) -> Session | None:
         """The present session, heard out, with a reset that is owed sent first."""
@@ -394,6 +328,10 @@ class SchedulerSide:
         for record in session.poll():
             self._dispatch(record)
         return session if self._reset.ask(session) else None
+
+    def _is_attached(self) -> bool:
+        """Hears the sidecar out; false when it is gone."""
+        return self._live_session() is not None
 
     def _ready_session(self) -> Session | None:
         """The present session, unless it has a reset to confirm."""
@@ -513,50 +451,3 @@ class SchedulerSide:
         counter = self._next_job
         self._next_job += 1
         return counter if session is None else job_id(session.session_id, counter)
-
-    def _plan_load(self, state: RequestState, num_external_tokens: int) -> None:
-        """Plans exactly what vLLM granted.  What cannot be planned is a job that fails at once."""
-        offer, state.offer = state.offer, None
-        count = -(-num_external_tokens // self._facts.block_tokens)
-        ids = state.blocks[state.local : state.local + count] or state.blocks
-        session = self._ready_session()
-        epoch = VOID_EPOCH
-        job = self._new_job(session)
-        if (
-            session is not None
-            and offer is not None
-            and offer.first_block == state.local
-            and count <= offer.blocks
-            and len(ids) == count
-            and NULL_BLOCK not in ids
-        ):
-            plan = PlanLoad(job, state.number, offer.lease_id, offer.generation, state.local, ids)
-            if session.send(plan):
-                epoch = session.boot_epoch
-        state.load = OpenLoad(job, state.local, ids)
-        if epoch != VOID_EPOCH:
-            self.arrivals.opened(state.load)
-        if self._parking is not None:
-            self._parking.park(state.request_id, state.request.num_tokens)
-        self._loading[state.request_id] = state
-        self._outbox.append(StepJob(job, epoch, state.request_id, KIND_LOAD, blocks=ids))
-        self.loads += 1
-
-    def _end_load(self, state: RequestState, *, whole_failed: bool) -> None:
-        load, state.load = state.load, None
-        if load is None:
-            return
-        self.arrivals.leave(load)
-        if self._parking is not None and state.request_id not in self._states:
-            self._parking.leave([state.request_id])  # aborted meanwhile
-        if whole_failed:
-            load.fail_at(0)
-        good = len(load.blocks) if load.failed is None else load.failed
-        if not state.tainted:
-            self._table.filled(load.blocks[:good])
-        self.blocks_loaded += good
-        state.loaded += good
-        if load.failed is not None:
-            # Offered again it could fail again, and so on for ever.
-            state.load_failed = True
-            self.loads_failed += 1
