@@ -217,33 +217,38 @@ def missed(records: dict[str, list[dict[str, Any]]]) -> list[tuple[str, dict[str
 
 def by_reason(
     rows: list[tuple[str, dict[str, Any]]],
-) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """The missed records of each file and reason, in their order."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    """File and record of the missed bars by what is said of them, in their order."""
+    groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for file, row in rows:
-        groups.setdefault((file, reason(file, row["name"])), []).append(row)
+        groups.setdefault(reason(file, row["name"]), []).append((file, row))
     return groups
 
 
-def missed_line(file: str, why: str, group: list[dict[str, Any]]) -> str:
-    """One line for all that one reason explains: the record furthest from its bar."""
-    worst = max(group, key=distance)
-    value = f"{cell(worst['value'])} {worst['unit']}".strip()
-    if is_of_ratio(worst):
-        value += f", ratio {worst['ratio']:.2f}"
-    what = worst["name"] + (f", the worst of {len(group)} such records" if len(group) > 1 else "")
-    return f"| {file} | {what} | {value} | {cell(worst['bar'])} | {why} |"
+def missed_lines(records: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Every missed bar by its name: a table under each reason, none folded into another's."""
+    rows = missed(records)
+    bars = sum(row.get("met") is not None for file in records.values() for row in file)
+    groups = by_reason(rows)
+    lines = [f"{len(rows)} of {bars}, for {len(groups)} reasons; what an engine shows first.", ""]
+    for why, group in groups.items():
+        lines += [f"**Why:** {why}.", ""]
+        lines += ["| file | what | value | ratio | bar |", "|---|---|---:|---:|---:|"]
+        lines += [missed_line(file, row) for file, row in group]
+        lines.append("")
+    return lines
+
+
+def missed_line(file: str, row: dict[str, Any]) -> str:
+    """One record; a bar of the ratio says so."""
+    bar = f"ratio {cell(row['bar'])}" if is_of_ratio(row) else cell(row["bar"])
+    value = f"{cell(row['value'])} {row['unit']}".strip()
+    return f"| {file} | {row['name']} | {value} | {cell(row.get('ratio'))} | {bar} |"
 
 
 def is_of_ratio(row: dict[str, Any]) -> bool:
     """Whether the bar is a share of the limit (bars of values are never that small)."""
     return bool(row.get("ratio")) and 0 < (row["bar"] or 0) <= 1
-
-
-def distance(row: dict[str, Any]) -> float:
-    """By which factor a bar was missed, whichever way it points."""
-    share = (row["ratio"] if is_of_ratio(row) else row["value"]) / (row["bar"] or 1)
-    return float(max(share, 1 / share)) if share > 0 else float("inf")
 
 
 def read() -> dict[str, list[dict[str, Any]]]:
@@ -257,12 +262,7 @@ def page() -> str:
     """The page, from nothing but the records."""
     records = read()
     lines = [HEAD]
-    lines += ["## Bars that were missed", ""]
-    lines += ["| file | what | value | bar | why |", "|---|---|---:|---:|---|"]
-    lines += [
-        missed_line(file, why, group) for (file, why), group in by_reason(missed(records)).items()
-    ]
-    lines.append("")
+    lines += ["## Bars that were missed", "", *missed_lines(records)]
     for file in records:
         first = records[file][0]
         lines += [f"## {RUNS.get(file, file)}", ""]

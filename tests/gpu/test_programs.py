@@ -257,6 +257,22 @@ class TestReport:
         committed = (report.FOLDER / "README.md").read_text()
         assert report.page() == committed
 
+    def test_every_missed_bar_is_on_the_page_by_its_name(self) -> None:
+        records = report.read()
+        lines = report.missed_lines(records)
+        unnamed = [
+            (file, row["name"])
+            for file, row in report.missed(records)
+            if sum(line.startswith(f"| {file} | {row['name']} |") for line in lines) != 1
+        ]
+        assert unnamed == []
+
+    def test_missed_bar_of_a_ratio_says_so(self) -> None:
+        row = {"name": "n", "value": 4.0, "unit": "GB/s", "ratio": 0.5, "bar": 0.96}
+        assert report.missed_line("f", row) == "| f | n | 4 GB/s | 0.5 | ratio 0.96 |"
+        row = {"name": "n", "value": 24.6, "unit": "ms", "ratio": 1.263, "bar": 23.42}
+        assert report.missed_line("f", row) == "| f | n | 24.6 ms | 1.263 | 23.42 |"
+
     def test_missed_bar_without_a_reason_does_not_pass(self) -> None:
         without = [
             (file, row["name"])

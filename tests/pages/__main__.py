@@ -1,6 +1,7 @@
 """Prints the tables of ``docs/configuration.md`` and ``docs/versions.md``: python tests/pages.
 
-The prose around them is written by hand; the tables stand between two comment lines.
+The prose around them is written by hand; the tables stand between two comment lines. All of
+``docs/performance/README.md`` is printed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from pages import releases  # noqa: E402 (a neighbour of this script)
+from gpu import report  # noqa: E402 (a neighbour of this script)
+from pages import releases  # noqa: E402
 
 PAGE = ROOT / "docs" / "configuration.md"
 SCHEMA = ROOT / "python-shim" / "src" / "flexkv" / "options.json"
@@ -25,15 +27,19 @@ END = "<!-- printed from options.json by `make pages`: end -->"
 def main() -> int:
     """0 = the pages are as their sources say; ``--check``: nothing is written and 1 = stale."""
     stale = 0
-    for page, wanted in ((PAGE, printed()), (releases.PAGE, releases.printed())):
+    for page, wanted in (
+        (PAGE, printed()),
+        (releases.PAGE, releases.printed()),
+        (report.FOLDER / "README.md", report.page()),
+    ):
         if page.read_text() == wanted:
             continue
         if "--check" in sys.argv[1:]:
-            sys.stderr.write(f"{page.name} is stale: make pages\n")
+            sys.stderr.write(f"{page.relative_to(ROOT)} is stale: make pages\n")
             stale = 1
         else:
             page.write_text(wanted)
-            sys.stdout.write(f"{page.name} written\n")
+            sys.stdout.write(f"{page.relative_to(ROOT)} written\n")
     return stale
 
 

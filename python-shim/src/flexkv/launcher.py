@@ -54,7 +54,7 @@ IN_USE = "is in use by process"
 """In its last line: another sidecar has its SSD folder, perhaps one that is just ending."""
 
 IN_USE_WAIT_S = 8.0
-"""How long one that is ending may take: 0.6 s with a pool of 72 GB, where the machine has time."""
+"""How long one that is ending may take: 1.3 s with a pool of 48 GB, where the machine has time."""
 
 IN_USE_PAUSE_S = 1.0
 """Between the starts meanwhile."""
