@@ -108,8 +108,8 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, gpu: bool =
 class TestPrograms:
     def test_every_part_of_the_acceptance_is_there(self) -> None:
         assert set(PROGRAMS) == {
-            "contract", "self_test", "geometries", "fences", "copy_bench", "acceptance", "pairs",
-            "batches",
+            "contract", "self_test", "geometries", "fences", "visible_gpus", "copy_bench",
+            "acceptance", "pairs", "batches",
         }  # fmt: skip
 
     @pytest.mark.parametrize("name", PROGRAMS)
@@ -120,6 +120,13 @@ class TestPrograms:
         (record,) = read(tmp_path / f"{name}.json")
         assert record.name == f"{name}: skipped"
         assert session.NO_GPU in str(record.value)
+
+    def test_one_gpu_is_too_few_for_two_engines_that_see_one_each(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+        assert run("visible_gpus", tmp_path, monkeypatch, gpu=True) == 0
+        assert "torch sees 1" in str(read(tmp_path / "visible_gpus.json")[0].value)
 
     @pytest.mark.parametrize("name", ["acceptance", "pairs", "batches"])
     def test_program_without_vllm_leaves_its_reason(

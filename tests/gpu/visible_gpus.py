@@ -26,7 +26,9 @@ from harness import processes
 from harness.records import Records
 
 from flexkv import protocol as p
+from gpu.engine import has_gpu
 from gpu.rank import BLOCK_BYTES, Rank
+from gpu.session import NO_GPU, skip
 
 MARK = 0xFE  # a value that no source block has
 TIMEOUT_S = 120
@@ -127,9 +129,10 @@ def main() -> int:
     if args.engine:
         engine(args.device, args.blocks, args.engine)
         return 0
-    if args.device == "cuda" and torch.cuda.device_count() < 2:
-        print("skipped: it takes two GPUs, torch sees", torch.cuda.device_count())
-        return 0
+    if args.device == "cuda" and not has_gpu():
+        return skip(pathlib.Path(args.out), f"{NO_GPU}; --device cpu needs none")
+    if args.device == "cuda" and (count := torch.cuda.device_count()) < 2:
+        return skip(pathlib.Path(args.out), f"it takes two GPUs, torch sees {count}")
     records = Records()
     for gpus in ((0, 1), (1, 0)):
         seen = both(args, gpus)
