@@ -117,6 +117,11 @@ final class JobRouter implements CacheEffects {
       return;
     }
     Instance instance = worker.instance;
+    PartJob known = parts.get(key);
+    if (known != null && known.started && isOf(known, instance)) {
+      goAgain(worker, go, known); // whoever planned it: its copy may run still
+      return;
+    }
     Session scheduler = instance == null ? null : instance.scheduler;
     if (instance == null
         || scheduler == null
@@ -128,7 +133,6 @@ final class JobRouter implements CacheEffects {
       answer(worker, go.jobId(), go.kind(), Protocol.STATUS_OK);
       return;
     }
-    PartJob known = parts.get(key);
     if (known != null) {
       goAgain(worker, go, known);
       return;
@@ -214,9 +218,10 @@ final class JobRouter implements CacheEffects {
     run();
   }
 
-  private static boolean isOf(PartJob part, Instance instance) {
+  /** By name: an instance goes with its last session, and what it began may run still. */
+  private static boolean isOf(PartJob part, @Nullable Instance instance) {
     Instance its = part.session.instance;
-    return its != null && its.name.equals(instance.name);
+    return its != null && instance != null && its.name.equals(instance.name);
   }
 
   /** A rank that came back; anything else is a mistake of the worker, and changes nothing. */
@@ -233,7 +238,7 @@ final class JobRouter implements CacheEffects {
 
   void revoke(Session worker, long jobId) {
     PartJob part = parts.get(new PartJob.Key(jobId, worker.hello.rank()));
-    if (part != null && part.session != worker && part.session.instance == worker.instance) {
+    if (part != null && part.session != worker && isOf(part, worker.instance)) {
       // Begun by an earlier session of this rank. Its copy may run still, so no answer before its
       // end; and the answer is ours now.
       part.starter = part.starter == part.session ? worker : part.starter;

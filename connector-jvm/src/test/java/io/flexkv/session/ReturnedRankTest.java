@@ -113,4 +113,27 @@ class ReturnedRankTest {
     worker.send(RevokeRecord.encode(worker.scratch, job));
     assertAnsweredOnlyWhenTheCopyHasEnded();
   }
+
+  /** The instance went with its last session: those that are back are of another one. */
+  private void schedulerComesBackToo() throws Exception {
+    worker.close();
+    scheduler.close();
+    SidecarRig.await("the sessions' end", () -> rig.rendezvous.clients() == 0);
+    scheduler = TestScheduler.joined(rig, "e");
+    worker = TestRank.joined(rig, "e");
+  }
+
+  @Test
+  void revoke_whenTheSchedulerCameBackToo_isAnsweredWhenTheCopyHasEnded() throws Exception {
+    schedulerComesBackToo();
+    worker.send(RevokeRecord.encode(worker.scratch, job));
+    assertAnsweredOnlyWhenTheCopyHasEnded();
+  }
+
+  @Test
+  void go_whenTheSchedulerCameBackToo_isAnsweredWhenTheCopyHasEnded() throws Exception {
+    schedulerComesBackToo();
+    worker.go(job, Protocol.KIND_LOAD);
+    assertAnsweredOnlyWhenTheCopyHasEnded();
+  }
 }
