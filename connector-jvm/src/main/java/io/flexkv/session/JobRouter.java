@@ -541,11 +541,23 @@ final class JobRouter implements CacheEffects {
     if (done.direction() == Direction.LOAD) {
       core().loadPartDone(done.jobId(), done.part(), done.status() == Completion.Status.OK);
     } else {
-      boolean[] ok = new boolean[done.blocksOk().length()];
-      done.blocksOk().stream().forEach(i -> ok[i] = true);
-      core().savePartDone(done.jobId(), done.part(), ok);
+      core().savePartDone(done.jobId(), done.part(), saved(done, job));
     }
     run();
+  }
+
+  /**
+   * Which blocks of a save count: none of a rank that is gone. It may have been killed half way
+   * through the forward that fills them, and what its device says of a dead owner's events nobody
+   * promises.
+   */
+  private static boolean[] saved(Completion done, @Nullable PartJob job) {
+    if (job == null || job.session.ended) {
+      return new boolean[0];
+    }
+    boolean[] ok = new boolean[done.blocksOk().length()];
+    done.blocksOk().stream().forEach(i -> ok[i] = true);
+    return ok;
   }
 
   /** Checks that a plan comes from the session that the job's id names. */
