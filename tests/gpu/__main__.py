@@ -48,6 +48,7 @@ PROGRAMS: Mapping[str, Program] = {
     "geometries": Program("random layouts, types and ranks, byte for byte", 400,
                           ("--cases", "120", "--budget-s", "60")),
     "fences": Program("jobs with their fences and without", 200),
+    "dead_forward": Program("engines killed in a forward whose blocks are to be saved", 300),
     "visible_gpus": Program("two engines that see one of two GPUs each", 300),
     "copy_bench": Program("the link, the best bare call and the movers, in turns", 1200),
     "acceptance": Program("real vLLM: equal answers, aborts, preemptions, kills", 900, file=False),

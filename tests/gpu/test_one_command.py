@@ -108,8 +108,8 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, gpu: bool =
 class TestPrograms:
     def test_every_part_of_the_acceptance_is_there(self) -> None:
         assert set(PROGRAMS) == {
-            "contract", "self_test", "geometries", "fences", "visible_gpus", "copy_bench",
-            "acceptance", "pairs", "batches",
+            "contract", "self_test", "geometries", "fences", "dead_forward", "visible_gpus",
+            "copy_bench", "acceptance", "pairs", "batches",
         }  # fmt: skip
 
     @pytest.mark.parametrize("name", PROGRAMS)
