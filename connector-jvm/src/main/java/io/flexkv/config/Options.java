@@ -65,6 +65,7 @@ public final class Options {
   public static final Option EVICT_START_THRESHOLD = option("evict_start_threshold");
   public static final Option LOAD_LIMIT_GB_S = option("load_limit_gb_s");
   public static final Option SAVE_LIMIT_GB_S = option("save_limit_gb_s");
+  public static final Option GPU_COPY_PATH = option("gpu_copy_path");
   public static final Option HIT_REWARD_SECONDS = option("hit_reward_seconds");
   public static final Option SLRU_PROTECTED_THRESHOLD = option("slru_protected_threshold");
 

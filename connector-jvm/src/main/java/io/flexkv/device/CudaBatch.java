@@ -80,19 +80,21 @@ final class CudaBatch {
     this.rows = new CudaRows(driver, direction, capacity, order, PREFER_OVERLAP_WITH_COMPUTE);
   }
 
-  /** The path that the driver has, if AUTO was asked for, else the one asked for. */
+  /** The path that the driver has, if AUTO or BATCH was asked for, else the one asked for. */
   static CudaCopyPath choose(CudaDriver driver, CudaCopyPath wanted) throws DeviceException {
     boolean there =
         switch (wanted) {
           case BATCH_V2 -> driver.hasBatchV2();
           case BATCH_V1 -> driver.hasBatchV1();
+          case BATCH -> driver.hasBatchV2() || driver.hasBatchV1();
           case LOOP, AUTO -> true;
         };
     if (!there) {
       throw CudaLibrary.unsupported(
-          "copy path %s is not offered by this driver; use AUTO".formatted(wanted));
+          "copy path %s is not offered by this driver: gpu_copy_path=auto takes what it has"
+              .formatted(wanted));
     }
-    if (wanted != CudaCopyPath.AUTO) {
+    if (wanted != CudaCopyPath.AUTO && wanted != CudaCopyPath.BATCH) {
       return wanted;
     }
     if (driver.hasBatchV2()) {

@@ -1,5 +1,6 @@
 package io.flexkv.device;
 
+import java.lang.System.Logger.Level;
 import java.util.function.BooleanSupplier;
 import org.jspecify.annotations.Nullable;
 
@@ -8,6 +9,8 @@ import org.jspecify.annotations.Nullable;
  * without, and not while a GPU is used.
  */
 final class CudaGpus implements Gpus {
+  private static final System.Logger LOG = System.getLogger(CudaGpus.class.getName());
+
   private final PinnedRanges pool;
   private final CudaCopyPath copyPath;
   private @Nullable CudaLibrary cuda;
@@ -20,6 +23,8 @@ final class CudaGpus implements Gpus {
   private synchronized CudaLibrary library() throws DeviceException {
     if (cuda == null) {
       cuda = CudaLibrary.load();
+      CudaCopyPath path = CudaBatch.choose(cuda.driver(), copyPath);
+      LOG.log(Level.INFO, "copies by {0} (gpu_copy_path: {1})", path, copyPath);
     }
     return cuda;
   }

@@ -41,7 +41,7 @@ public final class Devices implements AutoCloseable {
 
   /**
    * @param poolSegments the host memory that jobs copy from and to; pinned for GPUs
-   * @param copyPath which CUDA call copies; AUTO unless a driver misbehaves
+   * @param copyPath which CUDA call copies; AUTO unless a driver misbehaves ({@code gpu_copy_path})
    */
   public Devices(List<MemorySegment> poolSegments, CudaCopyPath copyPath) {
     this.pool = new PinnedRanges(poolSegments);

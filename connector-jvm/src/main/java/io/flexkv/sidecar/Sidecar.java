@@ -98,7 +98,8 @@ final class Sidecar {
     ssd = ssdSetup.use();
     agent = new CacheAgent(identity, slots, ssd, limits, settings.integer(Options.SPIN_US) * 1000);
     ssdNews.to(agent::ssdMoved);
-    devices = new Devices(pool.segments(), CudaCopyPath.AUTO);
+    devices =
+        new Devices(pool.segments(), CudaCopyPath.named(settings.text(Options.GPU_COPY_PATH)));
     agent.setEviction(Tuning.eviction(settings));
     agent.endWith(this::fail);
     agent.tell(

@@ -324,11 +324,13 @@ static CUresult batch(uint64_t *dst, uint64_t *src, size_t *size, size_t count, 
   }
   return OK;
 }
+#ifndef WITHOUT_V1
 CUresult cuMemcpyBatchAsync(uint64_t *dst, uint64_t *src, size_t *size, size_t count,
                             struct attributes *a, size_t *index, size_t n, size_t *fail, void *s) {
   *fail = SIZE_MAX;
   return batch(dst, src, size, count, a, index, n, s);
 }
+#endif
 
 /* Rows between one allocation of the device and one registration of the host. */
 static CUresult copy_rows(int load, uint64_t device, size_t device_pitch, uint64_t host, size_t host_pitch,
