@@ -202,6 +202,17 @@ def test_engines_that_are_served_nothing(setting: dict[str, Any], says: str) -> 
     assert says in refused(**setting)
 
 
+@pytest.mark.parametrize("option", ["enable_sleep_mode", "enable_cumem_allocator"])
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_engine_on_a_gpu_with_its_own_allocator_is_served_nothing(option: str, device: str) -> None:
+    engine = config(**{f"model_config__{option}": True})
+    engine.device_config = SimpleNamespace(device_type=device)
+    why = read_facts(
+        engine, scheduler=True, kv_cache_config=caches(FullAttentionSpec()), facade=False
+    ).refused
+    assert ("Remedy: start vLLM without --enable-sleep-mode" in why) == (device == "cuda")
+
+
 def test_several_groups_and_other_kinds_of_cache_are_served_nothing() -> None:
     assert "2 KV cache groups" in refused(caches(FullAttentionSpec(), FullAttentionSpec()))
     assert "MambaSpec" in refused(caches(MambaSpec()))

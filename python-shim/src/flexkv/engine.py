@@ -17,6 +17,13 @@ from flexkv.protocol import ROLE_SCHEDULER, ROLE_WORKER
 SERVED_SPECS = ("FullAttentionSpec", "MLAAttentionSpec")
 """KV cache specifications whose blocks each hold the whole KV of their tokens."""
 
+VIRTUAL_MEMORY = (
+    "the KV cache lies in CUDA virtual memory, which no other process can map by a handle. Remedy: "
+    "start vLLM without --enable-sleep-mode and --enable-cumem-allocator, and without "
+    "expandable_segments:True in PYTORCH_CUDA_ALLOC_CONF"
+)
+"""Why such an engine is served nothing, whoever finds it out."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
@@ -161,9 +168,21 @@ def _why_refused(vllm_config: Any, kv_cache_config: Any, groups: int, num_blocks
     for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
         if (getattr(parallel, name, 1) or 1) > 1:
             return f"{name} > 1 is not served so far"
+    if _in_virtual_memory(vllm_config):
+        return VIRTUAL_MEMORY
     if not cache.block_size or num_blocks < 2:
         return f"block size {cache.block_size} and {num_blocks} blocks leave nothing to serve"
     return ""
+
+
+def _in_virtual_memory(vllm_config: Any) -> bool:
+    """Whether vLLM takes its KV cache from its own allocator; sleep mode needs that one."""
+    model = vllm_config.model_config
+    device = getattr(getattr(vllm_config, "device_config", None), "device_type", "")
+    return device == "cuda" and any(
+        getattr(model, name, False) is True
+        for name in ("enable_cumem_allocator", "enable_sleep_mode")
+    )
 
 
 def _layer_specs(spec: Any) -> list[Any]:

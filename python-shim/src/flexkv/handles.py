@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flexkv.cuda_driver import CudaDriver
+from flexkv.engine import VIRTUAL_MEMORY
 from flexkv.errors import FlexKVError
 from flexkv.layout import Storage
 
@@ -62,12 +63,7 @@ def cuda_handles(storages: Sequence[Storage], driver: CudaDriver) -> list[dict[s
     handles: list[dict[str, Any]] = []
     for storage in storages:
         if not driver.legacy_ipc_capable(storage.address):
-            raise HandleError(
-                "the KV cache lies in CUDA virtual memory (sleep mode, the cumem allocator or "
-                "expandable segments), which cannot be shared by a legacy IPC handle: start vLLM "
-                "without --enable-sleep-mode and without "
-                "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
-            )
+            raise HandleError(VIRTUAL_MEMORY)
         base, size = driver.allocation_of(storage.address)
         offset = storage.address - base
         if offset < 0 or offset + storage.length > size:

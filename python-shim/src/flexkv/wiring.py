@@ -18,7 +18,7 @@ from flexkv.engine import (
     page_sizes,
     read_facts,
 )
-from flexkv.errors import ConfigError
+from flexkv.errors import ConfigError, FlexKVError, MemoryInUseError
 from flexkv.events import MAX_BLOCK_BYTES, EventFeed
 from flexkv.fences import FENCE_EVENTS, Fences, NoFences, cuda_fences
 from flexkv.hooks import SchedulerHooks, WorkerHooks
@@ -227,6 +227,32 @@ class _Rank:
         link, settings, facts = self._link, self._settings, self._facts
         if link is None or facts is None:
             return None
+        try:
+            fences = self._registered(kv_caches, link, settings, facts)
+        except MemoryInUseError:
+            raise
+        except FlexKVError as error:
+            # What the memory is cannot be served: the user's to change, if anybody's.
+            logger.warning("FlexKV serves nothing to this rank: %s", error)
+            fences = None
+        if fences is None:
+            link.close()
+            return None
+        return WorkerSide(
+            link,
+            fences,
+            WorkerLimits(settings.load_deadline_ms, settings.drain_timeout_ms),
+            revoke_words=REVOKE_WORDS,
+        )
+
+    def _registered(
+        self, kv_caches: Mapping[str, Any], link: Link, settings: Settings, facts: EngineFacts
+    ) -> Fences | None:
+        """The fences of memory that a sidecar has or may get; ``None`` where none ever will.
+
+        Raises ``LayoutError``, ``HandleError`` or ``CudaError`` where the memory is of a kind that
+        cannot be served.
+        """
         config = self._kv_cache_config
         layout = derive_layout(
             kv_caches,
@@ -238,21 +264,14 @@ class _Rank:
         )
         on_cuda = layout.storages[0].tensor.device.type == "cuda"
         fences: Fences = cuda_fences() if on_cuda else NoFences()
-        if not self._registration.first(
+        served = self._registration.first(
             layout,
             fences,
             link,
             settings.start_timeout_s,
             same_on_all_ranks=facts.same_on_all_ranks,
-        ):
-            link.close()
-            return None
-        return WorkerSide(
-            link,
-            fences,
-            WorkerLimits(settings.load_deadline_ms, settings.drain_timeout_ms),
-            revoke_words=REVOKE_WORDS,
         )
+        return fences if served else None
 
     def close(self) -> None:
         """Ends the session."""
