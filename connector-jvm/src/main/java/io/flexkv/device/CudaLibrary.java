@@ -1,5 +1,6 @@
 package io.flexkv.device;
 
+import io.flexkv.ffm.CudaCallException;
 import io.flexkv.ffm.CudaDriver;
 import java.io.IOException;
 import java.lang.System.Logger.Level;
@@ -87,10 +88,8 @@ final class CudaLibrary {
     require(driver, JCudaDriver.cuDeviceGetCount(count), "cuDeviceGetCount");
     for (int i = 0; i < count[0]; i++) {
       CUdevice device = new CUdevice();
-      CUuuid uuid = new CUuuid();
       require(driver, JCudaDriver.cuDeviceGet(device, i), "cuDeviceGet");
-      require(driver, JCudaDriver.cuDeviceGetUuid(uuid, device), "cuDeviceGetUuid");
-      devices.put(HexFormat.of().formatHex(uuid.bytes), device);
+      devices.put(HexFormat.of().formatHex(uuid(driver, i, device)), device);
     }
     LOG.log(
         Level.INFO,
@@ -100,6 +99,22 @@ final class CudaLibrary {
         driver.hasBatchV2() ? "yes" : "no",
         driver.hasBatchV1() ? "yes" : "no");
     return new CudaLibrary(driver, version[0], devices);
+  }
+
+  /** As engines name it: by the newer call, which JCuda lacks, where the driver has it. */
+  private static byte[] uuid(CudaDriver driver, int ordinal, CUdevice device)
+      throws DeviceException {
+    try {
+      Optional<byte[]> newer = driver.uuid(ordinal);
+      if (newer.isPresent()) {
+        return newer.get();
+      }
+    } catch (CudaCallException e) {
+      throw new DeviceException(kind(e.code()), "cuda: " + e.getMessage(), e);
+    }
+    CUuuid uuid = new CUuuid();
+    require(driver, JCudaDriver.cuDeviceGetUuid(uuid, device), "cuDeviceGetUuid");
+    return uuid.bytes;
   }
 
   private static CudaDriver findDriver() throws DeviceException {

@@ -25,8 +25,8 @@ import org.jspecify.annotations.Nullable;
  * a copy). Contexts and streams come from JCuda; both are one and the same library in this process.
  *
  * <p>Every symbol is looked up before anything is called: {@link #find} answers empty without a
- * driver, {@link #missing} names what a caller wants and this driver has not. All calls need a
- * current context. Results are {@code CUresult}: 0 is success.
+ * driver, {@link #missing} names what a caller wants and this driver has not. Calls need a current
+ * context unless they say otherwise. Results are {@code CUresult}: 0 is success.
  */
 public final class CudaDriver {
   /** {@code CUDA_SUCCESS}. */
@@ -41,6 +41,7 @@ public final class CudaDriver {
   /** Bytes of {@code CUmemcpyAttributes}. */
   public static final int ATTRIBUTES_BYTES = 24;
 
+  private static final int UUID_BYTES = 16;
   private static final String LIBRARY = "libcuda.so.1";
   private static final int LAZY_PEER_ACCESS = 1;
   private static final int HOST_REGISTER_PORTABLE = 1;
@@ -65,6 +66,8 @@ public final class CudaDriver {
   private final @Nullable MethodHandle batch3dV1;
   private final @Nullable MethodHandle batch3dV2;
   private final MethodHandle copy2d;
+  private final MethodHandle device;
+  private final @Nullable MethodHandle deviceUuid;
 
   private CudaDriver(SymbolLookup library) {
     this.library = library;
@@ -114,6 +117,9 @@ public final class CudaDriver {
             FunctionDescriptor.of(JAVA_INT, JAVA_LONG, ADDRESS, JAVA_LONG, JAVA_LONG));
     this.copy2d =
         required("cuMemcpy2DAsync_v2", FunctionDescriptor.of(JAVA_INT, ADDRESS, JAVA_LONG));
+    FunctionDescriptor ofDevice = FunctionDescriptor.of(JAVA_INT, ADDRESS, JAVA_INT);
+    this.device = required("cuDeviceGet", ofDevice);
+    this.deviceUuid = optional("cuDeviceGetUuid_v2", ofDevice);
   }
 
   /**
@@ -174,6 +180,32 @@ public final class CudaDriver {
       return result == SUCCESS && name.address() != 0
           ? name.reinterpret(128).getString(0)
           : "CUresult";
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+  }
+
+  /**
+   * {@code cuDeviceGetUuid_v2} (CUDA 11.4): what names a device of this process, of a GPU that is
+   * parted (MIG) the instance that it sees and not the whole. Needs no context.
+   *
+   * @param ordinal of the device in this process
+   * @return 16 bytes, empty where the driver lacks the call
+   */
+  public Optional<byte[]> uuid(int ordinal) throws CudaCallException {
+    MethodHandle function = deviceUuid;
+    if (function == null) {
+      return Optional.empty();
+    }
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment number = arena.allocate(JAVA_INT);
+      check((int) device.invokeExact(number, ordinal), "cuDeviceGet(%d)".formatted(ordinal));
+      MemorySegment uuid = arena.allocate(UUID_BYTES);
+      int code = (int) function.invokeExact(uuid, number.get(JAVA_INT, 0));
+      check(code, "cuDeviceGetUuid_v2(%d)".formatted(ordinal));
+      return Optional.of(uuid.toArray(JAVA_BYTE));
+    } catch (CudaCallException e) {
+      throw e;
     } catch (Throwable t) {
       throw Libc.unexpected(t);
     }

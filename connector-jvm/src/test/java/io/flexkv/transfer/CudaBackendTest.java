@@ -289,6 +289,14 @@ final class CudaBackendTest {
         .contains("start it without CUDA_VISIBLE_DEVICES");
   }
 
+  /** Engines ask the newer call, too: both sides must name an instance of a GPU alike. */
+  @Test
+  void open_gpuThatIsParted_itsInstanceIsWhatTheSidecarSees() throws Exception {
+    compileFake("-DPARTED");
+    assertThat(run(withFake(java(System.getProperty("java.class.path"), OtherGpu.class))))
+        .contains("it sees [" + "cd".repeat(16) + "]");
+  }
+
   /** Opens memory of a GPU that is not there, and prints why that cannot be. */
   static final class OtherGpu {
     static final String UUID = "GPU-00000000-0000-0000-0000-000000000001";

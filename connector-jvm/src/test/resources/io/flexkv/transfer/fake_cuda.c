@@ -82,6 +82,9 @@ CUresult cuDriverGetVersion(int *v) { *v = 13000; return OK; }
 CUresult cuDeviceGetCount(int *n) { *n = 1; return OK; }
 CUresult cuDeviceGet(int *d, int i) { *d = i; return i ? 101 : OK; }
 CUresult cuDeviceGetUuid(char *u, int d) { memset(u, 0xab, 16); return d; }
+#ifdef PARTED /* the UUID of an instance, where the older call has that of the whole GPU */
+CUresult cuDeviceGetUuid_v2(char *u, int d) { memset(u, 0xcd, 16); return d; }
+#endif
 CUresult cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)0x77; return d; }
 static __thread void *current;
 CUresult cuCtxSetCurrent(void *c) { current = c; return OK; }
