@@ -48,7 +48,7 @@ def pattern(seed: int, region: int, block: int, length: int, device: Any) -> Any
     """``length`` bytes (a uint8 tensor) of the pattern of one block of one region.
 
     Word i is splitmix64(base + i) in 64-bit wrapping arithmetic, little-endian; the sidecar
-    computes the same in ``io.flexkv.device.ProofPattern``.
+    computes the same in ``io.flexkv.protocol.ProofPattern``.
     """
     import torch
 

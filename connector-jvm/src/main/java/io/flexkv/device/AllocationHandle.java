@@ -1,6 +1,5 @@
 package io.flexkv.device;
 
-import java.util.HexFormat;
 import java.util.List;
 import java.util.Locale;
 
@@ -53,11 +52,6 @@ public sealed interface AllocationHandle {
         }
       }
       return text.replace("-", "");
-    }
-
-    /** The 64 bytes. */
-    byte[] handleBytes() {
-      return HexFormat.of().parseHex(handle);
     }
 
     @Override

@@ -20,8 +20,8 @@ import java.lang.foreign.MemorySegment;
  * location (0 = none) | 12, 16 of the destination's | 20 u32 flags.
  *
  * <p>Access order: STREAM for saves, because what comes before in the stream may write the source.
- * ANY for loads: the source is a leased slot of the pool, written long ago and stable until the job
- * has ended.
+ * ANY for loads: the source is a leased slot of the pool, whole before its copy is submitted (one
+ * from the SSD read and checked) and stable until the job has ended.
  */
 final class CudaBatch {
   private static final int ORDER_STREAM = 1;

@@ -19,7 +19,6 @@ final class CudaMemoryDevice implements DeviceMemory {
   private final PinnedRanges pool;
   private final List<String> mapped = new ArrayList<>();
   private final long[] allocationAddress;
-  private boolean closed;
 
   private CudaMemoryDevice(RankLayout layout, CudaGpu gpu, CudaCopyPath path, PinnedRanges pool) {
     this.layout = layout;
@@ -78,11 +77,6 @@ final class CudaMemoryDevice implements DeviceMemory {
     }
   }
 
-  /** The call that moves slices here. */
-  CudaCopyPath path() {
-    return path;
-  }
-
   @Override
   public RankLayout layout() {
     return layout;
@@ -110,13 +104,7 @@ final class CudaMemoryDevice implements DeviceMemory {
   }
 
   @Override
-  public synchronized boolean alive() {
-    return !closed;
-  }
-
-  @Override
   public synchronized void close() {
-    closed = true;
     mapped.forEach(gpu::unmap);
     mapped.clear();
   }

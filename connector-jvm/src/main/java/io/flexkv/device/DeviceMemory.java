@@ -7,8 +7,8 @@ import java.util.List;
  * The only door to the memory of one engine rank. Opened from a checked layout; nothing else in the
  * sidecar dereferences an engine address.
  *
- * <p>Threads: {@link #openStream} from the thread that will own the stream; everything else from
- * any. {@link #close} after the streams are closed.
+ * <p>Threads: any. A stream that was opened is handed to the thread that owns it from then on;
+ * {@link #close} after the streams are closed.
  */
 public interface DeviceMemory extends AutoCloseable {
   /** What was registered. */
@@ -41,9 +41,6 @@ public interface DeviceMemory extends AutoCloseable {
   default DeviceMemory withHost(MemorySegment host) throws DeviceException {
     return new HostView(this);
   }
-
-  /** Whether the owner of the memory still exists, as far as this backend can tell. */
-  boolean alive();
 
   @Override
   void close();

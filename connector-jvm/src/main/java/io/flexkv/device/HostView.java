@@ -36,11 +36,6 @@ class HostView implements DeviceMemory {
     return memory.withHost(host);
   }
 
-  @Override
-  public boolean alive() {
-    return memory.alive();
-  }
-
   /** The rank's memory stays open. */
   @Override
   public void close() {}

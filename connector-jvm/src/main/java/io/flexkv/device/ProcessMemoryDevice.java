@@ -20,13 +20,11 @@ public final class ProcessMemoryDevice implements DeviceMemory {
   private final RankLayout layout;
   private final int pid;
   private final long startTimeTicks;
-  private final PidFd process;
 
-  private ProcessMemoryDevice(RankLayout layout, int pid, long startTimeTicks, PidFd process) {
+  private ProcessMemoryDevice(RankLayout layout, int pid, long startTimeTicks) {
     this.layout = layout;
     this.pid = pid;
     this.startTimeTicks = startTimeTicks;
-    this.process = process;
   }
 
   /**
@@ -50,8 +48,8 @@ public final class ProcessMemoryDevice implements DeviceMemory {
             first.pid(), first.startTimeTicks(), memory.pid(), memory.startTimeTicks());
       }
     }
-    PidFd process = openProcess(first.pid(), first.startTimeTicks());
-    return new ProcessMemoryDevice(layout, first.pid(), first.startTimeTicks(), process);
+    openProcess(first.pid(), first.startTimeTicks()).close(); // it is there, and the one meant
+    return new ProcessMemoryDevice(layout, first.pid(), first.startTimeTicks());
   }
 
   private static DeviceException unsupported(AllocationHandle handle) {
@@ -102,17 +100,7 @@ public final class ProcessMemoryDevice implements DeviceMemory {
     return FenceRing.none();
   }
 
+  /** Only streams hold anything. */
   @Override
-  public synchronized boolean alive() {
-    try {
-      return process.fd() >= 0 && process.alive();
-    } catch (ErrnoException e) {
-      return false;
-    }
-  }
-
-  @Override
-  public synchronized void close() {
-    process.close();
-  }
+  public void close() {}
 }

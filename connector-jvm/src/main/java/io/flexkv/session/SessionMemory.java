@@ -109,21 +109,11 @@ final class SessionMemory implements AutoCloseable {
     return geometry;
   }
 
-  /** Counters in the generation file, 0 without one. */
-  int generationEntries() {
-    return generationEntries;
-  }
-
   /** The counter of a block, with acquire; −1 (which no counter reaches) if there is none. */
   long generation(int block) {
     return generations == null || block < 0 || block >= generationEntries
         ? -1
         : GenerationFileDescriptor.counter(generations, block);
-  }
-
-  /** The revoke word, with acquire; any thread. */
-  long revokeWord(int index) {
-    return SharedWords.getAcquire(file, geometry.revokeOffset() + 8L * index);
   }
 
   /** Tells the worker that it may record event {@code index} anew; any thread. */

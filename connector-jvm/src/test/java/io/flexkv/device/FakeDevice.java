@@ -106,11 +106,6 @@ public final class FakeDevice implements DeviceMemory {
   }
 
   @Override
-  public boolean alive() {
-    return !gone;
-  }
-
-  @Override
   public DeviceMemory withHost(MemorySegment host) throws DeviceException {
     beforeHost.run();
     return DeviceMemory.super.withHost(host);

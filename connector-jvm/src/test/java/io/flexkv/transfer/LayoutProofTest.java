@@ -132,11 +132,6 @@ final class LayoutProofTest {
     }
 
     @Override
-    public boolean alive() {
-      return true;
-    }
-
-    @Override
     public void close() {
       closed = true;
     }
