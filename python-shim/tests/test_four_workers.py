@@ -20,6 +20,7 @@ env | grep -E '^(WORKER|FLEXKV_|CUDA_VISIBLE)' >"$OUT/$WORKER.env"
 printf '%s\\n' "$@" >"$OUT/$WORKER.args"
 mv "$OUT/$WORKER.args" "$OUT/$WORKER.started"
 [ "$WORKER" != "$DIES" ] || { echo "no GPU left"; exit 3; }
+[ "$WORKER" != "$DEAF" ] || trap '' TERM
 exec sleep 60
 """
 
@@ -35,7 +36,7 @@ def start(tmp_path: Path, mode: str, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [FOLDER / "start.sh", mode, "some/model", "--block-size", "64"],
         env={**base, "PATH": path, "OUT": str(tmp_path / "out"), "LOG_DIR": str(tmp_path / "logs"),
-             "DIES": "none", **env},
+             "DIES": "none", "DEAF": "none", **env},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         start_new_session=True,
     )  # fmt: skip
@@ -122,6 +123,24 @@ def test_end_of_one_worker_ends_all(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "worker-2.log"
     assert f"worker 2 ended: ending all. The last lines of {log}:\n    no GPU left\n" in said
     wait_gone(process.pid)
+
+
+def test_worker_that_does_not_end_is_killed_after_a_while(tmp_path: Path) -> None:
+    process = start(tmp_path, "shared", WORKERS="2", DEAF="1", STOP_TIMEOUT_S="1")
+    wait_started(tmp_path, 2)
+    end(process)
+
+
+def test_signal_at_any_moment_of_the_start_leaves_nobody(tmp_path: Path) -> None:
+    """Bash may be at any point of starting a worker then; what it lets slip is killed in time."""
+    for number in range(6):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = start(folder, "shared", WORKERS="8", STOP_TIMEOUT_S="1")
+        assert process.stdout is not None
+        process.stdout.readline()  # the first worker is there
+        time.sleep(number / 500)
+        end(process)
 
 
 def test_wrong_use_is_explained(tmp_path: Path) -> None:
