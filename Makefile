@@ -105,8 +105,8 @@ check-python:
 
 shim-tests:
 	@$(SETUP) venv 0.32.0 >/dev/null
-	$(SECTION) 'Shim: unit tests and the scripted scheduler; every vLLM signature; the set-up; the GPU programs'
-	@$(BIN)/pytest python-shim/tests tests/versions tests/env tests/gpu
+	$(SECTION) 'Shim: unit tests and the scripted scheduler; every vLLM signature; the set-up; the GPU programs; the demo'
+	@$(BIN)/pytest python-shim/tests tests/versions tests/env tests/gpu tests/demo
 
 end-to-end:
 	@$(SETUP) install

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import statistics
+import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
 _TIME = "time to first token, "
 _WAYS = ("cold", "engine hit", "FlexKV hit")
-
-AFTERWORD = """
-An engine hit finds its blocks where they are. A FlexKV hit brings them back first: slower than
-that, many times faster than computing. Without a GPU the copies take turns with the engine."""
 
 
 def summary(
@@ -106,18 +103,54 @@ def memcpy_gb_s() -> float:
 
 def times_table(records: Sequence[Record]) -> str:
     """Time to the first token, a row for each prompt length."""
+    cells = _cells(records)
+    head = ("time to first token", *_WAYS, "cold / FlexKV hit")
+    rows: list[tuple[str, ...]] = [head]
+    for length, ways in cells.items():
+        gain = _value(ways, "cold") / _value(ways, "FlexKV hit")
+        shown = (f"{ways[way].value:,} {ways[way].unit}" for way in _WAYS)
+        rows.append((length, *shown, f"{gain:.1f} ×"))
+    return columns(rows)
+
+
+def _cells(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
+    """By prompt length, and there by the way in which the prompt was answered."""
     cells: dict[str, dict[str, Record]] = {}
     for record in records:
         if record.name.startswith(_TIME):
             length, _, way = record.name.removeprefix(_TIME).partition(": ")
             cells.setdefault(length, {})[way] = record
-    head = ("time to first token", *_WAYS, "cold / FlexKV hit")
-    rows: list[tuple[str, ...]] = [head]
-    for length, ways in cells.items():
-        gain = float(ways["cold"].value) / float(ways["FlexKV hit"].value)
-        shown = (f"{ways[way].value:,} {ways[way].unit}" for way in _WAYS)
-        rows.append((length, *shown, f"{gain:.1f} ×"))
-    return columns(rows)
+    return cells
+
+
+def _value(ways: dict[str, Record], way: str) -> float:
+    return float(ways[way].value)
+
+
+def afterword(records: Sequence[Record]) -> str:
+    """What `times_table` shows, in words."""
+    cells = _cells(records)
+    longer = {n: _value(w, "FlexKV hit") - _value(w, "engine hit") for n, w in cells.items()}
+    gains = [_value(ways, "cold") / _value(ways, "FlexKV hit") for ways in cells.values()]
+    slower = [more for more in longer.values() if more > 0]
+    even = [length for length, more in longer.items() if more <= 0]
+    text = "An engine hit finds its blocks where they are. A FlexKV hit brings them back first"
+    if slower:
+        text += f", which took {_range(slower)} ms here"
+    if even:
+        text += (
+            f". Where the table has it no slower ({' and '.join(even)}), times of so few answers "
+            "scatter by more than that takes"
+        )
+    if min(gains) > 1:
+        text += f". Computing took {_range(gains)} times as long as a FlexKV hit"
+    return textwrap.fill(f"{text}. Without a GPU the copies take turns with the engine.", 98)
+
+
+def _range(values: Sequence[float]) -> str:
+    """The least and the greatest, or one number where they look the same."""
+    shown = [f"{value:,.3g}" for value in (min(values), max(values))]
+    return " to ".join(dict.fromkeys(shown))
 
 
 def others(records: Sequence[Record]) -> list[Record]:

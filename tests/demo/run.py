@@ -22,7 +22,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from demo.report import AFTERWORD, lookup_times, others, summary, times_table
+from demo.report import afterword, lookup_times, others, summary, times_table
 from harness import checkout, processes
 from harness.model import ModelShape, write_model
 from harness.progress import step
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
             sidecar.wait_gone()
     records.write(options.out)
     print(f"\n{times_table(records.all)}\n\n{table(others(records.all))}\n\nrecords: {options.out}")
-    print(AFTERWORD)
+    print(f"\n{afterword(records.all)}")
     print(f"To go on by hand with this model: {_by_hand(model)}")
     for failure in failures:
         print(f"FAILED: {failure}")
