@@ -14,8 +14,13 @@ program ended in an error or took too long. A missed bar is said in the table an
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,23 +71,43 @@ def command(name: str, program: Program, folder: Path, rest: Sequence[str]) -> l
     return [sys.executable, str(script), "--out", str(out), *program.arguments, *rest]
 
 
-def run(name: str, program: Program, folder: Path, rest: Sequence[str]) -> tuple[str, list[Record]]:
-    """How it ended ('' if well), and its records; those of an earlier run are removed first."""
-    (folder / f"{name}.json").unlink(missing_ok=True)
+def run(
+    name: str, program: Program, folder: Path, sockets: Path, rest: Sequence[str]
+) -> tuple[str, list[Record]]:
+    """How it ended ('' if well), and its records; those of an earlier run are removed first.
+
+    Its sidecar, where it starts one, is its own: nobody's that serves the usual address.
+    """
+    records = folder / f"{name}.json"
+    records.unlink(missing_ok=True)
     print(f"\n=== {name}: {program.what}", flush=True)
+    environment = {
+        **os.environ,
+        "FLEXKV_SERVER_RECV_PORT": f"ipc://{sockets / name}",
+        "FLEXKV_RUNTIME_DIR": str((folder / "sidecars").absolute()),
+        "FLEXKV_IDLE_EXIT_S": "5",
+    }
+    child = subprocess.Popen(
+        command(name, program, folder, rest), env=environment, start_new_session=True
+    )
     try:
-        status = subprocess.run(
-            command(name, program, folder, rest), check=False, timeout=program.limit_s
-        ).returncode
+        status = child.wait(program.limit_s)
         ended = f"exit status {status}" if status else ""
     except subprocess.TimeoutExpired:
-        ended = f"longer than {program.limit_s:.0f} s"
-    records = folder / f"{name}.json"
-    return ended, read(records) if records.is_file() else []
+        ended = f"longer than {program.limit_s:g} s"
+    finally:
+        # With all that it has started: an engine that is left would hold the next one's GPU.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    try:
+        return ended, read(records)
+    except (OSError, ValueError):  # none, or killed while it wrote
+        return ended or "no records", []
 
 
 def telling(record: Record) -> bool:
-    """Whether it says something by itself: a comparison, or why something was not run."""
+    """Whether it says something by itself: a comparison, or that a part was not run, and why."""
     return record.limit is not None or record.bar is not None or isinstance(record.value, str)
 
 
@@ -90,15 +115,21 @@ def run_all(programs: Mapping[str, Program], folder: Path, rest: Sequence[str]) 
     """Runs these, prints one table of what they left; returns the exit status."""
     folder.mkdir(parents=True, exist_ok=True)
     line, shown, failed = Records(), list[Record](), list[str]()
+    sockets = Path(tempfile.mkdtemp(prefix="fxkv", dir="/tmp"))  # short enough for a socket
     for name, program in programs.items():
         begun = time.monotonic()
-        ended, records = run(name, program, folder, rest)
+        ended, records = run(name, program, folder, sockets, rest)
         if ended:
             failed.append(f"{name} ({ended})")
-        line.add(f"{name}: {program.what}", time.monotonic() - begun, "s",
-                 bar="runs to its end", met=not ended)  # fmt: skip
+        skipped = next((r for r in records if r.name == f"{name}: skipped"), None)
+        if skipped is not None and not ended:
+            line.add(f"{name}: {program.what}", f"skipped: {skipped.value}", "")
+        else:
+            line.add(f"{name}: {program.what}", time.monotonic() - begun, "s",
+                     bar="runs to its end", met=not ended)  # fmt: skip
         line.write(folder / f"{LINE}.json")
-        shown += records
+        shown += [record for record in records if record is not skipped]
+    shutil.rmtree(sockets, ignore_errors=True)
     told = [record for record in shown if telling(record)]
     print(f"\n=== {folder}: {len(shown)} records, {len(told)} with a limit, a bar or a reason\n")
     print(table([*line.all, *told]), flush=True)

@@ -363,7 +363,8 @@ def main() -> int:
     most = args.ranks or 2 * gpus
     # Room for all that is saved: a full pool has none for blocks of another size at once.
     saved_mib = args.cases * most * args.rank_mib
-    os.environ.setdefault("FLEXKV_CPU_CACHE_GB", str(1 + saved_mib // 1000))
+    half_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 21
+    os.environ.setdefault("FLEXKV_CPU_CACHE_GB", str(1 + min(saved_mib, half_mib) // 1000))
     begun, wrong, ran = time.monotonic(), 0, 0
     kinds: collections.Counter[str] = collections.Counter()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.checkout import ROOT
+from harness.processes import is_running, wait_until
 from harness.records import Records, read
 
 from gpu import __main__ as line
@@ -19,11 +20,18 @@ from gpu.__main__ import PROGRAMS, Program
 _FOLDER = Path(__file__).parent
 _RECORD = dict(name="link", value=2.0, unit="GB/s", limit=4.0, ratio=0.5, bar=0.9, met=False,
                command="c", machine="m")  # fmt: skip
+_PART = {**dict.fromkeys(_RECORD), "name": "peer", "value": "a part was not run"}
 _SKIPPED = {**dict.fromkeys(_RECORD), "name": "skips: skipped", "value": "no GPU here"}
 _WRITES = f"""
 import json, pathlib, sys
 pathlib.Path(sys.argv[2]).write_text(json.dumps([{_RECORD!r}]))
 pathlib.Path(sys.argv[2] + ".arguments").write_text(json.dumps(sys.argv[3:]))
+"""
+_HANGS = """
+import pathlib, subprocess, sys, time
+child = subprocess.Popen(["sleep", "60"])
+pathlib.Path(sys.argv[2] + ".child").write_text(str(child.pid))
+time.sleep(60)
 """
 
 
@@ -34,16 +42,16 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     texts = {
         "writes": _WRITES,
-        "other": _WRITES,
+        "other": _WRITES.replace(repr(_RECORD), f"{_RECORD!r}, {_PART!r}"),
         "skips": _WRITES.replace(repr(_RECORD), repr(_SKIPPED)),
         "fails": _WRITES + "sys.exit(3)",
-        "hangs": "import time; time.sleep(60)",
+        "hangs": _HANGS,
     }
     for name, text in texts.items():
         (folder / f"{name}.py").write_text(text)
     monkeypatch.setattr(line, "_HERE", folder)
     programs = {name: Program(f"what {name} does", 30, ("--cases", "3")) for name in texts}
-    programs["hangs"] = Program("what hangs does", 0.2)
+    programs["hangs"] = Program("what hangs does", 2)
     monkeypatch.setattr(line, "PROGRAMS", programs)
     return tmp_path / "out"
 
@@ -58,13 +66,37 @@ class TestLine:
         seen = capfd.readouterr()
         table = seen.out.rpartition("===")[2]
         assert len(re.findall(r"^link .* MISSED$", table, re.MULTILINE)) == 3
-        assert "no GPU here" in table
+        assert re.search(r"^skips: what skips does +skipped: no GPU here$", table, re.MULTILINE)
+        assert "a part was not run" in table
         assert "of an earlier run" not in table
         assert seen.err.splitlines()[-1] == (
-            "failed: fails (exit status 3), hangs (longer than 0 s)"
+            "failed: fails (exit status 3), hangs (longer than 2 s)"
         )
+        child = int((scripts / "hangs.json.child").read_text())
+        wait_until(lambda: not is_running(child), 10, "the end of what was started by a program")
         ran = read(scripts / "test-gpu.json")
-        assert [record.met for record in ran] == [True, True, True, False, False]
+        assert [record.met for record in ran] == [True, True, None, False, False]
+
+    def test_program_gets_a_sidecar_of_its_own(
+        self, scripts: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FLEXKV_SERVER_RECV_PORT", "ipc:///tmp/somebody's")
+        for name in ("writes", "other"):
+            (line._HERE / f"{name}.py").write_text(
+                _WRITES + "import os\npathlib.Path(sys.argv[2] + '.port').write_text("
+                "os.environ['FLEXKV_SERVER_RECV_PORT'])"
+            )
+        assert line.main(["writes", "other", "--out", str(scripts)]) == 0
+        ports = {file.read_text() for file in scripts.glob("*.port")}
+        assert len(ports - {"ipc:///tmp/somebody's"}) == 2
+        assert max(len(port) for port in ports) < 100
+
+    def test_program_without_whole_records_has_failed(
+        self, scripts: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        (line._HERE / "writes.py").write_text("import sys; open(sys.argv[2], 'w').write('[{')")
+        assert line.main(["writes", "--out", str(scripts)]) == 1
+        assert capfd.readouterr().err.endswith("failed: writes (no records)\n")
 
     def test_missed_bar_alone_is_no_error(self, scripts: Path) -> None:
         assert line.main(["writes", "--out", str(scripts)]) == 0
@@ -260,5 +292,6 @@ class TestJar:
         self, java: Java, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("FLEXKV_JAR", str(tmp_path / "none.jar"))
+        monkeypatch.setenv("CXX", "true")
         assert run(name, tmp_path, monkeypatch, gpu=True) == 0
         assert "which is not a file" in str(read(tmp_path / f"{name}.json")[0].value)
