@@ -12,7 +12,7 @@ import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.List;
 import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
 
@@ -22,8 +22,8 @@ import org.jspecify.annotations.Nullable;
  * <p>A job waits until its fence is reached (others pass it meanwhile), then stands in line. The
  * first in line gives slices until it is all submitted or has to end early; its revoke word is read
  * before each. It ends when its last slice has ended, and only then are the generations compared
- * and the completion posted. Saves leave the device to loads: while any load is active they submit
- * one slice in a while. Both keep to their limit, if there is one ({@link Pace}).
+ * and the completion posted. Saves leave the device to loads: while loads move they submit one
+ * slice in a while. Both keep to their limit, if there is one ({@link Pace}).
  *
  * <p>A stop has a limit, a device has none: jobs whose copies have not ended by then are reported
  * as not drained, and reported once more, as drained, when they have. Until then this goes on.
@@ -32,8 +32,8 @@ final class CopyAgent implements Agent {
   private static final System.Logger LOG = System.getLogger(CopyAgent.class.getName());
 
   /**
-   * While a load is active, saves submit one slice in this time: 16 GB/s. At full rate they cost
-   * the load 6 % (measured); much less, and blocks are reused before they are saved.
+   * While loads move, saves submit one slice in this time, a long one: 16 GB/s. At full rate they
+   * cost the load 6 % (measured); much less, and blocks are reused before they are saved.
    */
   static final long SAVE_PAUSE_NANOS = 1_000_000;
 
@@ -56,7 +56,7 @@ final class CopyAgent implements Agent {
   private final CopySlice slice;
   private final FenceRing fences;
   private final CompletionQueue completions;
-  private final AtomicInteger activeLoads;
+  private final AtomicBoolean loadsMove;
   private final LongSupplier clock;
   private final long savePauseNanos;
   private final Pace pace;
@@ -90,7 +90,7 @@ final class CopyAgent implements Agent {
       CopyStream stream,
       FenceRing fences,
       CompletionQueue completions,
-      AtomicInteger activeLoads,
+      AtomicBoolean loadsMove,
       LongSupplier clock,
       long savePauseNanos,
       MoveLimits moveLimits,
@@ -104,7 +104,7 @@ final class CopyAgent implements Agent {
     this.fences = fences;
     this.abandonedFences = new AbandonedFences(fences);
     this.completions = completions;
-    this.activeLoads = activeLoads;
+    this.loadsMove = loadsMove;
     this.clock = clock;
     this.inFlight = new SlicesInFlight(counters, clock);
     this.savePauseNanos = savePauseNanos;
@@ -188,12 +188,14 @@ final class CopyAgent implements Agent {
     work += takeRevokes();
     work += takeArrivals();
     work += pollFences();
+    tellWhetherLoadsMove();
     work += collectEndedSlices();
     work += endEarly();
     work += submitSlices();
     work += pollAbandonedFences();
     work += giveUp();
     work += endGivenUp();
+    tellWhetherLoadsMove();
     return work;
   }
 
@@ -256,7 +258,6 @@ final class CopyAgent implements Agent {
       } else if (reached) {
         states.remove();
         state.fenceReachedAt(clock.getAsLong());
-        activate(state);
         ready.add(state);
         moved++;
       }
@@ -279,11 +280,23 @@ final class CopyAgent implements Agent {
     }
   }
 
-  private void activate(JobState state) {
+  /** Loads that wait for their blocks, as from the SSD, leave the device to saves. */
+  private void tellWhetherLoadsMove() {
     if (direction == Direction.LOAD) {
-      state.active = true;
-      activeLoads.incrementAndGet();
+      boolean move = !inFlight.isEmpty() || anyCanSubmit();
+      if (move != loadsMove.getPlain()) {
+        loadsMove.setRelease(move);
+      }
     }
+  }
+
+  private boolean anyCanSubmit() {
+    for (JobState state : ready) {
+      if (state.end == null && state.canSubmit()) {
+        return true;
+      }
+    }
+    return false;
   }
 
   private void checkEarlyEnd(JobState state) {
@@ -328,7 +341,7 @@ final class CopyAgent implements Agent {
         return submitted;
       }
       slice.clear();
-      geometry.fill(slice, state, limits, pace.bytesOfNext(limits.bytesOfNext(inFlight.bytes())));
+      geometry.fill(slice, state, limits, bytesOfNext());
       lastSubmitNanos = clock.getAsLong();
       submitting = state;
       try {
@@ -364,10 +377,17 @@ final class CopyAgent implements Agent {
 
   private boolean mayCopy() {
     long now = clock.getAsLong();
-    return pace.allows(now)
-        && (direction == Direction.LOAD
-            || activeLoads.get() == 0
-            || now - lastSubmitNanos >= savePauseNanos);
+    return pace.allows(now) && (!givesWay() || now - lastSubmitNanos >= savePauseNanos);
+  }
+
+  private boolean givesWay() {
+    return direction == Direction.SAVE && loadsMove.getAcquire();
+  }
+
+  /** What has to wait for its turn does not begin with a short slice: the device rests anyway. */
+  private long bytesOfNext() {
+    boolean inTurns = givesWay() || pace.oneAtATime();
+    return pace.bytesOfNext(inTurns ? limits.bytes() : limits.bytesOfNext(inFlight.bytes()));
   }
 
   private @Nullable JobState nextToSubmit() {
@@ -479,9 +499,6 @@ final class CopyAgent implements Agent {
     }
     counters.job(completion.status(), state.stages(now));
     completions.post(completion);
-    if (state.active) {
-      activeLoads.decrementAndGet(); // last, so that no save gets in between
-    }
   }
 
   @Override
@@ -537,6 +554,9 @@ final class CopyAgent implements Agent {
   @Override
   public void onClose() {
     settled.countDown();
+    if (direction == Direction.LOAD) {
+      loadsMove.setRelease(false);
+    }
     if (broken) {
       LOG.log(Level.ERROR, "{0}: left open, its copies may not have ended", roleName);
       return;

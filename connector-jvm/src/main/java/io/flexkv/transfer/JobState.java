@@ -36,9 +36,6 @@ final class JobState {
   /** Its slices were given up, not seen to end. */
   boolean undrained;
 
-  /** Whether it counts as an active load of the device. */
-  boolean active;
-
   JobState(TransferJob job, long arrivedNanos) {
     this.job = job;
     this.arrivedNanos = arrivedNanos;

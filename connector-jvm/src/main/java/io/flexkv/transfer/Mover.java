@@ -6,7 +6,7 @@ import io.flexkv.device.DeviceMemory;
 import io.flexkv.device.Direction;
 import io.flexkv.device.FenceRing;
 import java.util.concurrent.TimeUnit;
-import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
 
@@ -64,7 +64,7 @@ public final class Mover {
       MoveLimits limits)
       throws DeviceException {
     Geometry geometry = new Geometry(memory);
-    AtomicInteger activeLoads = new AtomicInteger();
+    AtomicBoolean loadsMove = new AtomicBoolean();
     CopyStream loads = memory.openStream(Direction.LOAD);
     CopyStream saves;
     try {
@@ -82,7 +82,7 @@ public final class Mover {
                 loads,
                 fences,
                 completions,
-                activeLoads,
+                loadsMove,
                 clock,
                 savePauseNanos,
                 limits,
@@ -94,7 +94,7 @@ public final class Mover {
                 saves,
                 fences,
                 completions,
-                activeLoads,
+                loadsMove,
                 clock,
                 savePauseNanos,
                 limits,

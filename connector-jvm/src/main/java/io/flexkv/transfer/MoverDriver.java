@@ -22,7 +22,7 @@ final class MoverDriver implements AutoCloseable {
   }
 
   /**
-   * @param savePauseNanos how long saves rest between slices while a load is active
+   * @param savePauseNanos how long saves rest between slices while loads move
    */
   MoverDriver(DeviceMemory memory, long savePauseNanos) throws DeviceException {
     this.mover =

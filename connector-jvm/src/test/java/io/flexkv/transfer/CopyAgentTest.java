@@ -7,7 +7,7 @@ import io.flexkv.device.Direction;
 import io.flexkv.device.FenceRing;
 import io.flexkv.device.SliceLimits;
 import java.util.Objects;
-import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicBoolean;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -38,7 +38,7 @@ final class CopyAgentTest {
             f.device.openStream(Direction.SAVE),
             fences,
             ends,
-            new AtomicInteger(),
+            new AtomicBoolean(),
             System::nanoTime,
             0,
             f.limits,

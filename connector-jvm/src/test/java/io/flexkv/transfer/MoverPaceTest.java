@@ -2,9 +2,11 @@ package io.flexkv.transfer;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import io.flexkv.cache.GrowingBlocks;
 import io.flexkv.device.DeviceException;
 import io.flexkv.device.Direction;
 import io.flexkv.device.SliceLimits;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.stream.IntStream;
@@ -87,6 +89,57 @@ final class MoverPaceTest {
     }
   }
 
+  private static final SliceLimits SHORT_FIRST = new SliceLimits(64, 2048, 1024, 16, 4096, 0);
+
+  @Test
+  void saves_whileALoadMoves_goInLongSlices() throws Exception {
+    int[] all = IntStream.range(0, 64).toArray();
+    try (MoverFixture f = MoverFixture.held(SHORT_FIRST)) {
+      assertThat(f.mover.submit(f.job(1, Direction.LOAD, all))).isTrue();
+      MoverFixture.await(
+          "the load has what may be on its way", () -> f.device.submitted.get() == 3);
+      assertThat(f.mover.submit(f.job(2, Direction.SAVE, 0, 1, 2, 3))).isTrue();
+      MoverFixture.await("a slice of the save", () -> f.device.submitted.get() == 4);
+      f.device.mayEnd.release(1000);
+      f.next();
+      f.next();
+      assertThat(f.device.ended)
+          .filteredOn(e -> e.direction() == Direction.SAVE)
+          .extracting(e -> e.bytes())
+          .startsWith(2048L);
+    }
+  }
+
+  @Test
+  void saves_whileALoadWaitsForItsBlocks_goOn() throws Exception {
+    int[] all = IntStream.range(0, 64).toArray();
+    try (MoverFixture f = new MoverFixture(256, device -> device.limits = SHORT_FIRST)) {
+      GrowingBlocks none = new GrowingBlocks(0);
+      assertThat(f.mover.submit(f.job(1, none.available(), all))).isTrue();
+      assertThat(f.mover.submit(f.job(3, Direction.LOAD, 0))).isTrue();
+      assertThat(f.next().jobId()).as("the one before has its turn").isEqualTo(3);
+      long begin = System.nanoTime();
+      assertThat(f.mover.submit(f.job(2, Direction.SAVE, all))).isTrue();
+      assertThat(f.next().jobId()).isEqualTo(2);
+      assertThat(System.nanoTime() - begin)
+          .as("32 slices with a pause before each take 320 ms")
+          .isLessThan(200_000_000L);
+      none.cut();
+      assertThat(f.next().status()).isEqualTo(Completion.Status.FAILED);
+    }
+  }
+
+  @Test
+  void slices_underALimit_areLongFromTheFirstOn() throws Exception {
+    try (MoverFixture f = MoverFixture.held(SHORT_FIRST)) {
+      f.limits.set(0, 1L << 40);
+      assertThat(f.mover.submit(f.job(1, Direction.SAVE, 0, 1, 2, 3))).isTrue();
+      f.device.mayEnd.release(1000);
+      assertThat(f.next().status()).isEqualTo(Completion.Status.OK);
+      assertThat(f.device.ended).extracting(e -> e.bytes()).containsExactly(2048L, 2048L);
+    }
+  }
+
   private static CopyAgent agent(MoverFixture f, CompletionQueue ends, AtomicLong now)
       throws DeviceException {
     return new CopyAgent(
@@ -96,7 +149,7 @@ final class MoverPaceTest {
         f.device.openStream(Direction.LOAD),
         f.fences,
         ends,
-        new AtomicInteger(),
+        new AtomicBoolean(),
         now::get,
         0,
         f.limits,
