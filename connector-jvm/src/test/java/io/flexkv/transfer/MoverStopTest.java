@@ -6,6 +6,7 @@ import io.flexkv.cache.GrowingBlocks;
 import io.flexkv.device.Direction;
 import io.flexkv.device.SliceLimits;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -121,9 +122,14 @@ final class MoverStopTest {
   void stop_threadComesBackFromTheDeviceTooLate_isDrainedThen() throws Exception {
     MoverFixture f = new MoverFixture();
     CountDownLatch comesBack = new CountDownLatch(1);
-    f.device.beforeCopy = () -> awaitUninterruptibly(comesBack);
+    CountDownLatch stuck = new CountDownLatch(1);
+    f.device.beforeCopy =
+        () -> {
+          stuck.countDown();
+          awaitUninterruptibly(comesBack);
+        };
     assertThat(f.mover.submit(f.job(1, Direction.LOAD, 0, 1, 2))).isTrue();
-    MoverFixture.await("it is on its way", () -> f.device.submitted.get() == 1);
+    assertThat(stuck.await(10, TimeUnit.SECONDS)).as("the thread is in the device").isTrue();
     assertThat(f.mover.stop(1)).isFalse();
     assertThat(f.completions.poll()).isNull();
     comesBack.countDown();
