@@ -20,9 +20,9 @@ import org.jspecify.annotations.Nullable;
 
 /**
  * How much of the link comes through the mover, for rows of every size: beside large copies (the
- * link) and beside a bare loop of whichever call of the driver moves such rows best, all three in
- * turns. Then what a hit pays beyond the link's time, what a load loses to a save beside it, and
- * how long a copy waits while the pool is being pinned. Prints the records as JSON.
+ * link) and beside a bare loop of whichever call of the driver moves such rows best, in turns of
+ * {@value #TURN} passes. Then what a hit pays beyond the link's time, what a load loses to a save
+ * beside it, and how long a copy waits while the pool is being pinned. Prints the records as JSON.
  *
  * <p>Usage: {@code java -cp flexkv-sidecar.jar io.flexkv.transfer.CudaCopyBench BARE_COPY
  * [records.json [rounds [GPU bytes [bytes a pass [bytes of cold pool [smallest KiB [largest KiB
@@ -32,6 +32,17 @@ public final class CudaCopyBench {
   private static final int RUN = 8;
 
   private static final int TRIALS = 3;
+
+  /**
+   * Passes in a row of one side. Strided copies are fast where the copy engine knows the addresses,
+   * and it knows those of some 8 GiB: two processes that copy alternately, over as much each, take
+   * them from each other, which an engine and its sidecar do not. So each side has its turn, and
+   * begins it as it begins in life: ours with a registration, the bare one with plain copies.
+   */
+  private static final int TURN = 8;
+
+  /** Unmeasured, at the beginning of a turn. */
+  private static final int WARM_UP = 2;
 
   /** What a request of 1,024 tokens of an 8B model has. */
   private static final long JOB_BYTES = 128L << 20;
@@ -159,14 +170,10 @@ public final class CudaCopyBench {
     }
   }
 
-  /** Loads, saves and both, as of an engine that registers once. */
   private void measure(BareCopies.Rows rows) throws IOException, DeviceException {
-    try (DeviceMemory memory = devices.open(layout(rows));
-        MoverDriver mover = new MoverDriver(memory, 0)) {
-      measure(mover, rows, Direction.LOAD);
-      measure(mover, rows, Direction.SAVE);
-      measure(mover, rows, null);
-    }
+    measure(rows, Direction.LOAD);
+    measure(rows, Direction.SAVE);
+    measure(rows, null);
     save();
   }
 
@@ -180,22 +187,33 @@ public final class CudaCopyBench {
   // ------------------------------------------------------------------ rows of every size
 
   /**
-   * @param direction null for both at once
+   * @param direction null for both at once; saves do not give way to loads then
    */
-  private void measure(MoverDriver mover, BareCopies.Rows rows, @Nullable Direction direction)
+  private void measure(BareCopies.Rows rows, @Nullable Direction direction)
       throws IOException, DeviceException {
     BareCopies.Primitive best = best(rows, direction);
     double[] link = new double[plan.rounds()];
     double[] loop = new double[plan.rounds()];
     double[] ours = new double[plan.rounds()];
-    for (int round = -1; round < plan.rounds(); round++) {
-      double linkRate = bare(direction, BareCopies.Primitive.LINK, rows, round);
-      double loopRate = bare(direction, best, rows, round);
-      double ourRate = mover(mover, rows, direction, round);
-      if (round >= 0) {
-        link[round] = linkRate;
-        loop[round] = loopRate;
-        ours[round] = ourRate;
+    for (int from = 0; from < plan.rounds(); from += TURN) {
+      int to = Math.min(plan.rounds(), from + TURN);
+      bare(direction, BareCopies.Primitive.BATCH, rows, from);
+      for (int round = from - WARM_UP; round < to; round++) {
+        double linkRate = bare(direction, BareCopies.Primitive.LINK, rows, round);
+        double loopRate = bare(direction, best, rows, round);
+        if (round >= from) {
+          link[round] = linkRate;
+          loop[round] = loopRate;
+        }
+      }
+      try (DeviceMemory memory = devices.open(layout(rows));
+          MoverDriver mover = new MoverDriver(memory, 0)) {
+        for (int round = from - WARM_UP; round < to; round++) {
+          double rate = mover(mover, rows, direction, round);
+          if (round >= from) {
+            ours[round] = rate;
+          }
+        }
       }
     }
     String name = "%s, %s".formatted(direction == null ? "both ways" : direction, rows.text());
