@@ -6,6 +6,7 @@ import static java.lang.foreign.ValueLayout.JAVA_LONG;
 import io.flexkv.ffm.CudaDriver;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import org.jspecify.annotations.Nullable;
 
 /**
  * The arrays of one slice as the driver takes them, and the calls that submit them. Plain copies go
@@ -30,6 +31,9 @@ final class CudaBatch {
 
   private static final int COPIES_A_CALL = 256;
 
+  /** From so many small loads on a {@link CudaLead} costs less than it brings. */
+  private static final int WORTH_A_LEAD = 8;
+
   private final CudaDriver driver;
   private final CudaSections sections = new CudaSections();
   private final CudaCopyPath wanted;
@@ -40,6 +44,7 @@ final class CudaBatch {
   private boolean refusedStrided;
   private final Direction direction;
   private final PinnedRanges pool;
+  private final @Nullable CudaLead lead;
   private final int capacity;
   private final MemorySegment destinations;
   private final MemorySegment sources;
@@ -54,15 +59,26 @@ final class CudaBatch {
   private int count;
   private boolean pinned;
   private boolean alone;
+  private boolean stridedHere;
   private int lastSegment = -1;
 
+  /**
+   * @param capacity copies of a slice
+   * @param lead goes before small loads on a stream that rests, null if there is none
+   */
   CudaBatch(
-      CudaDriver driver, CudaCopyPath path, Direction direction, PinnedRanges pool, int capacity) {
+      CudaDriver driver,
+      CudaCopyPath path,
+      Direction direction,
+      PinnedRanges pool,
+      int capacity,
+      @Nullable CudaLead lead) {
     this.driver = driver;
     this.wanted = path;
     this.path = path;
     this.direction = direction;
     this.pool = pool;
+    this.lead = lead;
     this.capacity = capacity;
     Arena arena = Arena.ofAuto();
     this.destinations = arena.allocate(8L * capacity, 8);
@@ -113,6 +129,7 @@ final class CudaBatch {
   int submit(CopySlice slice, long stream, boolean nothingOnItsWay) {
     pinned = allPinned(slice);
     alone = nothingOnItsWay;
+    stridedHere = false;
     int code = CudaDriver.SUCCESS;
     for (int i = 0; i < slice.count() && code == CudaDriver.SUCCESS; i++) {
       code = slice.rows(i) == 1 ? plain(slice, i, stream) : rows(slice, i, stream);
@@ -184,6 +201,7 @@ final class CudaBatch {
     long devicePitch = slice.devicePitch(i);
     long hostPitch = slice.hostPitch(i);
     boolean whole = pinned && strided;
+    stridedHere = true;
     if (whole && direction == Direction.LOAD && path != CudaCopyPath.LOOP) {
       whole = !sections.rowByRow(driver.mappings(), device, slice.rows(i), alone);
     }
@@ -219,14 +237,27 @@ final class CudaBatch {
     if (!pinned || path == CudaCopyPath.LOOP) {
       return loop(plain, stream);
     }
-    for (int i = 0; i < plain; i++) {
+    CudaLead before = leadOf(plain);
+    if (before != null) {
+      code = before.submit(stream);
+    }
+    for (int i = 0; i < plain && code == CudaDriver.SUCCESS; i++) {
       long length = lengths.getAtIndex(JAVA_LONG, i);
       code = length == 0 ? CudaDriver.SUCCESS : batches(i, plain, length, stream);
-      if (code != CudaDriver.SUCCESS) {
-        return code;
-      }
     }
-    return CudaDriver.SUCCESS;
+    return code;
+  }
+
+  /**
+   * What goes before these, if anything. Rows of what else is strided have none: it is because the
+   * processor writes them that they help ({@link CudaSections}).
+   */
+  private @Nullable CudaLead leadOf(int plain) {
+    boolean first = alone && !stridedHere;
+    alone = false;
+    return first && plain >= WORTH_A_LEAD && lengths.getAtIndex(JAVA_LONG, 0) < CudaLead.BYTES
+        ? lead
+        : null;
   }
 
   /** Submits the copies of one length from {@code first} on; their lengths are 0 afterwards. */

@@ -70,8 +70,9 @@ final class CudaCopyStream implements CopyStream {
             SLICES_IN_FLIGHT,
             BYTES_IN_FLIGHT,
             direction == Direction.LOAD ? STRIDED_LOADS_UP_TO : STRIDED_SAVES_UP_TO);
-    this.batch = new CudaBatch(driver, path, direction, pool, COPIES);
     gpu.makeCurrent();
+    CudaLead lead = direction == Direction.LOAD ? gpu.lead() : null;
+    this.batch = new CudaBatch(driver, path, direction, pool, COPIES, lead);
     int made = JCudaDriver.cuStreamCreate(stream, CU_STREAM_NON_BLOCKING);
     if (made != CudaDriver.SUCCESS) {
       throw CudaLibrary.notMade(driver, made, "cuStreamCreate");

@@ -11,6 +11,7 @@ import jcuda.driver.CUdevice;
 import jcuda.driver.CUstream;
 import jcuda.driver.CUstream_flags;
 import jcuda.driver.JCudaDriver;
+import org.jspecify.annotations.Nullable;
 
 /**
  * One GPU: its primary context, and the allocations of other processes that are mapped into it,
@@ -34,6 +35,8 @@ final class CudaGpu {
   private final CUcontext context;
   private final Map<String, Mapping> mappings = new HashMap<>();
   private final CopyTraffic traffic;
+  private @Nullable CudaLead lead;
+  private boolean leadTried;
 
   private CudaGpu(CudaLibrary library, String uuid, CUcontext context) {
     this.driver = library.driver();
@@ -71,6 +74,16 @@ final class CudaGpu {
       CudaLibrary.check(driver, JCudaDriver.cuCtxSetCurrent(context), "cuCtxSetCurrent");
       CURRENT.set(context);
     }
+  }
+
+  /** What may go before small loads; null where there is no memory for it. */
+  synchronized @Nullable CudaLead lead() throws DeviceException {
+    if (!leadTried) {
+      makeCurrent();
+      lead = CudaLead.make(driver);
+      leadTried = true;
+    }
+    return lead;
   }
 
   /** The address of another process's allocation here; {@link #unmap} as often as this. */

@@ -10,6 +10,10 @@ import java.lang.foreign.MemorySegment;
 /**
  * The strided copies of one slice as the driver takes them. Owned by one stream.
  *
+ * <p>A batched call holds copies of one width and height. That calls of several lose some is known
+ * of plain copies only (docs/decisions/batches-of-one-length.md), and nobody promises that strided
+ * ones are another matter.
+ *
  * <p>{@code CUDA_MEMCPY3D_BATCH_OP}, {@value #OP_BYTES} bytes, two operands and an extent:
  *
  * <pre>
@@ -92,19 +96,36 @@ final class CudaRows {
     if (copies == 0) {
       return CudaDriver.SUCCESS;
     }
-    if (path == CudaCopyPath.BATCH_V2 && driver.hasBatch3dV2()) {
-      return driver.batch3dV2(copies, ops, stream);
-    }
-    if (path != CudaCopyPath.LOOP && driver.hasBatch3dV1()) {
-      return driver.batch3dV1(copies, ops, failIndex, stream);
-    }
-    for (int i = 0; i < copies; i++) {
-      int code = oneByOne((long) OP_BYTES * i, stream);
-      if (code != CudaDriver.SUCCESS) {
-        return code;
+    boolean v2 = path == CudaCopyPath.BATCH_V2 && driver.hasBatch3dV2();
+    boolean batched = v2 || (path != CudaCopyPath.LOOP && driver.hasBatch3dV1());
+    int code = CudaDriver.SUCCESS;
+    for (int from = 0, to; from < copies && code == CudaDriver.SUCCESS; from = to) {
+      to = batched ? endOfLikeOnes(from, copies) : from + 1;
+      MemorySegment likeOnes = from == 0 ? ops : ops.asSlice((long) OP_BYTES * from);
+      if (!batched) {
+        code = oneByOne((long) OP_BYTES * from, stream);
+      } else if (v2) {
+        code = driver.batch3dV2(to - from, likeOnes, stream);
+      } else {
+        code = driver.batch3dV1(to - from, likeOnes, failIndex, stream);
       }
     }
-    return CudaDriver.SUCCESS;
+    return code;
+  }
+
+  /** Where those that follow have another width or height. */
+  private int endOfLikeOnes(int from, int copies) {
+    long at = (long) OP_BYTES * from;
+    int to = from + 1;
+    for (long next = at + OP_BYTES; to < copies && alike(at, next); next += OP_BYTES) {
+      to++;
+    }
+    return to;
+  }
+
+  private boolean alike(long at, long other) {
+    return ops.get(JAVA_LONG, at + 80) == ops.get(JAVA_LONG, other + 80)
+        && ops.get(JAVA_LONG, at + 88) == ops.get(JAVA_LONG, other + 88);
   }
 
   private int oneByOne(long at, long stream) {

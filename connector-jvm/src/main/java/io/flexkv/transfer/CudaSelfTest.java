@@ -43,6 +43,13 @@ public final class CudaSelfTest {
   private static final int SMALL = 32 << 10;
   private static final int SHIFT = 4096;
   private static final int ROW = 4 << 10;
+
+  /** Not a divisor of a slice, so columns of it are cut. */
+  private static final int ODD_ROW = 3 << 10;
+
+  /** Shorter than what the driver leaves to the copy engines whatever else there is. */
+  private static final int SHORT = 12 << 10;
+
   private static final int LAYERS = 8;
   private static final int RUN = 8;
   private static final long PIECE = 32L << 20;
@@ -139,10 +146,16 @@ public final class CudaSelfTest {
       records.check(path + ": pool resized, both ways, byte-exact", resized(devices, memory, pool));
       records.check(path + ": pool cut while a piece waits, pinned anew", cut(devices, pool));
     }
-    try (DeviceMemory memory = devices.open(column())) {
+    try (DeviceMemory memory = devices.open(layout(SHORT))) {
+      records.check(path + ": short rows one by one, byte-exact", exact(memory, pool));
+    }
+    try (DeviceMemory memory = devices.open(column(ROW))) {
       records.check(path + ": rows in strided copies, both ways, byte-exact", exact(memory, pool));
       records.check(path + ": rows, pageable memory, byte-exact", exact(memory, pageable));
       checkProof(memory, path);
+    }
+    try (DeviceMemory memory = devices.open(column(ODD_ROW))) {
+      records.check(path + ": strided copies of several heights, byte-exact", exact(memory, pool));
     }
   }
 
@@ -224,11 +237,11 @@ public final class CudaSelfTest {
   }
 
   /** Layers of small rows at one stride in one allocation, within the part that is compared. */
-  private RankLayout column() throws DeviceException {
-    long stride = exchange.byteSize() / LAYERS / ROW * ROW;
+  private RankLayout column(int row) throws DeviceException {
+    long stride = exchange.byteSize() / LAYERS / row * row;
     List<Region> regions = new ArrayList<>();
     for (int layer = 0; layer < LAYERS; layer++) {
-      regions.add(new Region(0, layer * stride, ROW, ROW, Math.toIntExact(stride / ROW)));
+      regions.add(new Region(0, layer * stride, row, row, Math.toIntExact(stride / row)));
     }
     return RankLayout.of(List.of(handle), regions, "selftest");
   }

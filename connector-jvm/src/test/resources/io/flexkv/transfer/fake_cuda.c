@@ -1,8 +1,8 @@
 /*
  * A stand-in for libcuda.so.1 on machines without a GPU: "device memory" is a shared file, so that
  * handles work between processes. It is stricter than the driver where the driver's behaviour must
- * not be relied upon: batches refuse memory that is not registered and copies of several lengths,
- * every copy refuses a host range that lies in two registrations, and an event is complete only at
+ * not be relied upon: batches refuse memory that is not registered and copies of several lengths
+ * or extents, every copy refuses a host range that lies in two registrations, and an event is complete only at
  * its third query. What is on a
  * stream runs when it must (somebody waits for it) or, by chance, as soon as it may: so an order that
  * nobody demanded does not hold.
@@ -27,6 +27,7 @@ static uint64_t visited[MAX]; /* since mappings changed: 32 MiB where a small pl
 static long fast_rows, slow_rows; /* strided loads, by whether theirs was */
 static long after_shortage; /* batches of a stream that was once told of a shortage */
 static void *told;
+static long by_processor; /* small loads onto a stream that rests, but for those of 4 KiB and less */
 static int shortages, streams;
 struct event {
   int queries;
@@ -47,6 +48,8 @@ struct stream {
   unsigned dice;
   struct op *ops;
   size_t head, tail, room;
+  int busy; /* as far as anybody has been told */
+  struct event *last;
 };
 enum { MAGIC = 0x55aa };
 typedef struct { char bytes[64]; } handle;
@@ -119,6 +122,7 @@ static void push(struct stream *s, struct op op) {
   if (s->head == s->tail) s->head = s->tail = 0;
   if (s->tail == s->room) s->ops = realloc(s->ops, (s->room = 2 * s->room + 64) * sizeof op);
   s->ops[s->tail++] = op;
+  s->busy = 1;
   s->dice = s->dice * 1664525 + 1013904223;
   if (s->dice >> 30 == 0) run(s, NULL, 0, 0);
 }
@@ -128,6 +132,7 @@ static void copy(struct stream *s, void *to, const void *from, size_t bytes) {
 CUresult cuStreamSynchronize(struct stream *s) {
   if (!is_stream(s)) return INVALID;
   run(s, NULL, 0, 1);
+  s->busy = 0;
   return OK;
 }
 CUresult cuStreamDestroy_v2(struct stream *s) {
@@ -160,6 +165,7 @@ CUresult cuEventRecord(struct event *e, struct stream *s) {
     return OK;
   }
   e->stream = s;
+  s->last = e;
   push(s, (struct op){.event = e, .number = ++e->recorded, .kind = MARK});
   return OK;
 }
@@ -168,6 +174,7 @@ CUresult cuEventQuery(struct event *e) {
   if (e->ready_ns) return now() >= e->ready_ns ? OK : NOT_READY;
   if (++e->queries < 3) return NOT_READY;
   if (e->done < e->recorded) run(e->stream, e, e->recorded, 1);
+  if (e->stream && e->stream->last == e) e->stream->busy = 0;
   return OK;
 }
 CUresult cuStreamWaitEvent(struct stream *s, struct event *e, unsigned flags) {
@@ -202,6 +209,7 @@ static void __attribute__((destructor)) say_all(void) {
   say("fast-rows", fast_rows);
   say("slow-rows", slow_rows);
   say("after-shortage", after_shortage);
+  say("by-processor", by_processor);
   say("streams-left", streams);
 }
 CUresult cuMemAlloc_v2(CUdeviceptr *p, size_t length) {
@@ -311,8 +319,10 @@ static CUresult batch(uint64_t *dst, uint64_t *src, size_t *size, size_t count, 
 #endif
   if (!is_stream(s) || attributes != 1 || index[0] != 0 || a->flags != 1) return INVALID;
   if (a->source[0] || a->source[1] || a->destination[0] || a->destination[1]) return INVALID;
+  int rests = !((struct stream *)s)->busy;
   for (size_t i = 0; i < count; i++) {
     int load = on_device(dst[i], size[i]);
+    by_processor += rests && load && size[i] > 4096 && size[i] < 32 << 10;
     if (load && on_device(src[i], size[i])) {
       if (a->order != 1) return INVALID;
       copy(s, (void *)dst[i], (void *)src[i], size[i]);
@@ -387,6 +397,7 @@ static CUresult batch_3d(size_t count, struct operation *ops, unsigned long long
         return INVALID;
     int load = on_device(o->destination.address, 1);
     int within = load && on_device(o->source.address, 1);
+    if (o->width != ops->width || o->height != ops->height) return INVALID;
     if (o->depth != 1 || o->flags != 1 || o->order != (load && !within ? 3 : 1)) return INVALID;
     struct operand *device = load ? &o->destination : &o->source, *host = load ? &o->source : &o->destination;
     CUresult result = copy_rows(load, device->address, device->row_length, host->address, host->row_length,
