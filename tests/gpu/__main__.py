@@ -102,8 +102,10 @@ def run(
         child.wait()
     try:
         return ended, read(records)
-    except (OSError, ValueError):  # none, or killed while it wrote
-        return ended or "no records", []
+    except FileNotFoundError:  # it was told another name, or did not come so far
+        return ended, []
+    except ValueError:  # it was killed while it wrote
+        return ended or "broken records", []
 
 
 def telling(record: Record) -> bool:

@@ -96,7 +96,7 @@ class TestLine:
     ) -> None:
         (line._HERE / "writes.py").write_text("import sys; open(sys.argv[2], 'w').write('[{')")
         assert line.main(["writes", "--out", str(scripts)]) == 1
-        assert capfd.readouterr().err.endswith("failed: writes (no records)\n")
+        assert capfd.readouterr().err.endswith("failed: writes (broken records)\n")
 
     def test_missed_bar_alone_is_no_error(self, scripts: Path) -> None:
         assert line.main(["writes", "--out", str(scripts)]) == 0

@@ -90,6 +90,12 @@ class PackageDependenciesTest {
           "tier.ssd", List.of(),
           "config", List.of("com.fasterxml.jackson..", "org.yaml.snakeyaml.."));
 
+  /** Benches and self tests, and what only they use; they lie beside what they measure. */
+  private static final String BENCHES =
+      "io\\.flexkv\\.([a-z.]+)\\."
+          + "((Bare|Bench)\\w+|\\w+Bench|CudaSelfTest|MoverDriver|StreamCopies|SyntheticDirectory)"
+          + "(\\$.*)?";
+
   private static final JavaClasses CLASSES =
       new ClassFileImporter()
           .withImportOption(ImportOption.Predefined.DO_NOT_INCLUDE_TESTS)
@@ -117,6 +123,20 @@ class PackageDependenciesTest {
   @TestFactory
   Stream<DynamicTest> foreignLibraries_stayOutOf() {
     return FOREIGN.keySet().stream().map(p -> DynamicTest.dynamicTest(p, () -> checkForeign(p)));
+  }
+
+  @Test
+  void benchesAndSelfTests_areUsedByNoneButThemselves() {
+    assertThat(CLASSES.stream().filter(c -> c.getName().matches(BENCHES)).count())
+        .as("what is named so")
+        .isGreaterThan(10);
+    noClasses()
+        .that()
+        .haveNameNotMatching(BENCHES)
+        .should()
+        .dependOnClassesThat()
+        .haveNameMatching(BENCHES)
+        .check(CLASSES);
   }
 
   private static void checkOrder(String name) {
