@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -347,6 +349,24 @@ def test_close_is_seen_by_the_server_and_frees_descriptors(socket_path: str) -> 
         while open_descriptors() > before and time.monotonic() < deadline:
             time.sleep(0.005)
         assert open_descriptors() <= before
+
+
+def test_session_lost_in_a_cycle_is_closed_without_a_warning(socket_path: str) -> None:
+    """As one whose error somebody keeps: the traceback has the session, and a frame the error."""
+    gc.collect()  # what others have left
+    with FakeSidecar(socket_path) as server:
+        session = open_session(socket_path, SCHEDULER, None)
+        client = server.wait_client()
+        session.__dict__["itself"] = session
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            del session
+            gc.collect()
+        assert not warned
+        deadline = time.monotonic() + 5
+        while client.sock.fileno() >= 0 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert client.sock.fileno() < 0, "the other side saw the end"
 
 
 def test_foreign_users_socket_is_not_trusted(

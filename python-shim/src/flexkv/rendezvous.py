@@ -39,9 +39,16 @@ class Greeting:
     rest: bytes
 
 
+class _Connection(socket.socket):
+    """Closes with its last reference, as a session does: in a cycle, too, whoever goes first."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def connect(path: str) -> socket.socket:
     """A connected socket whose other end runs as our user; ``NobodyThereError`` if none listens."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock = _Connection(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.settimeout(CONNECT_TIMEOUT_S)
         try:
