@@ -131,10 +131,10 @@ class Bare:
 class Decoder:
     """`gemms.py`: step times of a process that computes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         path = [str(_ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
-            [sys.executable, str(_ROOT / "tests/gpu/gemms.py")],
+            [sys.executable, str(_ROOT / "tests/gpu/gemms.py"), *options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         )  # fmt: skip

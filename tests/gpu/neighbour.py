@@ -124,14 +124,15 @@ def beside_moves(
         )  # fmt: skip
         try:
             for limit in (0.0, *limits_gb_s):
-                _limit(sidecar, limit)
+                set_limits(sidecar, limit)
                 _beside(engine, mover, results, outputs, limit, fragments)
         finally:
             mover.close()
-            _limit(sidecar, 0.0)
+            set_limits(sidecar, 0.0)
 
 
-def _limit(sidecar: Sidecar, gb_s: float) -> None:
+def set_limits(sidecar: Sidecar, gb_s: float) -> None:
+    """What each direction of each rank may move in a second; 0: as fast as the link."""
     with sidecar.session() as session:
         session.control("set", {"load_limit_gb_s": gb_s, "save_limit_gb_s": gb_s}, 5.0)
 
