@@ -35,10 +35,14 @@ RUNS = {
     "the kills)",
     "gpu-acceptance-tp2": "The same over two GPUs (tensor parallelism of 2, bfloat16 as one serves "
     "it: the sidecar's hit against the engine's own)",
+    "gpu-acceptance-tp4": "The same over four GPUs, eager (cut at its time limit before requests "
+    "were preempted and the sidecar killed)",
     "gpu-acceptance-pp2": "The same over two GPUs as pipeline stages (eager; the run was cut at "
     "its time limit after these)",
     "gpu-acceptance-mla": "Latent attention (MLA): the dimensions of DeepSeek-V2-Lite with dense "
-    "layers, 27 of them, vLLM's FLASH_ATTN_MLA (the run was cut at its time limit after these)",
+    "layers, 27 of them, vLLM's FLASH_ATTN_MLA, which is not batch-invariant though it was asked to be: vLLM's own "
+    "hits differ from its cold answers too",
+    "gpu-acceptance-fp8": "The 8B shape with keys and values in fp8, as one serves it",
     "gpu-acceptance-mla-fp8": "The same with latents kept in fp8, vLLM's TRITON_MLA (the run was "
     "cut at its time limit after these)",
     "cpu-acceptance-tp4": "Four tensor-parallel ranks of vLLM 0.32 on a CPU, two heads of keys and "
@@ -69,6 +73,11 @@ RUNS = {
     "gpu-copy-bench-80-layers": "The same with 80 layers, as a model of 70B has: rows of 4 to 16 "
     "KiB",
     "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in a run of their own",
+    "gpu-limits": "What limits of loads and saves keep of a neighbour's step of a millisecond, and "
+    "leave of the rate (limit: what was allowed), for rows of each size",
+    "gpu-handover": "What a load waits for beside its copies, without an engine",
+    "gpu-visible-gpus": "Two engines that see one GPU each, around a sidecar that one of them "
+    "started; every byte compared",
     "gpu-stall": "Loads of 64 MiB through a sidecar whose pool of 64 GB gets its pages and is "
     "pinned meanwhile",
     "gpu-copy-beside": "What ways to move small rows cost another process that computes in steps "
@@ -125,9 +134,10 @@ _BESIDE_COPIES = (
     "docs/decisions/a-copy-engine-serves-one-process-at-a-time.md"
 )
 _TRANSLATIONS = (
-    "the bare loops that run between ours push our address translations out of the copy engine, "
-    "which strided copies alone do not bring back; without them in between the same slices are as "
-    "fast as the bare loop, or 0.94 of it ('slices without a mover'): "
+    "each pass of ours came between passes of the bare loops here, and two processes take the "
+    "copy engine's address translations from each other; by themselves, or beside large copies of "
+    "another process, movers were 0.95 to 1.0 of the bare loop, 36 to 37.5 and 39.8 GB/s at 4 KiB "
+    "in 80 layers (docs/performance/tried/gpu-copy-turns.json). The bench has turns now: "
     "docs/decisions/small-rows-move-as-strided-copies.md"
 )
 _DRIVERS_TIME = (
@@ -178,6 +188,9 @@ REASONS: dict[tuple[str, str], str] = {
     "byte needs, the longer the copy engine is busy with ours, and a step's own small copies wait "
     "until it is not; a limit in bytes was not the better the lower it was",
     ("gpu-neighbour", "neighbour's time a token"): _BESIDE_COPIES,
+    ("gpu-acceptance-mla", "answers with equal tokens"): "vLLM's own hits differ from its cold "
+    "answers as often (11 of 16 alike), for FLASH_ATTN_MLA is not batch-invariant; the sidecar's "
+    "hits equal vLLM's own bit for bit, 16 of 16",
     ("gpu-batches", "vLLM serves later than without"): "registration and proof took 0.2 s; loading "
     "and compiling took vLLM 2.3 s longer while the virtual machine got 64 GiB for the pool. On "
     "another machine it was 0.45 s in all (gpu-batches-early-start)",

@@ -37,11 +37,12 @@ public final class CudaCopyBench {
    * Passes in a row of one side. Strided copies are fast where the copy engine knows the addresses,
    * and it knows those of some 8 GiB: two processes that copy alternately, over as much each, take
    * them from each other, which an engine and its sidecar do not. So each side has its turn, and
-   * begins it as it begins in life: ours with a registration, the bare one with plain copies.
+   * begins it with what makes strided copies fast on that side: ours with a registration and some
+   * loads, the bare one with plain copies.
    */
   private static final int TURN = 8;
 
-  /** Unmeasured, at the beginning of a turn. */
+  /** The first is for the count of strided copies from which on it is worth while. */
   private static final int WARM_UP = 2;
 
   /** What a request of 1,024 tokens of an 8B model has. */
@@ -198,7 +199,7 @@ public final class CudaCopyBench {
     for (int from = 0; from < plan.rounds(); from += TURN) {
       int to = Math.min(plan.rounds(), from + TURN);
       bare(direction, BareCopies.Primitive.BATCH, rows, from);
-      for (int round = from - WARM_UP; round < to; round++) {
+      for (int round = from - 1; round < to; round++) {
         double linkRate = bare(direction, BareCopies.Primitive.LINK, rows, round);
         double loopRate = bare(direction, best, rows, round);
         if (round >= from) {
@@ -208,7 +209,10 @@ public final class CudaCopyBench {
       }
       try (DeviceMemory memory = devices.open(layout(rows));
           MoverDriver mover = new MoverDriver(memory, 0)) {
-        for (int round = from - WARM_UP; round < to; round++) {
+        for (int pass = 1; pass <= WARM_UP; pass++) {
+          mover(mover, rows, Direction.LOAD, ~pass);
+        }
+        for (int round = from - 1; round < to; round++) {
           double rate = mover(mover, rows, direction, round);
           if (round >= from) {
             ours[round] = rate;
