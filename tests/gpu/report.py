@@ -40,8 +40,8 @@ RUNS = {
     "gpu-acceptance-pp2": "The same over two GPUs as pipeline stages (eager; the run was cut at "
     "its time limit after these)",
     "gpu-acceptance-mla": "Latent attention (MLA): the dimensions of DeepSeek-V2-Lite with dense "
-    "layers, 27 of them, vLLM's FLASH_ATTN_MLA, which is not batch-invariant though it was asked to be: vLLM's own "
-    "hits differ from its cold answers too",
+    "layers, 27 of them, vLLM's FLASH_ATTN_MLA, which is not batch-invariant though it was asked "
+    "to be: vLLM's own hits differ from its cold answers too",
     "gpu-acceptance-fp8": "The 8B shape with keys and values in fp8, as one serves it",
     "gpu-acceptance-mla-fp8": "The same with latents kept in fp8, vLLM's TRITON_MLA (the run was "
     "cut at its time limit after these)",
