@@ -179,9 +179,10 @@ def script_only(deployment: Deployment) -> Deployment:
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     made = Deployment(tmp_path_factory.mktemp("d"))
     yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.terminate()
-        made.process.wait(40)
+    if made.process is not None:
+        if made.process.poll() is None:
+            made.process.terminate()
+        made.process.communicate(timeout=40)  # closes the pipes
 
 
 def option(arguments: list[str], name: str) -> Any:

@@ -78,7 +78,8 @@ def wait_gone(group: int) -> None:
 
 def end(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 130
+    process.communicate(timeout=20)
+    assert process.returncode == 130
     wait_gone(process.pid)
 
 
