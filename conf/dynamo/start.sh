@@ -97,6 +97,7 @@ signal_all() { for ((g = ${#groups[@]} - 1; g >= 0; g--)); do signal "${groups[g
 discovery= interrupted=
 stop() {
     local code=$? pid
+    [ "$BASHPID" = $$ ] || exit 130    # a child that is not what it shall be yet, and was signalled
     trap - EXIT
     trap '' INT TERM
     [ -z "$interrupted" ] || code=130
