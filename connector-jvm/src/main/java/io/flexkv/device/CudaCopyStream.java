@@ -17,9 +17,10 @@ final class CudaCopyStream implements CopyStream {
   private static final int SLICES_IN_FLIGHT = 16;
 
   /**
-   * 96 MiB are 1.8 ms at 55 GB/s, so a revoked load waits less than 2 ms. The link goes on while
-   * this thread looks and submits, also where the end of a slice shows only with that of the next
-   * (strided copies). The first slice of a job is short: 512 copies take the driver 0.2 ms.
+   * 96 MiB are 1.8 ms at 55 GB/s; what moves more slowly the agent bounds by its time. The link
+   * goes on while this thread looks and submits, also where the end of a slice shows only with that
+   * of the next (strided copies). The first slice of a job is short: 512 copies take the driver 0.2
+   * ms.
    */
   private static final long SLICE_BYTES = 16L << 20;
 

@@ -8,8 +8,9 @@ package io.flexkv.device;
  * @param firstBytes of a slice while nothing is on its way, because the device rests until it has
  *     it; later ones may be as long as all that is on its way
  * @param inFlight slices submitted and not complete
- * @param bytesInFlight of all of them: enough to keep the link busy, and no more than 2 ms, because
- *     a revoked load waits for them. A slice is submitted while less than this is on its way
+ * @param bytesInFlight of all of them: enough to keep the link busy, and no more than 2 ms of it,
+ *     because a revoked load waits for them. A slice is submitted while less than this is on its
+ *     way
  * @param stridedUpTo rows of at most this many bytes are better moved as one strided copy than one
  *     by one; 0 if never
  */

@@ -40,6 +40,12 @@ final class CopyAgent implements Agent {
   /** So soon after its last slice was submitted a load ends, as a rule; later it has to wait. */
   private static final long END_NANOS = 2_000_000;
 
+  /** What is on its way takes no longer than this, for a revoked load waits for it... */
+  private static final long AHEAD_NANOS = 2_000_000;
+
+  /** ... but for so many slices, without which the device rests between them. */
+  private static final int MIN_IN_FLIGHT = 2;
+
   private static final int MAX_NEW_JOBS_A_CYCLE = 64;
 
   /**
@@ -372,7 +378,10 @@ final class CopyAgent implements Agent {
     if (pace.oneAtATime()) {
       return inFlight.isEmpty();
     }
-    return inFlight.count() < limits.inFlight() && inFlight.bytes() < limits.bytesInFlight();
+    return inFlight.count() < limits.inFlight()
+        && inFlight.bytes() < limits.bytesInFlight()
+        && (inFlight.count() < MIN_IN_FLIGHT
+            || inFlight.bytes() < inFlight.bytesWithin(AHEAD_NANOS));
   }
 
   private boolean mayCopy() {

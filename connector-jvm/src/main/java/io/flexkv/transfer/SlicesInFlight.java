@@ -11,12 +11,16 @@ final class SlicesInFlight {
   /** One slice: whose, how many of its blocks are whole with it, how many bytes. */
   private record Slice(JobState state, int blocks, long bytes) {}
 
+  /** Of what the device did of late: a quarter of the last look, the rest from before. */
+  private static final double WEIGHT = 0.25;
+
   private final AgentCounters counters;
   private final LongSupplier clock;
   private final ArrayDeque<Slice> slices = new ArrayDeque<>();
   private long ended;
   private long bytes;
   private long busySinceNanos;
+  private double bytesPerNano;
 
   SlicesInFlight(AgentCounters counters, LongSupplier clock) {
     this.counters = counters;
@@ -35,6 +39,14 @@ final class SlicesInFlight {
     return bytes;
   }
 
+  /**
+   * What ends within so long, as copies went of late: small rows take the driver ten times as long
+   * as the link. Any number before the first has ended.
+   */
+  long bytesWithin(long nanos) {
+    return bytesPerNano == 0 ? Long.MAX_VALUE : (long) (bytesPerNano * nanos);
+  }
+
   /** A slice of this job, up to the block that it submits next, has been submitted. */
   void add(JobState state, long sliceBytes, long nowNanos) {
     if (slices.isEmpty()) {
@@ -49,6 +61,7 @@ final class SlicesInFlight {
   /** So many slices of the stream have ended since it was opened; returns how many of them now. */
   int endUpTo(long endedOfStream) {
     int count = 0;
+    long before = bytes;
     for (; ended < endedOfStream; ended++, count++) {
       Slice slice = slices.remove();
       JobState state = slice.state();
@@ -61,9 +74,15 @@ final class SlicesInFlight {
     if (count > 0) {
       long now = clock.getAsLong();
       counters.busy(now - busySinceNanos);
+      learnRate(before - bytes, Math.max(1, now - busySinceNanos));
       busySinceNanos = now;
     }
     return count;
+  }
+
+  private void learnRate(long moved, long nanos) {
+    double seen = (double) moved / nanos;
+    bytesPerNano = bytesPerNano == 0 ? seen : bytesPerNano + WEIGHT * (seen - bytesPerNano);
   }
 
   /** The jobs of all of them end as not drained, once they end. */

@@ -35,7 +35,7 @@ final class MoverPaceTest {
   @Test
   void submit_underALimit_aSliceWaitsForTheEndOfTheOneBefore() throws Exception {
     int[] blocks = IntStream.range(0, 64).toArray();
-    try (MoverFixture f = MoverFixture.held(new SliceLimits(64, 2048, 3))) {
+    try (MoverFixture f = MoverFixture.held(new SliceLimits(64, 2048, 2))) {
       f.limits.set(0, 1L << 40);
       assertThat(f.mover.submit(f.job(1, Direction.SAVE, blocks))).isTrue();
       MoverFixture.await("a slice", () -> f.device.submitted.get() == 1);
@@ -44,7 +44,7 @@ final class MoverPaceTest {
       f.device.mayEnd.release();
       MoverFixture.await("the next", () -> f.device.submitted.get() == 2);
       f.limits.set(0, 0);
-      MoverFixture.await("all that have room", () -> f.device.submitted.get() == 4);
+      MoverFixture.await("all that have room", () -> f.device.submitted.get() == 3);
       f.device.mayEnd.release(1000);
       assertThat(f.next().status()).isEqualTo(Completion.Status.OK);
     }
@@ -200,6 +200,46 @@ final class MoverPaceTest {
           () -> {
             agent.doWork();
             return ends.poll() != null;
+          });
+      agent.onClose();
+    }
+  }
+
+  @Test
+  void slicesThatTakeTheDeviceLong_fewAreOnTheirWay() throws Exception {
+    int[] all = IntStream.range(0, 64).toArray();
+    try (MoverFixture f = MoverFixture.held(new SliceLimits(64, 2048, 8))) {
+      AtomicLong now = new AtomicLong(5);
+      CopyAgent agent = agent(f, f.completions, now);
+      assertThat(agent.offer(f.job(1, Direction.LOAD, all))).isTrue();
+      agent.doWork();
+      assertThat(f.device.submitted).as("nothing is known yet").hasValue(8);
+      now.addAndGet(8_000_000); // 2 KiB in a millisecond
+      f.device.mayEnd.release(8);
+      MoverFixture.await(
+          "they ended",
+          () -> {
+            agent.doWork();
+            return f.device.ended.size() == 8;
+          });
+      agent.doWork();
+      assertThat(f.device.submitted).as("two milliseconds of them").hasValue(8 + 2);
+      now.addAndGet(2_000);
+      f.device.mayEnd.release(2);
+      MoverFixture.await(
+          "they ended, fast",
+          () -> {
+            agent.doWork();
+            return f.device.ended.size() == 10;
+          });
+      agent.doWork();
+      assertThat(f.device.submitted).as("as many as there is room for").hasValue(10 + 8);
+      f.device.mayEnd.release(1000);
+      MoverFixture.await(
+          "its end",
+          () -> {
+            agent.doWork();
+            return f.completions.poll() != null;
           });
       agent.onClose();
     }
