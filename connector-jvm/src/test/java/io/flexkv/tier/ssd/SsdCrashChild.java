@@ -188,11 +188,21 @@ final class SsdCrashChild {
       long root = nextKey;
       int payload = random.nextInt(20) == 0 ? 300_000 : 10_000 + random.nextInt(2) * 20_000;
       int event = random.nextInt(1500);
+      long first = allocate(rig, payload);
+      long second = first == SsdStore.FULL ? first : allocate(rig, payload);
+      if (second == SsdStore.FULL) {
+        if (first != SsdStore.FULL) {
+          rig.engine.free(first);
+        }
+        break; // what this batch has taken already leaves no room for more
+      }
+      taken.addAll(List.of(first, second));
       headers.add(SsdRig.header(root, 0, generation, payload, event));
       headers.add(SsdRig.header(root + 1, root, generation, payload, event));
-      taken.add(allocate(rig, payload));
-      taken.add(allocate(rig, payload));
       nextKey += 2;
+    }
+    if (taken.isEmpty()) {
+      throw new IllegalStateException("full, and nothing to evict");
     }
     long[] into = taken.stream().mapToLong(Long::longValue).toArray();
     SsdEvent.Ended end = rig.await(rig.submitWrite(into, headers));
@@ -209,12 +219,10 @@ final class SsdCrashChild {
     }
   }
 
+  /** FULL once nothing is left to evict. */
   private long allocate(SsdRig rig, long payload) throws IOException {
     long slot;
-    while ((slot = rig.engine.allocate(payload)) == SsdStore.FULL) {
-      if (pairs.isEmpty()) {
-        throw new IllegalStateException("full, and nothing to evict");
-      }
+    while ((slot = rig.engine.allocate(payload)) == SsdStore.FULL && !pairs.isEmpty()) {
       evict(rig, pairs.remove(random.nextInt(pairs.size())));
       rig.engine.poll();
     }
