@@ -2,10 +2,12 @@ package io.flexkv.device;
 
 import io.flexkv.ffm.CudaCallException;
 import io.flexkv.ffm.CudaDriver;
+import io.flexkv.ffm.SharedMemory;
 import java.lang.System.Logger.Level;
 import java.util.HashMap;
 import java.util.HexFormat;
 import java.util.Map;
+import java.util.concurrent.locks.Lock;
 import jcuda.driver.CUcontext;
 import jcuda.driver.CUdevice;
 import jcuda.driver.CUstream;
@@ -76,11 +78,25 @@ final class CudaGpu {
     }
   }
 
+  /**
+   * Pins host memory, while no thread is given pages: it would wait for them in the driver, and
+   * every copy with it.
+   */
+  void pin(long address, long bytes) throws CudaCallException {
+    Lock noPopulation = SharedMemory.noPopulation();
+    noPopulation.lock();
+    try {
+      driver.hostRegister(address, bytes);
+    } finally {
+      noPopulation.unlock();
+    }
+  }
+
   /** What may go before small loads; null where there is no memory for it. */
   synchronized @Nullable CudaLead lead() throws DeviceException {
     if (!leadTried) {
       makeCurrent();
-      lead = CudaLead.make(driver);
+      lead = CudaLead.make(this);
       leadTried = true;
     }
     return lead;

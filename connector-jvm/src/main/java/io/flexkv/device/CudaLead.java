@@ -41,7 +41,8 @@ final class CudaLead {
   }
 
   /** The context is current. Null where there is no memory for it: then copies are slower. */
-  static @Nullable CudaLead make(CudaDriver driver) {
+  static @Nullable CudaLead make(CudaGpu gpu) {
+    CudaDriver driver = gpu.driver();
     Address device = new Address();
     int code = JCudaDriver.cuMemAlloc(device, BYTES);
     if (code != CudaDriver.SUCCESS) {
@@ -50,7 +51,7 @@ final class CudaLead {
     }
     MemorySegment host = Arena.global().allocate(BYTES, 4096);
     try {
-      driver.hostRegister(host.address(), BYTES);
+      gpu.pin(host.address(), BYTES);
     } catch (CudaCallException e) {
       LOG.log(Level.DEBUG, "no lead for small loads: {0}", e.getMessage());
       JCudaDriver.cuMemFree(device);

@@ -1,14 +1,12 @@
 package io.flexkv.device;
 
 import io.flexkv.ffm.CudaCallException;
-import io.flexkv.ffm.SharedMemory;
 import java.lang.System.Logger.Level;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Queue;
 import java.util.concurrent.ConcurrentLinkedQueue;
-import java.util.concurrent.locks.Lock;
 
 /**
  * A rank's memory with streams that copy from and to one small range of host memory, which is
@@ -49,24 +47,13 @@ final class CudaScratch extends HostView {
     try {
       for (long at = 0; at < host.byteSize(); at += PinnedRanges.PIECE_BYTES) {
         long length = Math.min(PinnedRanges.PIECE_BYTES, host.byteSize() - at);
-        register(host.address() + at, length);
+        gpu.pin(host.address() + at, length);
         pieces.add(host.address() + at);
         range.pinnedUpTo(0, at + length);
       }
     } catch (CudaCallException e) {
       LOG.log(
           Level.DEBUG, "{0} bytes of scratch stay pageable: {1}", host.byteSize(), e.getMessage());
-    }
-  }
-
-  /** Not while threads give pages: it would wait for them in the driver, and every copy with it. */
-  private void register(long address, long bytes) throws CudaCallException {
-    Lock noPopulation = SharedMemory.noPopulation();
-    noPopulation.lock();
-    try {
-      gpu.driver().hostRegister(address, bytes);
-    } finally {
-      noPopulation.unlock();
     }
   }
 

@@ -43,8 +43,11 @@ final class CopyAgent implements Agent {
   /** What is on its way takes no longer than this, for a revoked load waits for it... */
   private static final long AHEAD_NANOS = 2_000_000;
 
-  /** ... but for so many slices, without which the device rests between them. */
-  private static final int MIN_IN_FLIGHT = 2;
+  /**
+   * ... but for so many slices, without which the device rests between them. The end of a strided
+   * one shows only with that of the next.
+   */
+  private static final int MIN_IN_FLIGHT = 3;
 
   private static final int MAX_NEW_JOBS_A_CYCLE = 64;
 
@@ -81,6 +84,10 @@ final class CopyAgent implements Agent {
   private final CountDownLatch settled = new CountDownLatch(1);
   private long lastSubmitNanos;
   private int failedInARow;
+
+  /** Since slices last ended: whether more would be on its way but for {@link #AHEAD_NANOS}. */
+  private boolean heldBack;
+
   private @Nullable JobState submitting;
   private volatile @Nullable String dead;
   private volatile long expectedUntilNanos;
@@ -380,8 +387,14 @@ final class CopyAgent implements Agent {
     }
     return inFlight.count() < limits.inFlight()
         && inFlight.bytes() < limits.bytesInFlight()
-        && (inFlight.count() < MIN_IN_FLIGHT
-            || inFlight.bytes() < inFlight.bytesWithin(AHEAD_NANOS));
+        && !isAheadEnough();
+  }
+
+  private boolean isAheadEnough() {
+    boolean enough =
+        inFlight.count() >= MIN_IN_FLIGHT && inFlight.bytes() >= inFlight.bytesWithin(AHEAD_NANOS);
+    heldBack |= enough && anyCanSubmit();
+    return enough;
   }
 
   private boolean mayCopy() {
@@ -416,7 +429,9 @@ final class CopyAgent implements Agent {
       return 0;
     }
     try {
-      return inFlight.endUpTo(stream.completed());
+      int ended = inFlight.endUpTo(stream.completed(), heldBack);
+      heldBack &= ended == 0;
+      return ended;
     } catch (DeviceException e) {
       die(e.getMessage());
       inFlight.drop(e.getMessage());

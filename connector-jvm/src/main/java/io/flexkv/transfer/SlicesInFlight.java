@@ -14,13 +14,17 @@ final class SlicesInFlight {
   /** Of what the device did of late: a quarter of the last look, the rest from before. */
   private static final double WEIGHT = 0.25;
 
+  /** What is supposed before anything is known. */
+  private static final double FIRST_BYTES_PER_NANO = 10;
+
   private final AgentCounters counters;
   private final LongSupplier clock;
   private final ArrayDeque<Slice> slices = new ArrayDeque<>();
   private long ended;
   private long bytes;
   private long busySinceNanos;
-  private double bytesPerNano;
+  private double bytesPerNano = FIRST_BYTES_PER_NANO;
+  private boolean seenIt;
 
   SlicesInFlight(AgentCounters counters, LongSupplier clock) {
     this.counters = counters;
@@ -41,10 +45,10 @@ final class SlicesInFlight {
 
   /**
    * What ends within so long, as copies went of late: small rows take the driver ten times as long
-   * as the link. Any number before the first has ended.
+   * as the link.
    */
   long bytesWithin(long nanos) {
-    return bytesPerNano == 0 ? Long.MAX_VALUE : (long) (bytesPerNano * nanos);
+    return (long) (bytesPerNano * nanos);
   }
 
   /** A slice of this job, up to the block that it submits next, has been submitted. */
@@ -58,8 +62,12 @@ final class SlicesInFlight {
     slices.add(new Slice(state, state.block, sliceBytes));
   }
 
-  /** So many slices of the stream have ended since it was opened; returns how many of them now. */
-  int endUpTo(long endedOfStream) {
+  /**
+   * So many slices of the stream have ended since it was opened; returns how many of them now.
+   *
+   * @param heldBack whether more would be on its way but for {@link #bytesWithin}
+   */
+  int endUpTo(long endedOfStream, boolean heldBack) {
     int count = 0;
     long before = bytes;
     for (; ended < endedOfStream; ended++, count++) {
@@ -74,15 +82,26 @@ final class SlicesInFlight {
     if (count > 0) {
       long now = clock.getAsLong();
       counters.busy(now - busySinceNanos);
-      learnRate(before - bytes, Math.max(1, now - busySinceNanos));
+      learnRate((double) (before - bytes) / Math.max(1, now - busySinceNanos), heldBack);
       busySinceNanos = now;
     }
     return count;
   }
 
-  private void learnRate(long moved, long nanos) {
-    double seen = (double) moved / nanos;
-    bytesPerNano = bytesPerNano == 0 ? seen : bytesPerNano + WEIGHT * (seen - bytesPerNano);
+  /**
+   * Where nothing is left, the device may have ended long before this thread looked: then it is at
+   * least as fast as that. If it got no more for the sake of what was thought of it, that was too
+   * little, and is doubled until a look finds something on its way.
+   */
+  private void learnRate(double seen, boolean heldBack) {
+    if (slices.isEmpty()) {
+      bytesPerNano = Math.max(seen, heldBack ? 2 * bytesPerNano : bytesPerNano);
+    } else if (seenIt) {
+      bytesPerNano += WEIGHT * (seen - bytesPerNano);
+    } else {
+      bytesPerNano = seen;
+      seenIt = true;
+    }
   }
 
   /** The jobs of all of them end as not drained, once they end. */

@@ -44,7 +44,7 @@ class GoneRankTest {
     worker.go(save, Protocol.KIND_SAVE);
     SidecarRig.await("the copy runs", () -> device.submitted.get() > 0);
     worker.close();
-    SidecarRig.await("the session's end", () -> rig.rendezvous.clients() == 1);
+    SidecarRig.await("the agent knows", () -> rig.text("/instances/0/missing").contains("rank 0"));
   }
 
   @AfterEach

@@ -214,26 +214,49 @@ final class MoverPaceTest {
       assertThat(agent.offer(f.job(1, Direction.LOAD, all))).isTrue();
       agent.doWork();
       assertThat(f.device.submitted).as("nothing is known yet").hasValue(8);
-      now.addAndGet(8_000_000); // 2 KiB in a millisecond
-      f.device.mayEnd.release(8);
+      now.addAndGet(6_000_000); // 2 KiB in a millisecond
+      f.device.mayEnd.release(6);
+      agent.doWork();
+      assertThat(f.device.submitted).as("two milliseconds, but three slices").hasValue(8 + 1);
+      for (int slices = 9; slices < 30 && f.device.submitted.get() < f.device.ended.size() + 8; ) {
+        now.addAndGet(1_000);
+        f.device.mayEnd.release();
+        agent.doWork();
+        slices = f.device.submitted.get();
+      }
+      assertThat(f.device.submitted.get() - f.device.ended.size())
+          .as("it is fast again: as many as there is room for")
+          .isEqualTo(8);
+      f.device.mayEnd.release(1000);
       MoverFixture.await(
-          "they ended",
+          "its end",
           () -> {
             agent.doWork();
-            return f.device.ended.size() == 8;
+            return f.completions.poll() != null;
           });
+      agent.onClose();
+    }
+  }
+
+  @Test
+  void thread_comesLateToASwiftDevice_doesNotTakeItForSlow() throws Exception {
+    int[] all = IntStream.range(0, 64).toArray();
+    try (MoverFixture f = MoverFixture.held(new SliceLimits(64, 2048, 4))) {
+      AtomicLong now = new AtomicLong(5);
+      CopyAgent agent = agent(f, f.completions, now);
+      assertThat(agent.offer(f.job(1, Direction.LOAD, all))).isTrue();
       agent.doWork();
-      assertThat(f.device.submitted).as("two milliseconds of them").hasValue(8 + 2);
-      now.addAndGet(2_000);
-      f.device.mayEnd.release(2);
-      MoverFixture.await(
-          "they ended, fast",
-          () -> {
-            agent.doWork();
-            return f.device.ended.size() == 10;
-          });
-      agent.doWork();
-      assertThat(f.device.submitted).as("as many as there is room for").hasValue(10 + 8);
+      now.addAndGet(3_000_000);
+      f.device.mayEnd.release(1);
+      agent.doWork(); // a look that finds three on their way: a slow device, so it seems
+      for (int ended = 1; ended < 16; ) {
+        now.addAndGet(4_000_000);
+        int onTheirWay = f.device.submitted.get() - ended;
+        ended += onTheirWay;
+        f.device.mayEnd.release(onTheirWay);
+        agent.doWork();
+      }
+      assertThat(f.device.submitted.get() - f.device.ended.size()).isEqualTo(4);
       f.device.mayEnd.release(1000);
       MoverFixture.await(
           "its end",
