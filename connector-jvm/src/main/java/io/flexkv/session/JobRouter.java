@@ -549,7 +549,8 @@ final class JobRouter implements CacheEffects {
   /**
    * Which blocks of a save count: none of a rank that is gone. It may have been killed half way
    * through the forward that fills them, and what its device says of a dead owner's events nobody
-   * promises.
+   * promises. Were it to say "complete" before the kernel closes that rank's socket, the blocks
+   * would count; on a GPU it said nothing of the kind (tests/gpu/dead_forward.py).
    */
   private static boolean[] saved(Completion done, @Nullable PartJob job) {
     if (job == null || job.session.ended) {
