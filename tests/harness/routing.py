@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from harness import checkout, processes
@@ -67,9 +68,22 @@ def make_rig(folder: Path, **settings: str) -> Rig:
 
 
 def listen(router: Indexer, *engines: ModellessEngine) -> None:
-    """Engines become workers 1, 2, …; each has published something that arrived."""
+    """Engines become workers 1, 2, …; each has published something that arrived.
+
+    The first messages after a subscription may be lost, and nobody misses one before the next.
+    """
     for worker, engine in enumerate(engines, 1):
         router.listen(worker, engine.endpoint, engine.replay_endpoint)
+        probe = chain(random.Random(f"probe of worker {worker}"), 1)
+        processes.wait_until(
+            partial(_arrives, router, engine, worker, probe), 10, f"worker {worker} is heard", 0.05
+        )
+        engine.gpu_evicts(probe, 0, 1)
+
+
+def _arrives(router: Indexer, engine: ModellessEngine, worker: int, probe: Chain) -> bool:
+    engine.gpu(probe, 0, 1)
+    return router.query(probe.all_token_ids).get(worker, {"gpu": 0})["gpu"] > 0
 
 
 def held(engine: ModellessEngine, worker: int) -> set[Placed]:
