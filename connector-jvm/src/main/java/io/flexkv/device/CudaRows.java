@@ -101,16 +101,17 @@ final class CudaRows {
     int code = CudaDriver.SUCCESS;
     for (int from = 0, to; from < copies && code == CudaDriver.SUCCESS; from = to) {
       to = batched ? endOfLikeOnes(from, copies) : from + 1;
-      MemorySegment likeOnes = from == 0 ? ops : ops.asSlice((long) OP_BYTES * from);
-      if (!batched) {
-        code = oneByOne((long) OP_BYTES * from, stream);
-      } else if (v2) {
-        code = driver.batch3dV2(to - from, likeOnes, stream);
-      } else {
-        code = driver.batch3dV1(to - from, likeOnes, failIndex, stream);
-      }
+      long at = (long) OP_BYTES * from;
+      code = batched ? batch(v2, at, to - from, stream) : oneByOne(at, stream);
     }
     return code;
+  }
+
+  private int batch(boolean v2, long at, int copies, long stream) {
+    MemorySegment likeOnes = at == 0 ? ops : ops.asSlice(at);
+    return v2
+        ? driver.batch3dV2(copies, likeOnes, stream)
+        : driver.batch3dV1(copies, likeOnes, failIndex, stream);
   }
 
   /** Where those that follow have another width or height. */
