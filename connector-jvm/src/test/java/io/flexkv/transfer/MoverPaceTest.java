@@ -156,6 +156,16 @@ final class MoverPaceTest {
         4);
   }
 
+  private static void closeOnceAJobEnds(CopyAgent agent, CompletionQueue ends) {
+    MoverFixture.await(
+        "its end",
+        () -> {
+          agent.doWork();
+          return ends.poll() != null;
+        });
+    agent.onClose();
+  }
+
   @Test
   void idle_whileALoadIsExpected_noRest() throws Exception {
     try (MoverFixture f = new MoverFixture()) {
@@ -195,13 +205,7 @@ final class MoverPaceTest {
       now.addAndGet(2_000_001);
       assertThat(agent.idle()).as("it hangs").isEqualTo(Agent.Idle.SOON);
       f.device.mayEnd.release();
-      MoverFixture.await(
-          "its end",
-          () -> {
-            agent.doWork();
-            return ends.poll() != null;
-          });
-      agent.onClose();
+      closeOnceAJobEnds(agent, ends);
     }
   }
 
@@ -228,13 +232,7 @@ final class MoverPaceTest {
           .as("it is fast again: as many as there is room for")
           .isEqualTo(8);
       f.device.mayEnd.release(1000);
-      MoverFixture.await(
-          "its end",
-          () -> {
-            agent.doWork();
-            return f.completions.poll() != null;
-          });
-      agent.onClose();
+      closeOnceAJobEnds(agent, f.completions);
     }
   }
 
@@ -258,13 +256,7 @@ final class MoverPaceTest {
       }
       assertThat(f.device.submitted.get() - f.device.ended.size()).isEqualTo(4);
       f.device.mayEnd.release(1000);
-      MoverFixture.await(
-          "its end",
-          () -> {
-            agent.doWork();
-            return f.completions.poll() != null;
-          });
-      agent.onClose();
+      closeOnceAJobEnds(agent, f.completions);
     }
   }
 
