@@ -25,7 +25,7 @@ from gpu.engine import has_gpu
 from gpu.neighbour import Fragments, Mover, set_limits
 from gpu.session import NO_GPU, skip
 
-_LOOK_S = 0.6
+_LOOK_S = 1.0
 _POOL_GB = 8.0
 _GIB = 0.5
 
@@ -71,6 +71,7 @@ def main() -> int:
             fragments = Fragments.named(word)
             mover = Mover(sidecar, args.out.with_suffix(".log"), _GIB, "cuda", fragments)
             try:
+                connectors.wait_pinned(sidecar, 60.0)
                 for limit in args.limits.split(","):
                     set_limits(sidecar, float(limit))
                     look(records, mover, decoder, fragments, float(limit))
