@@ -64,6 +64,8 @@ RUNS = {
     "gpu-batches-early-start": "The same on another machine, without the peers",
     "gpu-death-stops-copies": "The sidecar killed in the middle of loads of 1 GiB, "
     "canaries in the blocks afterwards",
+    "gpu-dead-forward": "Engines killed in the middle of a forward whose blocks are to be saved "
+    "behind it",
     "gpu-fences": "Jobs behind their fences, and the same with the fences removed",
     "gpu-pool-pages": "Kinds of memory for the host pool: how long its pages take to come, to be "
     "pinned and to go",

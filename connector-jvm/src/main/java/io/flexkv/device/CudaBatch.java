@@ -64,7 +64,7 @@ final class CudaBatch {
 
   /**
    * @param capacity copies of a slice
-   * @param lead goes before small loads on a stream that rests, null if there is none
+   * @param lead goes before small loads, null if there is none
    */
   CudaBatch(
       CudaDriver driver,
@@ -237,27 +237,11 @@ final class CudaBatch {
     if (!pinned || path == CudaCopyPath.LOOP) {
       return loop(plain, stream);
     }
-    CudaLead before = leadOf(plain);
-    if (before != null) {
-      code = before.submit(stream);
-    }
     for (int i = 0; i < plain && code == CudaDriver.SUCCESS; i++) {
       long length = lengths.getAtIndex(JAVA_LONG, i);
       code = length == 0 ? CudaDriver.SUCCESS : batches(i, plain, length, stream);
     }
     return code;
-  }
-
-  /**
-   * What goes before these, if anything. Rows of what else is strided have none: it is because the
-   * processor writes them that they help ({@link CudaSections}).
-   */
-  private @Nullable CudaLead leadOf(int plain) {
-    boolean first = alone && !stridedHere;
-    alone = false;
-    return first && plain >= WORTH_A_LEAD && lengths.getAtIndex(JAVA_LONG, 0) < CudaLead.BYTES
-        ? lead
-        : null;
   }
 
   /** Submits the copies of one length from {@code first} on; their lengths are 0 afterwards. */
@@ -272,17 +256,28 @@ final class CudaBatch {
       callSources.setAtIndex(JAVA_LONG, copies, sources.getAtIndex(JAVA_LONG, i));
       callLengths.setAtIndex(JAVA_LONG, copies, length);
       if (++copies == COPIES_A_CALL) {
-        int code = batch(copies, stream);
+        int code = batch(copies, length, stream);
         if (code != CudaDriver.SUCCESS) {
           return code;
         }
         copies = 0;
       }
     }
-    return copies == 0 ? CudaDriver.SUCCESS : batch(copies, stream);
+    return copies == 0 ? CudaDriver.SUCCESS : batch(copies, length, stream);
   }
 
-  private int batch(int copies, long stream) {
+  /**
+   * One call, with what goes before small loads: a stream may be at rest by now whose last slice
+   * has not been seen to end. Rows of what else is strided have nothing before them: it is because
+   * the processor writes them that they help ({@link CudaSections}).
+   */
+  private int batch(int copies, long length, long stream) {
+    if (lead != null && !stridedHere && copies >= WORTH_A_LEAD && length < CudaLead.BYTES) {
+      int code = lead.submit(stream);
+      if (code != CudaDriver.SUCCESS) {
+        return code;
+      }
+    }
     return path == CudaCopyPath.BATCH_V2
         ? driver.batchV2(
             callDestinations, callSources, callLengths, copies, attributes, firstIndex, stream)

@@ -49,6 +49,12 @@ final class CopyAgent implements Agent {
    */
   private static final int MIN_IN_FLIGHT = 3;
 
+  /**
+   * So many slices take as long as what may be on its way: of few and long ones the device would
+   * have ended most when the end of one is seen.
+   */
+  private static final int SLICES_AHEAD = 6;
+
   private static final int MAX_NEW_JOBS_A_CYCLE = 64;
 
   /**
@@ -408,8 +414,11 @@ final class CopyAgent implements Agent {
 
   /** What has to wait for its turn does not begin with a short slice: the device rests anyway. */
   private long bytesOfNext() {
-    boolean inTurns = givesWay() || pace.oneAtATime();
-    return pace.bytesOfNext(inTurns ? limits.bytes() : limits.bytesOfNext(inFlight.bytes()));
+    if (givesWay() || pace.oneAtATime()) {
+      return pace.bytesOfNext(limits.bytes());
+    }
+    long aPart = inFlight.bytesWithin(AHEAD_NANOS / SLICES_AHEAD);
+    return Math.min(limits.bytesOfNext(inFlight.bytes()), Math.max(limits.firstBytes(), aPart));
   }
 
   private @Nullable JobState nextToSubmit() {

@@ -48,6 +48,9 @@ public final class CudaCopyBench {
   /** What a request of 1,024 tokens of an 8B model has. */
   private static final long JOB_BYTES = 128L << 20;
 
+  /** What a CUDA stream takes at most. */
+  private static final long SLICE_BYTES = 16L << 20;
+
   /** From here on neighbours gain nothing, and every other width will do. */
   private static final int LARGE_WIDTH = 128 << 10;
 
@@ -366,9 +369,11 @@ public final class CudaCopyBench {
       for (int width : new int[] {plan.smallest(), plan.smallest() * 4}) {
         BareCopies.Rows rows = new BareCopies.Rows(single, plan.layers(), width, 1);
         try (DeviceMemory memory = devices.open(layout(rows))) {
-          for (boolean patient : new boolean[] {false, true}) {
-            withoutTheMover(memory, rows, Direction.LOAD, patient);
-            withoutTheMover(memory, rows, Direction.SAVE, patient);
+          for (Direction direction : Direction.values()) {
+            withoutTheMover(memory, rows, direction, true, SLICE_BYTES);
+            for (long most = SLICE_BYTES; most >= SLICE_BYTES / 4; most /= 2) {
+              withoutTheMover(memory, rows, direction, false, most);
+            }
           }
         }
       }
@@ -377,11 +382,11 @@ public final class CudaCopyBench {
   }
 
   private void withoutTheMover(
-      DeviceMemory memory, BareCopies.Rows rows, Direction direction, boolean patient)
+      DeviceMemory memory, BareCopies.Rows rows, Direction direction, boolean patient, long most)
       throws DeviceException {
     double[] rate = new double[plan.rounds()];
     double[] micros = new double[plan.rounds()];
-    try (StreamCopies stream = new StreamCopies(memory, direction, patient)) {
+    try (StreamCopies stream = new StreamCopies(memory, direction, patient, most)) {
       for (int round = -1; round < plan.rounds(); round++) {
         StreamCopies.Pass pass = stream.copy(blocks(rows, plan.passBytes(), round, 0));
         if (round >= 0) {
@@ -391,8 +396,8 @@ public final class CudaCopyBench {
       }
     }
     String name =
-        "slices without a mover%s, %s, %s"
-            .formatted(patient ? ", polled when full" : "", direction, rows.text());
+        "slices of %d MiB without a mover%s, %s, %s"
+            .formatted(most >> 20, patient ? ", polled when full" : "", direction, rows.text());
     records.add(name, median(rate), "GB/s");
     records.add(name + ", the driver's call, of each copy", median(micros), "us");
   }

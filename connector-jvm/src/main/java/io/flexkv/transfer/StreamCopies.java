@@ -21,6 +21,7 @@ final class StreamCopies implements AutoCloseable {
   private final CopyStream stream;
   private final CopySlice slice;
   private final boolean patient;
+  private final long most;
   private long slicesSeen;
 
   /**
@@ -41,9 +42,12 @@ final class StreamCopies implements AutoCloseable {
 
   /**
    * @param patient asks for ends only where there is no room for another slice
+   * @param most bytes of a slice, where the stream takes as many
    */
-  StreamCopies(DeviceMemory memory, Direction direction, boolean patient) throws DeviceException {
+  StreamCopies(DeviceMemory memory, Direction direction, boolean patient, long most)
+      throws DeviceException {
     this.patient = patient;
+    this.most = most;
     this.direction = direction;
     this.geometry = new Geometry(memory);
     this.stream = memory.openStream(direction);
@@ -84,7 +88,7 @@ final class StreamCopies implements AutoCloseable {
       }
       if (room) {
         slice.clear();
-        geometry.fill(slice, state, limits, limits.bytesOfNext(bytesOnTheirWay));
+        geometry.fill(slice, state, limits, Math.min(most, limits.bytesOfNext(bytesOnTheirWay)));
         long before = System.nanoTime();
         stream.submit(slice);
         submitNanos += System.nanoTime() - before;

@@ -237,6 +237,26 @@ final class MoverPaceTest {
   }
 
   @Test
+  void slicesThatTakeTheDeviceLong_areShort() throws Exception {
+    int[] all = IntStream.range(0, 64).toArray();
+    try (MoverFixture f = MoverFixture.held(new SliceLimits(64, 4096, 1024, 4, 1 << 20, 0))) {
+      AtomicLong now = new AtomicLong(5);
+      CopyAgent agent = agent(f, f.completions, now);
+      assertThat(agent.offer(f.job(1, Direction.LOAD, all))).isTrue();
+      agent.doWork();
+      now.addAndGet(4_000_000); // a kibibyte in a millisecond
+      f.device.mayEnd.release(3);
+      agent.doWork();
+      assertThat(f.device.submitted).hasValue(4 + 2);
+      f.device.mayEnd.release(1000);
+      closeOnceAJobEnds(agent, f.completions);
+      assertThat(f.device.ended.subList(0, 6))
+          .extracting(e -> e.bytes())
+          .containsExactly(1024L, 1024L, 2048L, 4096L, 1024L, 1024L);
+    }
+  }
+
+  @Test
   void thread_comesLateToASwiftDevice_doesNotTakeItForSlow() throws Exception {
     int[] all = IntStream.range(0, 64).toArray();
     try (MoverFixture f = MoverFixture.held(new SliceLimits(64, 2048, 4))) {

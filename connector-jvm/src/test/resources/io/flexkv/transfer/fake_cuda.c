@@ -27,7 +27,7 @@ static uint64_t visited[MAX]; /* since mappings changed: 32 MiB where a small pl
 static long fast_rows, slow_rows; /* strided loads, by whether theirs was */
 static long after_shortage; /* batches of a stream that was once told of a shortage */
 static void *told;
-static long by_processor; /* small loads onto a stream that rests, but for those of 4 KiB and less */
+static long by_processor; /* small loads onto a stream that may rest, but for those of 4 KiB and less */
 static int shortages, streams;
 struct event {
   int queries;
@@ -48,8 +48,7 @@ struct stream {
   unsigned dice;
   struct op *ops;
   size_t head, tail, room;
-  int busy; /* as far as anybody has been told */
-  struct event *last;
+  int led; /* the last that was submitted is a long copy: what comes now meets no rest */
 };
 enum { MAGIC = 0x55aa };
 typedef struct { char bytes[64]; } handle;
@@ -122,7 +121,7 @@ static void push(struct stream *s, struct op op) {
   if (s->head == s->tail) s->head = s->tail = 0;
   if (s->tail == s->room) s->ops = realloc(s->ops, (s->room = 2 * s->room + 64) * sizeof op);
   s->ops[s->tail++] = op;
-  s->busy = 1;
+  s->led = 0;
   s->dice = s->dice * 1664525 + 1013904223;
   if (s->dice >> 30 == 0) run(s, NULL, 0, 0);
 }
@@ -132,7 +131,6 @@ static void copy(struct stream *s, void *to, const void *from, size_t bytes) {
 CUresult cuStreamSynchronize(struct stream *s) {
   if (!is_stream(s)) return INVALID;
   run(s, NULL, 0, 1);
-  s->busy = 0;
   return OK;
 }
 CUresult cuStreamDestroy_v2(struct stream *s) {
@@ -165,7 +163,6 @@ CUresult cuEventRecord(struct event *e, struct stream *s) {
     return OK;
   }
   e->stream = s;
-  s->last = e;
   push(s, (struct op){.event = e, .number = ++e->recorded, .kind = MARK});
   return OK;
 }
@@ -174,7 +171,6 @@ CUresult cuEventQuery(struct event *e) {
   if (e->ready_ns) return now() >= e->ready_ns ? OK : NOT_READY;
   if (++e->queries < 3) return NOT_READY;
   if (e->done < e->recorded) run(e->stream, e, e->recorded, 1);
-  if (e->stream && e->stream->last == e) e->stream->busy = 0;
   return OK;
 }
 CUresult cuStreamWaitEvent(struct stream *s, struct event *e, unsigned flags) {
@@ -290,6 +286,7 @@ CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr d, const void *h, size_t n, void *s) {
   if (!current) return 201;
   if (!is_stream(s) || !on_device(d, n) || pinned((uint64_t)h, n) < 0) return INVALID;
   copy(s, (void *)d, h, n);
+  ((struct stream *)s)->led = n >= 32 << 10;
   return pinned((uint64_t)h, n) ? OK : cuStreamSynchronize(s);
 }
 CUresult cuMemcpyDtoHAsync_v2(void *h, CUdeviceptr d, size_t n, void *s) {
@@ -319,7 +316,7 @@ static CUresult batch(uint64_t *dst, uint64_t *src, size_t *size, size_t count, 
 #endif
   if (!is_stream(s) || attributes != 1 || index[0] != 0 || a->flags != 1) return INVALID;
   if (a->source[0] || a->source[1] || a->destination[0] || a->destination[1]) return INVALID;
-  int rests = !((struct stream *)s)->busy;
+  int rests = !((struct stream *)s)->led && count >= 8;
   for (size_t i = 0; i < count; i++) {
     int load = on_device(dst[i], size[i]);
     by_processor += rests && load && size[i] > 4096 && size[i] < 32 << 10;
