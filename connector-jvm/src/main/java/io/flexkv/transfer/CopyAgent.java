@@ -31,29 +31,8 @@ import org.jspecify.annotations.Nullable;
 final class CopyAgent implements Agent {
   private static final System.Logger LOG = System.getLogger(CopyAgent.class.getName());
 
-  /**
-   * While loads move, saves submit one slice in this time, a long one: 16 GB/s. At full rate they
-   * cost the load 6 % (measured); much less, and blocks are reused before they are saved.
-   */
-  static final long SAVE_PAUSE_NANOS = 1_000_000;
-
   /** So soon after its last slice was submitted a load ends, as a rule; later it has to wait. */
   private static final long END_NANOS = 2_000_000;
-
-  /** What is on its way takes no longer than this, for a revoked load waits for it... */
-  private static final long AHEAD_NANOS = 2_000_000;
-
-  /**
-   * ... but for so many slices, without which the device rests between them. The end of a strided
-   * one shows only with that of the next.
-   */
-  private static final int MIN_IN_FLIGHT = 3;
-
-  /**
-   * So many slices take as long as what may be on its way: of few and long ones the device would
-   * have ended most when the end of one is seen.
-   */
-  private static final int SLICES_AHEAD = 6;
 
   private static final int MAX_NEW_JOBS_A_CYCLE = 64;
 
@@ -69,12 +48,11 @@ final class CopyAgent implements Agent {
   private final CopyStream stream;
   private final SliceLimits limits;
   private final CopySlice slice;
+  private final SliceBudget budget;
   private final FenceRing fences;
   private final CompletionQueue completions;
   private final AtomicBoolean loadsMove;
   private final LongSupplier clock;
-  private final long savePauseNanos;
-  private final Pace pace;
   private final MpscQueue<TransferJob> arrivals;
   private final MpscQueue<Long> revokes = new MpscQueue<>(1024);
   private final AgentCounters counters = new AgentCounters();
@@ -88,12 +66,7 @@ final class CopyAgent implements Agent {
   private final List<JobState> givenUp = new ArrayList<>();
 
   private final CountDownLatch settled = new CountDownLatch(1);
-  private long lastSubmitNanos;
   private int failedInARow;
-
-  /** Since slices last ended: whether more would be on its way but for {@link #AHEAD_NANOS}. */
-  private boolean heldBack;
-
   private @Nullable JobState submitting;
   private volatile @Nullable String dead;
   private volatile long expectedUntilNanos;
@@ -126,10 +99,16 @@ final class CopyAgent implements Agent {
     this.loadsMove = loadsMove;
     this.clock = clock;
     this.inFlight = new SlicesInFlight(counters, clock);
-    this.savePauseNanos = savePauseNanos;
-    this.pace = new Pace(moveLimits, direction);
+    this.budget =
+        new SliceBudget(
+            limits,
+            inFlight,
+            new Pace(moveLimits, direction),
+            direction == Direction.SAVE ? loadsMove : new AtomicBoolean(),
+            savePauseNanos,
+            this::anyCanSubmit,
+            clock);
     this.arrivals = new MpscQueue<>(maxJobs);
-    this.lastSubmitNanos = clock.getAsLong() - savePauseNanos;
     this.expectedUntilNanos = clock.getAsLong();
   }
 
@@ -354,14 +333,14 @@ final class CopyAgent implements Agent {
 
   private int submitSlices() {
     int submitted = 0;
-    while (dead == null && hasRoom() && mayCopy()) {
+    while (dead == null && budget.mayCopy()) {
       JobState state = nextToSubmit();
       if (state == null) {
         return submitted;
       }
       slice.clear();
-      geometry.fill(slice, state, limits, bytesOfNext());
-      lastSubmitNanos = clock.getAsLong();
+      geometry.fill(slice, state, limits, budget.bytesOfNext());
+      long now = budget.submitting();
       submitting = state;
       try {
         stream.submit(slice);
@@ -377,48 +356,14 @@ final class CopyAgent implements Agent {
         return submitted + 1;
       }
       submitting = null;
-      pace.submitted(slice.bytes(), lastSubmitNanos);
-      inFlight.add(state, slice.bytes(), lastSubmitNanos);
+      budget.submitted(slice.bytes());
+      inFlight.add(state, slice.bytes(), now);
       submitted++;
       if (direction == Direction.LOAD && state.allSubmitted()) {
         completions.announce();
       }
     }
     return submitted;
-  }
-
-  private boolean hasRoom() {
-    if (pace.oneAtATime()) {
-      return inFlight.isEmpty();
-    }
-    return inFlight.count() < limits.inFlight()
-        && inFlight.bytes() < limits.bytesInFlight()
-        && !isAheadEnough();
-  }
-
-  private boolean isAheadEnough() {
-    boolean enough =
-        inFlight.count() >= MIN_IN_FLIGHT && inFlight.bytes() >= inFlight.bytesWithin(AHEAD_NANOS);
-    heldBack |= enough && anyCanSubmit();
-    return enough;
-  }
-
-  private boolean mayCopy() {
-    long now = clock.getAsLong();
-    return pace.allows(now) && (!givesWay() || now - lastSubmitNanos >= savePauseNanos);
-  }
-
-  private boolean givesWay() {
-    return direction == Direction.SAVE && loadsMove.getAcquire();
-  }
-
-  /** What has to wait for its turn does not begin with a short slice: the device rests anyway. */
-  private long bytesOfNext() {
-    if (givesWay() || pace.oneAtATime()) {
-      return pace.bytesOfNext(limits.bytes());
-    }
-    long aPart = inFlight.bytesWithin(AHEAD_NANOS / SLICES_AHEAD);
-    return Math.min(limits.bytesOfNext(inFlight.bytes()), Math.max(limits.firstBytes(), aPart));
   }
 
   private @Nullable JobState nextToSubmit() {
@@ -438,9 +383,7 @@ final class CopyAgent implements Agent {
       return 0;
     }
     try {
-      int ended = inFlight.endUpTo(stream.completed(), heldBack);
-      heldBack &= ended == 0;
-      return ended;
+      return budget.endUpTo(stream.completed());
     } catch (DeviceException e) {
       die(e.getMessage());
       inFlight.drop(e.getMessage());
@@ -568,7 +511,7 @@ final class CopyAgent implements Agent {
   private boolean lastLoadEnds() {
     if (direction != Direction.LOAD
         || inFlight.isEmpty()
-        || clock.getAsLong() - lastSubmitNanos > END_NANOS) {
+        || clock.getAsLong() - budget.lastSubmitNanos() > END_NANOS) {
       return false;
     }
     for (JobState state : ready) {

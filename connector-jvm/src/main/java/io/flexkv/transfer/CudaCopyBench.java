@@ -404,7 +404,7 @@ public final class CudaCopyBench {
 
   private void loadsBesideSaves() throws DeviceException {
     BareCopies.Rows rows = new BareCopies.Rows(false, plan.layers(), USUAL_WIDTH, 1);
-    for (long pause : new long[] {CopyAgent.SAVE_PAUSE_NANOS, 0}) {
+    for (long pause : new long[] {SliceBudget.SAVE_PAUSE_NANOS, 0}) {
       try (DeviceMemory memory = devices.open(layout(rows));
           MoverDriver mover = new MoverDriver(memory, pause)) {
         double[] alone = new double[plan.rounds()];

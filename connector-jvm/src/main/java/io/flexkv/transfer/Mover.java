@@ -51,7 +51,7 @@ public final class Mover {
       MoveLimits limits)
       throws DeviceException {
     return start(
-        name, memory, fences, completions, System::nanoTime, CopyAgent.SAVE_PAUSE_NANOS, limits);
+        name, memory, fences, completions, System::nanoTime, SliceBudget.SAVE_PAUSE_NANOS, limits);
   }
 
   static Mover start(

@@ -18,7 +18,7 @@ final class MoverDriver implements AutoCloseable {
   private long nextJob = 1;
 
   MoverDriver(DeviceMemory memory) throws DeviceException {
-    this(memory, CopyAgent.SAVE_PAUSE_NANOS);
+    this(memory, SliceBudget.SAVE_PAUSE_NANOS);
   }
 
   /**
