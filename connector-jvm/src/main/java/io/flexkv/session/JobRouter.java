@@ -11,11 +11,7 @@ import io.flexkv.events.EventHub;
 import io.flexkv.protocol.GoRecord;
 import io.flexkv.protocol.Protocol;
 import io.flexkv.protocol.ProtocolException;
-import io.flexkv.transfer.BlockGenerationReader;
 import io.flexkv.transfer.Completion;
-import io.flexkv.transfer.FencePoint;
-import io.flexkv.transfer.GenerationCheck;
-import io.flexkv.transfer.RevokeWord;
 import io.flexkv.transfer.TransferJob;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
@@ -402,7 +398,7 @@ final class JobRouter implements CacheEffects {
     TransferJob transfer =
         job == null
             ? null
-            : transfer(job, jobId, part, gpuBlocks, jobSlots, generations, available);
+            : job.transfer(jobId, part, gpuBlocks, slots, jobSlots, generations, available);
     Instance instance = job == null ? null : job.session.instance;
     Registration rank = instance == null ? null : instance.ranks[part];
     if (job != null && transfer != null && rank != null && rank.mover.submit(transfer)) {
@@ -416,60 +412,6 @@ final class JobRouter implements CacheEffects {
     } else {
       core().savePartDone(jobId, part, new boolean[gpuBlocks.length]);
     }
-  }
-
-  /** The mover's job, null if the part must not be copied any more. */
-  private @Nullable TransferJob transfer(
-      PartJob job,
-      long jobId,
-      int part,
-      int[] gpuBlocks,
-      long[] jobSlots,
-      long @Nullable [] generations,
-      AvailableBlocks available) {
-    Instance instance = job.session.instance;
-    boolean save = generations != null;
-    if (job.session.ended
-        || instance == null
-        || part >= instance.partOffsets.length
-        || save == job.isLoad()) {
-      return null;
-    }
-    long[] addresses = new long[jobSlots.length];
-    for (int i = 0; i < addresses.length; i++) {
-      addresses[i] = slots.address(jobSlots[i]) + instance.partOffsets[part];
-    }
-    Session scheduler = instance.scheduler;
-    GenerationCheck check = null;
-    if (generations != null) {
-      if (scheduler == null) {
-        return null;
-      }
-      SessionMemory table = scheduler.memory;
-      BlockGenerationReader reader = table::generation;
-      check = new GenerationCheck(reader, generations);
-    }
-    SessionMemory words = job.session.memory;
-    boolean hasWord =
-        !save
-            && job.starter == job.session
-            && job.session.bridge == null
-            && job.revokeIndex < words.geometry().revokeCount();
-    return new TransferJob(
-        jobId,
-        part,
-        save ? Direction.SAVE : Direction.LOAD,
-        gpuBlocks,
-        addresses,
-        job.fenceKind == Protocol.FENCE_EVENT
-            ? new FencePoint(job.fenceIndex, job.fenceSequence)
-            : null,
-        hasWord
-            ? new RevokeWord(words.file(), words.geometry().revokeOffset() + 8 * job.revokeIndex)
-            : RevokeWord.NONE,
-        job.deadlineNanos,
-        check,
-        available);
   }
 
   private int generationOf(@Nullable Instance instance) {

@@ -1,7 +1,15 @@
 package io.flexkv.session;
 
+import io.flexkv.cache.AvailableBlocks;
+import io.flexkv.device.Direction;
 import io.flexkv.protocol.GoRecord;
 import io.flexkv.protocol.Protocol;
+import io.flexkv.transfer.BlockGenerationReader;
+import io.flexkv.transfer.FencePoint;
+import io.flexkv.transfer.GenerationCheck;
+import io.flexkv.transfer.RevokeWord;
+import io.flexkv.transfer.TransferJob;
+import org.jspecify.annotations.Nullable;
 
 /**
  * One rank's part of a job, from its {@code Go} to its {@code JobDone}: what its starter said, and
@@ -74,5 +82,65 @@ final class PartJob {
 
   boolean isLoad() {
     return kind == Protocol.KIND_LOAD;
+  }
+
+  /**
+   * The mover's job, null if the part must not be copied any more.
+   *
+   * @param generations of the blocks as planned, null for a load
+   */
+  @Nullable TransferJob transfer(
+      long jobId,
+      int part,
+      int[] gpuBlocks,
+      HostSlots slots,
+      long[] jobSlots,
+      long @Nullable [] generations,
+      AvailableBlocks available) {
+    Instance instance = session.instance;
+    boolean save = generations != null;
+    if (session.ended
+        || instance == null
+        || part >= instance.partOffsets.length
+        || save == isLoad()) {
+      return null;
+    }
+    long[] addresses = new long[jobSlots.length];
+    for (int i = 0; i < addresses.length; i++) {
+      addresses[i] = slots.address(jobSlots[i]) + instance.partOffsets[part];
+    }
+    GenerationCheck check = null;
+    if (generations != null) {
+      Session scheduler = instance.scheduler;
+      if (scheduler == null) {
+        return null;
+      }
+      SessionMemory table = scheduler.memory;
+      BlockGenerationReader reader = table::generation;
+      check = new GenerationCheck(reader, generations);
+    }
+    return new TransferJob(
+        jobId,
+        part,
+        save ? Direction.SAVE : Direction.LOAD,
+        gpuBlocks,
+        addresses,
+        fenceKind == Protocol.FENCE_EVENT ? new FencePoint(fenceIndex, fenceSequence) : null,
+        save ? RevokeWord.NONE : revokeWord(),
+        deadlineNanos,
+        check,
+        available);
+  }
+
+  /** The worker's word for a load that it started itself. */
+  private RevokeWord revokeWord() {
+    SessionMemory words = session.memory;
+    boolean has =
+        starter == session
+            && session.bridge == null
+            && revokeIndex < words.geometry().revokeCount();
+    return has
+        ? new RevokeWord(words.file(), words.geometry().revokeOffset() + 8 * revokeIndex)
+        : RevokeWord.NONE;
   }
 }
