@@ -222,6 +222,7 @@ public final class CudaCopyBench {
           }
         }
       }
+      tell(rows, direction, from, link, loop, ours);
     }
     String name = "%s, %s".formatted(direction == null ? "both ways" : direction, rows.text());
     records.add(
@@ -232,6 +233,19 @@ public final class CudaCopyBench {
         direction == null ? linkBar(rows, null) : MOVER_BAR);
     records.add(
         name + ", against the link", median(ours), "GB/s", median(link), linkBar(rows, direction));
+  }
+
+  /** Each pass of a turn, for who wonders at a median. */
+  private static void tell(
+      BareCopies.Rows rows, @Nullable Direction direction, int from, double[]... sides) {
+    for (double[] rates : sides) {
+      int to = Math.min(rates.length, from + TURN);
+      System.err.printf(
+          "%s, %s, GB/s: %s%n",
+          direction == null ? "both ways" : direction,
+          rows.text(),
+          Arrays.toString(Arrays.copyOfRange(rates, from, to)));
+    }
   }
 
   /** The call that moves these rows best here and now. */
