@@ -71,7 +71,8 @@ def main() -> int:
             fragments = Fragments.named(word)
             mover = Mover(sidecar, args.out.with_suffix(".log"), _GIB, "cuda", fragments)
             try:
-                connectors.wait_pinned(sidecar, 60.0)
+                if not connectors.wait_pinned(sidecar, 60.0):
+                    raise SystemExit("the pool is not pinned after a minute")
                 for limit in args.limits.split(","):
                     set_limits(sidecar, float(limit))
                     look(records, mover, decoder, fragments, float(limit))

@@ -10,10 +10,10 @@ import jcuda.driver.JCudaDriver;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A copy of {@value #BYTES} bytes to memory of our own on a GPU, to go before small ones on a
- * stream that rests. Small copies to the GPU that meet nothing on their stream are written by the
- * processor, two to four microseconds each; behind a copy that the engine makes, however short, the
- * engine makes them too (docs/decisions/small-loads-follow-a-larger-copy.md).
+ * A copy of {@value #BYTES} bytes to memory of our own on a GPU, to go before each call of small
+ * ones. Small copies to the GPU that meet nothing on their stream are written by the processor, two
+ * to four microseconds each; behind a copy that the engine makes, however short, the engine makes
+ * them too (docs/decisions/small-loads-follow-a-larger-copy.md).
  *
  * <p>One for each GPU, shared by its streams: all write the same zeros. It stays as long as the
  * process.

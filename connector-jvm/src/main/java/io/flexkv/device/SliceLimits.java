@@ -6,7 +6,8 @@ package io.flexkv.device;
  * @param copies descriptors of one slice
  * @param bytes of one slice
  * @param firstBytes of a slice while nothing is on its way, because the device rests until it has
- *     it; later ones may be as long as all that is on its way
+ *     it; later ones may be as long as all that is on its way. So many may any slice have, however
+ *     slow the device
  * @param inFlight slices submitted and not complete
  * @param bytesInFlight of all of them: enough to keep the link busy, and no more than 2 ms of it,
  *     because a revoked load waits for them. A slice is submitted while less than this is on its

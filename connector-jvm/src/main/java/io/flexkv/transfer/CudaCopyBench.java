@@ -1,6 +1,7 @@
 package io.flexkv.transfer;
 
 import io.flexkv.device.AllocationHandle;
+import io.flexkv.device.CopyStream;
 import io.flexkv.device.CudaCopyPath;
 import io.flexkv.device.DeviceException;
 import io.flexkv.device.DeviceMemory;
@@ -47,9 +48,6 @@ public final class CudaCopyBench {
 
   /** What a request of 1,024 tokens of an 8B model has. */
   private static final long JOB_BYTES = 128L << 20;
-
-  /** What a CUDA stream takes at most. */
-  private static final long SLICE_BYTES = 16L << 20;
 
   /** From here on neighbours gain nothing, and every other width will do. */
   private static final int LARGE_WIDTH = 128 << 10;
@@ -384,8 +382,12 @@ public final class CudaCopyBench {
         BareCopies.Rows rows = new BareCopies.Rows(single, plan.layers(), width, 1);
         try (DeviceMemory memory = devices.open(layout(rows))) {
           for (Direction direction : Direction.values()) {
-            withoutTheMover(memory, rows, direction, true, SLICE_BYTES);
-            for (long most = SLICE_BYTES; most >= SLICE_BYTES / 4; most /= 2) {
+            long longest;
+            try (CopyStream stream = memory.openStream(direction)) {
+              longest = stream.limits().bytes();
+            }
+            withoutTheMover(memory, rows, direction, true, longest);
+            for (long most = longest; most >= longest / 4; most /= 2) {
               withoutTheMover(memory, rows, direction, false, most);
             }
           }

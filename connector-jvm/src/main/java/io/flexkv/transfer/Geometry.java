@@ -111,8 +111,11 @@ final class Geometry {
       boolean column =
           columnRows[region] > 1
               && state.offset == 0
-              && limits.strided(bytes[region], columnPitch[region])
-              && 2 * bytes[region] <= maxBytes - slice.bytes();
+              && limits.strided(bytes[region], columnPitch[region]);
+      if (column && slice.count() > 0 && isBetterInTheNext(region, slice.bytes(), maxBytes)) {
+        return;
+      }
+      column &= 2 * bytes[region] <= maxBytes - slice.bytes();
       if (column && ++strided > MAX_STRIDED) {
         return;
       }
@@ -125,6 +128,16 @@ final class Geometry {
         state.block++;
       }
     }
+  }
+
+  /**
+   * Whether the column at the cursor does not fit and would fit a slice of its own: one batched
+   * call takes columns of one height alone, and a row by itself is none.
+   */
+  private boolean isBetterInTheNext(int region, long taken, long maxBytes) {
+    long whole = columnRows[region] * bytes[region];
+    long room = maxBytes - taken;
+    return room < whole && (whole <= maxBytes || room < 2 * bytes[region]);
   }
 
   /** As much as has room of what is left of the column at the cursor. */

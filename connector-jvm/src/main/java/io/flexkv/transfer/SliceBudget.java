@@ -30,16 +30,20 @@ final class SliceBudget {
 
   /**
    * So many slices take as long as what may be on its way. Three of 16 MiB take 10 ms where rows go
-   * one by one, which a revoked load would wait for.
+   * one by one, which a revoked load would wait for. Submitting one must cost this thread far less
+   * than its share of that time, or slices shrink for the cost of submitting them.
    */
   private static final int SLICES_AHEAD = 6;
+
+  /** Rows longer than a slice are cut at multiples of this. */
+  private static final long CUT_BYTES = 64 << 10;
 
   private final SliceLimits limits;
   private final SlicesInFlight inFlight;
   private final Pace pace;
   private final AtomicBoolean othersFirst;
   private final long pauseNanos;
-  private final BooleanSupplier more;
+  private final BooleanSupplier anythingToSubmit;
   private final LongSupplier clock;
   private long lastSubmitNanos;
 
@@ -49,7 +53,7 @@ final class SliceBudget {
   /**
    * @param othersFirst while it is set, slices come at intervals
    * @param pauseNanos from one to the next then
-   * @param more whether there is anything to submit
+   * @param anythingToSubmit asked where nothing may be
    */
   SliceBudget(
       SliceLimits limits,
@@ -57,14 +61,14 @@ final class SliceBudget {
       Pace pace,
       AtomicBoolean othersFirst,
       long pauseNanos,
-      BooleanSupplier more,
+      BooleanSupplier anythingToSubmit,
       LongSupplier clock) {
     this.limits = limits;
     this.inFlight = inFlight;
     this.pace = pace;
     this.othersFirst = othersFirst;
     this.pauseNanos = pauseNanos;
-    this.more = more;
+    this.anythingToSubmit = anythingToSubmit;
     this.clock = clock;
     this.lastSubmitNanos = clock.getAsLong() - pauseNanos;
   }
@@ -90,7 +94,7 @@ final class SliceBudget {
   private boolean isAheadEnough() {
     boolean enough =
         inFlight.count() >= MIN_IN_FLIGHT && inFlight.bytes() >= inFlight.bytesWithin(AHEAD_NANOS);
-    heldBack |= enough && more.getAsBoolean();
+    heldBack |= enough && anythingToSubmit.getAsBoolean();
     return enough;
   }
 
@@ -106,7 +110,7 @@ final class SliceBudget {
     if (givesWay() || pace.oneAtATime()) {
       return pace.bytesOfNext(limits.bytes());
     }
-    long aPart = inFlight.bytesWithin(AHEAD_NANOS / SLICES_AHEAD);
+    long aPart = inFlight.bytesWithin(AHEAD_NANOS / SLICES_AHEAD) / CUT_BYTES * CUT_BYTES;
     return Math.min(limits.bytesOfNext(inFlight.bytes()), Math.max(limits.firstBytes(), aPart));
   }
 

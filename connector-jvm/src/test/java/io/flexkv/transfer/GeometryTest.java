@@ -26,6 +26,8 @@ import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /**
  * Which copies a job becomes, and that random layouts, block orders and host places come through
@@ -78,6 +80,44 @@ final class GeometryTest {
       assertThat(slice.rows(1)).isEqualTo(8);
       assertThat(slice.devicePitch(1)).isEqualTo(256 * BLOCKS);
       assertThat(slice.hostPitch(1)).isEqualTo(256);
+    }
+  }
+
+  /** A column has 2 KiB; whatever a slice may have, none is cut that fits another. */
+  @ParameterizedTest
+  @ValueSource(longs = {2048, 2049, 4095, 4096, 5000, 7000, 100_000})
+  void fill_slicesOfAnyLength_holdWholeColumns(long maxBytes) throws Exception {
+    try (FakeEngine engine = new FakeEngine(8 * 256 * BLOCKS)) {
+      Geometry geometry = new Geometry(engine.open(column(engine, 8)));
+      JobState state = job(new int[] {3, 30, 1, 9, 17}, hosts(0, 5, 6, 1, 9));
+      CopySlice slice = new CopySlice(64);
+      while (!state.allSubmitted()) {
+        slice.clear();
+        geometry.fill(slice, state, STRIDED, maxBytes);
+        assertThat(slice.bytes()).isBetween(2048L, maxBytes);
+        for (int i = 0; i < slice.count(); i++) {
+          assertThat(slice.rows(i)).isEqualTo(8);
+        }
+      }
+    }
+  }
+
+  /** One that fits no slice is cut, and goes on in the next. */
+  @Test
+  void fill_columnLongerThanASlice_isCutAtRows() throws Exception {
+    try (FakeEngine engine = new FakeEngine(8 * 256 * BLOCKS)) {
+      Geometry geometry = new Geometry(engine.open(column(engine, 8)));
+      JobState state = job(new int[] {3, 30}, hosts(0, 5));
+      CopySlice slice = new CopySlice(64);
+      List<Long> rows = new ArrayList<>();
+      while (!state.allSubmitted()) {
+        slice.clear();
+        geometry.fill(slice, state, STRIDED, 1300);
+        for (int i = 0; i < slice.count(); i++) {
+          rows.add(slice.rows(i));
+        }
+      }
+      assertThat(rows).containsExactly(5L, 3L, 2L, 5L, 1L);
     }
   }
 

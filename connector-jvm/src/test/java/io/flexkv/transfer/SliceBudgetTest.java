@@ -116,6 +116,14 @@ final class SliceBudgetTest {
         .isLessThan(3_500_000L + (long) (LIMITS.firstBytes() / bytesPerNano));
   }
 
+  @ParameterizedTest
+  @CsvSource({"5, 1627", "20, 6510", "100, 16384"})
+  void slice_ofADevice_takesASixthOfWhatMayBeOnItsWay(double bytesPerNano, long mostKib) {
+    move(new Device(bytesPerNano, 0, false), 512 * MIB, 20_000, new Random(7));
+    assertThat(budget.bytesOfNext()).isBetween(mostKib * 900, mostKib << 10);
+    assertThat(budget.bytesOfNext() % (64 << 10)).isZero();
+  }
+
   @Test
   void mover_afterATimeOfSlowCopies_isFastAgain() {
     Random random = new Random(7);
