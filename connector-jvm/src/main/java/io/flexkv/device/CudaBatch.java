@@ -34,6 +34,8 @@ final class CudaBatch {
   /** From so many small loads on a {@link CudaLead} costs less than it brings. */
   private static final int WORTH_A_LEAD = 8;
 
+  private static final long REST_NANOS = 500_000;
+
   private final CudaDriver driver;
   private final CudaSections sections = new CudaSections();
   private final CudaCopyPath wanted;
@@ -60,6 +62,7 @@ final class CudaBatch {
   private boolean pinned;
   private boolean alone;
   private boolean stridedHere;
+  private boolean onARestingStream;
   private int lastSegment = -1;
 
   /**
@@ -130,6 +133,7 @@ final class CudaBatch {
     pinned = allPinned(slice);
     alone = nothingOnItsWay;
     stridedHere = false;
+    onARestingStream = false;
     int code = CudaDriver.SUCCESS;
     for (int i = 0; i < slice.count() && code == CudaDriver.SUCCESS; i++) {
       code = slice.rows(i) == 1 ? plain(slice, i, stream) : rows(slice, i, stream);
@@ -204,6 +208,7 @@ final class CudaBatch {
     stridedHere = true;
     if (whole && direction == Direction.LOAD && path != CudaCopyPath.LOOP) {
       whole = !sections.rowByRow(driver.mappings(), device, slice.rows(i), alone);
+      onARestingStream |= !whole && sections.amongTheFirst();
     }
     int segment = segmentOf(host);
     int code = CudaDriver.SUCCESS;
@@ -278,6 +283,9 @@ final class CudaBatch {
         return code;
       }
     }
+    if (onARestingStream) {
+      awaitRest(stream);
+    }
     return path == CudaCopyPath.BATCH_V2
         ? driver.batchV2(
             callDestinations, callSources, callLengths, copies, attributes, firstIndex, stream)
@@ -290,6 +298,18 @@ final class CudaBatch {
             firstIndex,
             failIndex,
             stream);
+  }
+
+  /**
+   * The processor writes only what meets nothing on its stream, be it the end of the call before.
+   * For a while: a call that comes too early is slower to help, not wrong.
+   */
+  private void awaitRest(long stream) {
+    long begin = System.nanoTime();
+    while (driver.queryStream(stream) == CudaDriver.NOT_READY
+        && System.nanoTime() - begin < REST_NANOS) {
+      Thread.onSpinWait();
+    }
   }
 
   /**

@@ -37,6 +37,7 @@ final class CudaSections {
   private int copies;
   private boolean begun;
   private long rowsLeft;
+  private boolean amongTheFirst;
 
   /**
    * Whether the strided copy that is about to be made should go row by row.
@@ -59,11 +60,17 @@ final class CudaSections {
       rowsLeft = ROWS;
     }
     boolean first = visit(device >>> SECTION_BITS);
-    if (rowsLeft > 0) {
+    amongTheFirst = rowsLeft > 0;
+    if (amongTheFirst) {
       rowsLeft -= rows;
       return true;
     }
     return first;
+  }
+
+  /** Whether the copy that was last told to go row by row is one of the {@value #ROWS} rows. */
+  boolean amongTheFirst() {
+    return amongTheFirst;
   }
 
   private void restart(long mappingsNow) {

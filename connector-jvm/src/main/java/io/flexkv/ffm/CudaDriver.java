@@ -55,6 +55,7 @@ public final class CudaDriver {
   private final MethodHandle closeMemory;
   private final MethodHandle openEvent;
   private final MethodHandle queryEvent;
+  private final MethodHandle queryStream;
   private final MethodHandle destroyEvent;
   private final MethodHandle addressRange;
   private final MethodHandle hostRegister;
@@ -83,6 +84,7 @@ public final class CudaDriver {
     this.closeMemory = required("cuIpcCloseMemHandle", oneAddress);
     this.openEvent = required("cuIpcOpenEventHandle", openHandle);
     this.queryEvent = required("cuEventQuery", oneAddress);
+    this.queryStream = required("cuStreamQuery", oneAddress);
     this.destroyEvent = required("cuEventDestroy_v2", oneAddress);
     this.addressRange =
         required(
@@ -279,6 +281,15 @@ public final class CudaDriver {
   public int queryEvent(long event) {
     try {
       return (int) queryEvent.invokeExact(event);
+    } catch (Throwable t) {
+      throw Libc.unexpected(t);
+    }
+  }
+
+  /** {@code cuStreamQuery}: {@link #SUCCESS} if all has ended, {@link #NOT_READY} or an error. */
+  public int queryStream(long stream) {
+    try {
+      return (int) queryStream.invokeExact(stream);
     } catch (Throwable t) {
       throw Libc.unexpected(t);
     }

@@ -57,6 +57,9 @@ final class CudaBackendTest {
           .containsKey(path + ": rows in strided copies, both ways, byte-exact");
     }
     assertThat(counted("by-processor")).as("short loads that met nothing on their stream").isZero();
+    assertThat(counted("rows-on-work"))
+        .as("rows for the processor that met something on their stream")
+        .isLessThan(counted("rows-at-rest") / 20);
     assertThat(counted("fast-rows"))
         .as("strided loads to where a plain one was first since the last change of mappings")
         .isGreaterThan(counted("slow-rows") / 4); // a twelfth where chance alone brings it about

@@ -28,6 +28,7 @@ static long fast_rows, slow_rows; /* strided loads, by whether theirs was */
 static long after_shortage; /* batches of a stream that was once told of a shortage */
 static void *told;
 static long by_processor; /* small loads onto a stream that may rest, but for those of 4 KiB and less */
+static long rows_at_rest, rows_on_work; /* small loads without a lead, by what they met */
 static int shortages, streams;
 struct event {
   int queries;
@@ -133,6 +134,13 @@ CUresult cuStreamSynchronize(struct stream *s) {
   run(s, NULL, 0, 1);
   return OK;
 }
+static int at_rest(struct stream *s) { return s->head == s->tail; }
+CUresult cuStreamQuery(struct stream *s) {
+  if (!is_stream(s)) return INVALID;
+  if (at_rest(s)) return OK;
+  run(s, NULL, 0, 1);
+  return NOT_READY;
+}
 CUresult cuStreamDestroy_v2(struct stream *s) {
   streams--;
   return cuStreamSynchronize(s);
@@ -206,6 +214,8 @@ static void __attribute__((destructor)) say_all(void) {
   say("slow-rows", slow_rows);
   say("after-shortage", after_shortage);
   say("by-processor", by_processor);
+  say("rows-at-rest", rows_at_rest);
+  say("rows-on-work", rows_on_work);
   say("streams-left", streams);
 }
 CUresult cuMemAlloc_v2(CUdeviceptr *p, size_t length) {
@@ -316,10 +326,10 @@ static CUresult batch(uint64_t *dst, uint64_t *src, size_t *size, size_t count, 
 #endif
   if (!is_stream(s) || attributes != 1 || index[0] != 0 || a->flags != 1) return INVALID;
   if (a->source[0] || a->source[1] || a->destination[0] || a->destination[1]) return INVALID;
-  int rests = !((struct stream *)s)->led && count >= 8;
+  int may_rest = !((struct stream *)s)->led && count >= 8, rests = at_rest(s);
   for (size_t i = 0; i < count; i++) {
     int load = on_device(dst[i], size[i]);
-    by_processor += rests && load && size[i] > 4096 && size[i] < 32 << 10;
+    by_processor += may_rest && load && size[i] > 4096 && size[i] < 32 << 10;
     if (load && on_device(src[i], size[i])) {
       if (a->order != 1) return INVALID;
       copy(s, (void *)dst[i], (void *)src[i], size[i]);
@@ -329,7 +339,12 @@ static CUresult batch(uint64_t *dst, uint64_t *src, size_t *size, size_t count, 
     if (a->order != (load ? 3 : 1) || pinned(host, size[i]) != 1) return INVALID;
     if (!load && !on_device(src[i], size[i])) return INVALID;
     if (size[i] != size[0]) return INVALID;
-    if (load) visited[dst[i] >> 25 & (MAX - 1)] = dst[i] >> 25;
+    if (load && may_rest && size[i] <= 4096) *(rests ? &rows_at_rest : &rows_on_work) += 1;
+    if (load && rests && size[i] < 32 << 10) { /* by the processor, at once */
+      visited[dst[i] >> 25 & (MAX - 1)] = dst[i] >> 25;
+      memcpy((void *)dst[i], (void *)src[i], size[i]);
+      continue;
+    }
     copy(s, (void *)dst[i], (void *)src[i], size[i]);
   }
   return OK;
