@@ -146,7 +146,22 @@ def test_absent_sidecar_is_one_line_and_little_work(
     assert link.wait(1.4) is None
     assert 3 <= len(hellos) <= 5, "0.1 s, then twice as long each time"
     assert time.process_time() - began < 0.3
-    assert len([x for x in lines(caplog) if "no sidecar listens" in x]) == 1
+    (said,) = [x for x in lines(caplog) if "no sidecar listens" in x]
+    assert said.endswith(". Remedy: flexkv serve"), "nobody waits for this link"
+
+
+def test_absent_sidecar_says_who_waits_for_it_until_one_was_there(
+    socket_path: str, make_link: Callable[..., Link], caplog: pytest.LogCaptureFixture
+) -> None:
+    link = make_link(held_up="vLLM's start")
+    link.start()
+    until(lambda: any("no sidecar listens" in x for x in lines(caplog)))
+    with FakeSidecar(socket_path):
+        assert link.wait(5) is not None
+    until(lambda: len([x for x in lines(caplog) if "no sidecar listens" in x]) == 2)
+    before, after = [x for x in lines(caplog) if "no sidecar listens" in x]
+    assert before.endswith(". Remedy: flexkv serve; vLLM's start waits up to 60 s for it")
+    assert after.endswith(". Remedy: flexkv serve")
 
 
 def test_absent_sidecar_that_others_start_is_no_warning(

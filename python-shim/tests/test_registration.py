@@ -140,6 +140,15 @@ def test_proved_layout_whose_confirmation_is_lost_is_registered_in_the_backgroun
     assert len(link.waits) == 2
 
 
+def test_nobody_there_names_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    link = Lives()
+    link.wait = time.sleep  # type: ignore[assignment, method-assign]
+    assert not Registration().first(LAYERS[0], NoFences(), link, 0.01)  # type: ignore[arg-type]
+    (said,) = [r.message for r in caplog.records if "serves nothing" in r.message]
+    assert "no sidecar could be reached within 0 s" in said
+    assert said.endswith(". Remedy: restart this engine once a sidecar answers")
+
+
 @pytest.mark.parametrize("code", ["refused", "malformed"])
 def test_refusal_is_final(code: str) -> None:
     refusing = OneLife("register", ControlError(code, "no"))

@@ -56,7 +56,8 @@ class Link:
     ``hello`` is called in the attach thread for every attempt.  ``on_attach`` runs there too,
     before the session is published; ``False`` or an exception closes it and the attempt counts as
     failed.  ``generation_entries`` > 0 (a scheduler) makes the block-generation table, which
-    outlives every session.
+    outlives every session.  ``held_up`` names who waits up to ``start_timeout_s`` for the first
+    session, for the message that none is there.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class Link:
         generation_entries: int = 0,
         on_attach: Callable[[Session], bool] | None = None,
         launch: bool = True,
+        held_up: str = "",
     ) -> None:
         self.settings = settings
         self.generations = GenerationTable(generation_entries)
         self._hello = hello
         self._on_attach = on_attach
         self._launch = launch and settings.launch
+        self._held_up = held_up
         self._session: Session | None = None
         self._changed = threading.Condition()
         self._stopping = False
@@ -167,7 +170,7 @@ class Link:
             if self.settings.launch and not self._launch:  # as usual at a start: others bring it up
                 self._note(logging.INFO, f"FlexKV waits for the manager's sidecar: {error}")
             else:
-                self._fail(logging.WARNING, f"FlexKV is not attached: {error}")
+                self._fail(logging.WARNING, f"FlexKV is not attached: {error}{self._remedy()}")
         except UnusableError as error:
             if self._attached:  # what worked may work again
                 self._fail(logging.WARNING, f"FlexKV is not attached: {error}")
@@ -199,6 +202,15 @@ class Link:
             lambda: open_session(path, hello, self.generations),
             lambda: self._stopping,
         )
+
+    def _remedy(self) -> str:
+        """What to do where nobody listens and this link starts nobody; empty where it does."""
+        if self._launch:
+            return ""
+        waits = ""
+        if self._held_up and not self._attached:
+            waits = f"; {self._held_up} waits up to {self.settings.start_timeout_s:g} s for it"
+        return f". Remedy: flexkv serve{waits}"
 
     def _publish(self, session: Session | None) -> None:
         with self._changed:

@@ -116,7 +116,7 @@ class Registration:
         elif why:
             logger.warning(
                 "FlexKV serves nothing to this rank: %s, and the layout can be proved only before "
-                "blocks are in use", why,
+                "blocks are in use. Remedy: restart this engine once a sidecar answers", why,
             )  # fmt: skip
         else:
             logger.info("FlexKV serves nothing to this rank")

@@ -218,7 +218,10 @@ class _Rank:
         namespace = prepare_worker(self._vllm_config, settings)
         self._settings, self._facts = settings, facts
         self._link = Link(
-            settings, lambda: hello_of(facts, namespace), on_attach=self._registration.again
+            settings,
+            lambda: hello_of(facts, namespace),
+            on_attach=self._registration.again,
+            held_up="vLLM's start",
         )
         self._link.start()
 
