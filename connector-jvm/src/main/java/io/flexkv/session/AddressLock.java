@@ -27,6 +27,15 @@ import org.jspecify.annotations.Nullable;
 public final class AddressLock implements AutoCloseable {
   private static final int BACKLOG = 128;
 
+  /** S_IFMT of stat(2), and what it may say. */
+  private static final int TYPE_BITS = 0170000;
+
+  private static final int NOTHING = 0;
+  private static final int SOCKET = 0140000;
+  private static final int FILE = 0100000;
+  private static final int FOLDER = 0040000;
+  private static final int LINK = 0120000;
+
   private final Path socketPath;
   private final FileChannel channel;
   private final FileLock lock;
@@ -52,10 +61,15 @@ public final class AddressLock implements AutoCloseable {
    * @param patienceMillis how long to wait for a holder that does not answer (it may be about to
    *     end)
    * @throws OccupiedException if another sidecar serves there
-   * @throws IOException if the lock file cannot be had, e.g. because it is another user's
+   * @throws IOException if the lock file cannot be had, e.g. because it is another user's, or if
+   *     there is something else than a socket
    */
   public static AddressLock take(Path socketPath, long patienceMillis)
       throws IOException, InterruptedException {
+    int there = type(socketPath); // of a link, its end: somebody may serve there
+    if (there != NOTHING && there != SOCKET) {
+      throw inTheWay(socketPath, there);
+    }
     Path lockPath = socketPath.resolveSibling(socketPath.getFileName() + ".lock");
     FileChannel channel;
     try {
@@ -119,8 +133,9 @@ public final class AddressLock implements AutoCloseable {
   /**
    * Binds the socket (mode 0600), in the place of one that nobody answers at.
    *
-   * @throws OccupiedException if somebody answers there who does not hold the lock, or if the path
-   *     is not a socket
+   * @throws OccupiedException if somebody answers there who does not hold the lock
+   * @throws IOException also if there is something else than a socket, which is left alone: no
+   *     sidecar can ever serve there
    */
   public UnixSocket listen() throws IOException {
     try {
@@ -136,19 +151,36 @@ public final class AddressLock implements AutoCloseable {
                   + " removed): stop it, or set FLEXKV_SERVER_RECV_PORT to another path")
               .formatted(socketPath));
     }
-    if (!isSocket(socketPath)) {
-      throw new OccupiedException(
-          "%s exists and is no socket: move it away, or set FLEXKV_SERVER_RECV_PORT to another path"
-              .formatted(socketPath));
+    int there = type(socketPath, LinkOption.NOFOLLOW_LINKS);
+    if (there == SOCKET) {
+      Files.deleteIfExists(socketPath);
+    } else if (there != NOTHING) {
+      throw inTheWay(socketPath, there);
     }
-    Files.deleteIfExists(socketPath);
     return UnixSocket.listen(socketPath, BACKLOG);
   }
 
-  private static boolean isSocket(Path path) throws IOException {
-    // S_IFMT and S_IFSOCK of stat(2).
-    int mode = (Integer) Files.getAttribute(path, "unix:mode", LinkOption.NOFOLLOW_LINKS);
-    return (mode & 0170000) == 0140000;
+  private static IOException inTheWay(Path path, int type) {
+    String kind =
+        switch (type) {
+          case FILE -> "a file";
+          case FOLDER -> "a folder";
+          case LINK -> "a symbolic link that leads to no socket in use";
+          default -> "a device or a pipe";
+        };
+    return new IOException(
+        ("%s is %s, and the socket cannot be made there: set FLEXKV_SERVER_RECV_PORT to another"
+                + " path, or move it away")
+            .formatted(path, kind));
+  }
+
+  /** {@link #NOTHING} also where nobody may look: what is tried there next says why. */
+  private static int type(Path path, LinkOption... links) {
+    try {
+      return (Integer) Files.getAttribute(path, "unix:mode", links) & TYPE_BITS;
+    } catch (IOException e) {
+      return NOTHING;
+    }
   }
 
   /** Removes the socket file; the address stays ours until {@link #close}. */

@@ -4,8 +4,10 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.flexkv.ffm.UnixSocket;
+import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import org.assertj.core.api.ThrowableAssert.ThrowingCallable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -61,12 +63,41 @@ class AddressLockTest {
   }
 
   @Test
-  void listen_plainFileInTheWay_isLeftAlone() throws Exception {
+  void take_fileOrFolderInTheWay_isAnErrorOfTheSettingsAndLeavesItAlone() throws Exception {
+    Path file = Files.writeString(folder.resolve("file"), "precious");
+    Path inner = Files.createDirectory(folder.resolve("folder"));
+    assertRefused(() -> AddressLock.take(file, 0), file + " is a file,");
+    assertRefused(() -> AddressLock.take(inner, 0), inner + " is a folder,");
+    assertThat(Files.readString(file)).isEqualTo("precious");
+    try (var left = Files.list(folder)) {
+      assertThat(left).containsExactlyInAnyOrder(file, inner);
+    }
+  }
+
+  @Test
+  void listen_fileInTheWayThatCameSince_isAnErrorOfTheSettingsAndLeavesItAlone() throws Exception {
     Path socket = folder.resolve("s");
-    Files.writeString(socket, "precious");
     try (AddressLock lock = AddressLock.take(socket, 0)) {
-      assertThatThrownBy(lock::listen).hasMessageContaining("no socket");
+      Files.writeString(socket, "precious");
+      assertRefused(lock::listen, socket + " is a file,");
     }
     assertThat(Files.readString(socket)).isEqualTo("precious");
+  }
+
+  @Test
+  void listen_linkThatLeadsNowhere_isAnErrorOfTheSettings() throws Exception {
+    Path socket = Files.createSymbolicLink(folder.resolve("s"), folder.resolve("gone"));
+    try (AddressLock lock = AddressLock.take(socket, 0)) {
+      assertRefused(lock::listen, socket + " is a symbolic link");
+    }
+    assertThat(Files.isSymbolicLink(socket)).isTrue();
+  }
+
+  /** Whoever is told of an occupied address tries again, for nothing here. */
+  private static void assertRefused(ThrowingCallable call, String beginning) {
+    assertThatThrownBy(call)
+        .isExactlyInstanceOf(IOException.class)
+        .hasMessageStartingWith(beginning)
+        .hasMessageContaining("set FLEXKV_SERVER_RECV_PORT to another path, or move it away");
   }
 }
