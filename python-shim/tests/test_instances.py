@@ -17,7 +17,7 @@ from real_sidecar import find_built_jar, missing
 
 from flexkv import protocol as p
 from flexkv.config import Settings
-from flexkv.joining import conflicts
+from flexkv.joining import conflicts, remedy
 from flexkv.session import open_session
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -142,6 +142,7 @@ def test_joining_with_other_tiers_is_said_at_once(host: Host) -> None:
     assert "serves other tiers than this engine asks for" in said
     assert "cpu_cache_gb is 0.1, wanted 0.2" in said
     assert "another FLEXKV_SERVER_RECV_PORT" in said
+    assert f"flexkv set --address ipc://{host.socket_path} cpu_cache_gb=0.2, or stop that" in said
     assert second.ask("save", 1) == {"saved": 6}
     third = host.start(2)
     third.answer()
@@ -174,3 +175,20 @@ def test_conflicts_are_of_what_was_given_and_by_value() -> None:
     assert conflicts(Settings.load(env={}), theirs) == []
     found = conflicts(Settings.load(env={"FLEXKV_NUM_CPU_BLOCKS": "9"}), theirs)
     assert found == ["num_cpu_blocks is 0, wanted 9"]
+
+
+def test_remedy_of_a_conflict_changes_what_can_be_changed_or_ends_that_sidecar() -> None:
+    theirs = {"cpu_cache_gb": "1", "ssd_cache_gb": "0", "num_cpu_blocks": "0"}
+    kill = "stop that sidecar (kill 77), and an engine starts one as asked; engines that share"
+    begin = "flexkv set --address ipc:///tmp/a cpu_cache_gb=2"
+    for given, ssd_gb, wanted in (
+        ({"cpu_cache_gb": 2}, "0", f"{begin}.0, or {kill}"),
+        ({"cpu_cache_gb": 2, "ssd_cache_gb": 3}, "2", f"{begin}.0 ssd_cache_gb=3.0, or {kill}"),
+        ({"cpu_cache_gb": 2, "ssd_cache_gb": 3}, "0", kill),
+        ({"num_cpu_blocks": 2}, "0", kill),
+    ):
+        settings = Settings.load({"server_recv_port": "ipc:///tmp/a", **given}, {})
+        found = remedy(settings, {**theirs, "ssd_cache_gb": ssd_gb}, 77)
+        assert found.startswith(wanted), found
+    waiting = Settings.load({"server_launch_mode": "external", "num_cpu_blocks": 2}, {})
+    assert "and flexkv serve starts one as asked" in remedy(waiting, theirs, 77)

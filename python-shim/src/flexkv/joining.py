@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from flexkv.config import Settings
@@ -39,16 +40,46 @@ class Joining:
             if found:
                 logger.error(
                     "The sidecar at %s (pid %d) serves other tiers than this engine asks for, and "
-                    "its own count: %s. Remedy: the same options for all engines of an address, or "
-                    "another FLEXKV_SERVER_RECV_PORT",
+                    "its own count: %s. Remedy: %s",
                     self._settings.server_recv_port, session.server_pid, "; ".join(found),
+                    remedy(self._settings, theirs, session.server_pid),
                 )  # fmt: skip
         return True
 
 
 def conflicts(settings: Settings, theirs: dict[str, Any]) -> list[str]:
     """A phrase on each tier option that this engine was given and the sidecar has otherwise."""
-    found = []
+    return [
+        f"{option.name} is {option.shown(seen)}, wanted {option.shown(ours)}"
+        for option, seen, ours in _differences(settings, theirs)
+    ]
+
+
+def remedy(settings: Settings, theirs: dict[str, Any], pid: int) -> str:
+    """What to do about conflicts: with other engines, or with a sidecar that outlived its own."""
+    changes = [
+        f"{option.name}={option.shown(ours)}" if _changes_live(option, seen, ours) else ""
+        for option, seen, ours in _differences(settings, theirs)
+    ]
+    change = ""
+    if changes and all(changes):
+        change = f"flexkv set --address {settings.server_recv_port} {' '.join(changes)}, or "
+    who = "an engine" if settings.launch else "flexkv serve"
+    return (
+        f"{change}stop that sidecar (kill {pid}), and {who} starts one as asked; engines that "
+        "share an address need the same options, others another FLEXKV_SERVER_RECV_PORT"
+    )
+
+
+def _changes_live(option: Option, seen: Any, ours: Any) -> bool:
+    """Whether ``flexkv set`` can do it: a tier that is off stays off, and one that is on, on."""
+    if not option.live:
+        return False
+    return option.name != "ssd_cache_gb" or all(float(str(size)) > 0 for size in (seen, ours))
+
+
+def _differences(settings: Settings, theirs: dict[str, Any]) -> Iterator[tuple[Option, Any, Any]]:
+    """Options that this engine was given and the sidecar has otherwise, with both values."""
     for option in OPTIONS:
         if option.section not in TIERS or option.status != "works" or option.side != "sidecar":
             continue
@@ -61,9 +92,7 @@ def conflicts(settings: Settings, theirs: dict[str, Any]) -> list[str]:
         # What was changed by hand since (`flexkv set`) contradicts nobody's configuration.
         began = theirs.get("at_start", {}).get(option.name, theirs[option.name])
         if not (_same(option, ours, theirs[option.name]) or _same(option, ours, began)):
-            seen = option.shown(theirs[option.name])
-            found.append(f"{option.name} is {seen}, wanted {option.shown(ours)}")
-    return found
+            yield option, theirs[option.name], ours
 
 
 def _same(option: Option, ours: Any, theirs: Any) -> bool:
