@@ -319,6 +319,20 @@ def test_config_check_socket_in_a_folder_that_is_not_there_is_refused(
     assert f"Remedy: mkdir -p {tmp_path}/no" in said + wrong
 
 
+def test_config_check_address_where_something_else_lies_is_refused(
+    tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "c.yaml"
+    for name, what in ((tmp_path, "a folder"), (path, "a regular file"), ("/dev/null", "a device")):
+        path.write_text(f"cpu_cache_gb: 0.1\nserver_recv_port: ipc://{name}\n")
+        code, said, _ = check(capsys, path)
+        assert code == 1
+        told = f"{name} is {what} and no socket. Remedy: move it away, or set FLEXKV_SERVER_"
+        assert said.startswith(f"{path} cannot be used on this machine: {told}")
+        settings = Settings.load({"server_recv_port": f"ipc://{name}"}, {})
+        assert findings(settings)["socket"].text.startswith(told)
+
+
 def test_doctor_names_what_is_missing(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,7 +406,7 @@ def test_doctor_file_in_the_sockets_place_is_named(tmp_path: Path) -> None:
     path.write_text("precious")
     found = findings(Settings.load({"server_recv_port": f"ipc://{path}"}, {}))["socket"]
     assert found.state == doctor.FAIL
-    assert "exists and is no socket. Remedy: move it away" in found.text
+    assert "is a regular file and no socket. Remedy: move it away" in found.text
 
 
 def test_serve_hands_further_options_to_the_sidecar(

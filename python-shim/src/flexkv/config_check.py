@@ -28,7 +28,8 @@ def objection(settings: Settings) -> str:
     if not settings.enabled:
         return ""
     machine = MachineMemory.read()
-    return socket_objection(settings) or machine.objection(machine.host_gb(settings))
+    where = socket_objection(settings) or address_objection(settings)
+    return where or machine.objection(machine.host_gb(settings))
 
 
 def socket_objection(settings: Settings) -> str:
@@ -45,6 +46,18 @@ def socket_objection(settings: Settings) -> str:
             "folder of your own"
         )
     return ""
+
+
+def address_objection(settings: Settings) -> str:
+    """What lies where the socket is to be, with the remedy; empty if nothing, or a socket."""
+    path = Path(settings.socket_path)
+    if not path.exists() or path.is_socket():
+        return ""
+    what = "a folder" if path.is_dir() else "a regular file" if path.is_file() else "a device"
+    return (
+        f"{path} is {what} and no socket. Remedy: move it away, or set FLEXKV_SERVER_RECV_PORT to "
+        "another path"
+    )
 
 
 def unusable_folders(settings: Settings) -> list[Folder]:

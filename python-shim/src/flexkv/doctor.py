@@ -18,7 +18,7 @@ from flexkv import ssd_folders
 from flexkv.asking import ask
 from flexkv.client import rings_usable
 from flexkv.config import Settings
-from flexkv.config_check import socket_objection
+from flexkv.config_check import address_objection, socket_objection
 from flexkv.errors import FlexKVError
 from flexkv.java import find_jar, find_java
 from flexkv.launcher import runtime_dir
@@ -105,12 +105,9 @@ def _folder(settings: Settings) -> tuple[str, str]:
 
 
 def _socket(settings: Settings) -> tuple[str, str]:
-    path = Path(settings.socket_path)
-    if path.exists() and not path.is_socket():
-        return FAIL, (
-            f"{path} exists and is no socket. Remedy: move it away, or set "
-            "FLEXKV_SERVER_RECV_PORT to another path"
-        )
+    why = address_objection(settings)
+    if why:
+        return FAIL, why
     try:
         connect(settings.socket_path).close()
     except NobodyThereError:
