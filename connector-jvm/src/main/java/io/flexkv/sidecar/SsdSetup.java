@@ -10,6 +10,7 @@ import io.flexkv.session.SsdUse;
 import io.flexkv.tier.ssd.SsdEngine;
 import io.flexkv.tier.ssd.SsdInUseException;
 import io.flexkv.tier.ssd.SsdOptions;
+import io.flexkv.tier.ssd.SsdStore;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
@@ -84,7 +85,7 @@ final class SsdSetup {
     SsdSetup setup = new SsdSetup(true);
     try {
       SsdEngine store = SsdEngine.open(options(settings), wakeUp, setup.unusable::put);
-      LOG.info("SSD tier: {} bytes in {}", store.capacityBytes(), folders(settings));
+      LOG.info("SSD tier: {}", summary(store));
       setup.use = new SsdUse(store, config(settings), settings.integer(Options.NUM_SSD_BLOCKS));
     } catch (SsdInUseException e) {
       if (!settings.source(Options.SSD_CACHE_DIR).equals("default")) {
@@ -95,6 +96,12 @@ final class SsdSetup {
       setup.failed(settings, e);
     }
     return setup;
+  }
+
+  /** What serves, which may be less than what was asked for. */
+  static String summary(SsdStore store) {
+    List<Path> folders = store.directories().stream().map(SsdStore.DirectoryStatus::path).toList();
+    return "%d bytes in %s".formatted(store.capacityBytes(), folders);
   }
 
   private void failed(Settings settings, Exception e) {

@@ -69,6 +69,18 @@ class SsdSetupTest {
   }
 
   @Test
+  void open_oneFolderOfTwoCannotBe_capacityAndLogAreOfTheOtherAlone() throws Exception {
+    Path good = folder.resolve("a");
+    Path file = Files.createFile(folder.resolve("f"));
+    String both = good + ";" + file;
+    SsdSetup setup = setUp(Map.of("ssd_cache_gb", "0.1", "ssd_cache_dir", both));
+    try (var store = setup.use().store()) {
+      assertThat(store.capacityBytes()).isEqualTo(50_000_000L);
+      assertThat(SsdSetup.summary(store)).isEqualTo("50000000 bytes in [" + good + "]");
+    }
+  }
+
+  @Test
   void open_namedFolderIsInUse_saysWhoHasItAndTheWayOut() throws Exception {
     Map<String, String> options =
         Map.of("ssd_cache_gb", "0.1", "ssd_cache_dir", folder.resolve("a").toString());

@@ -169,7 +169,9 @@ public final class SsdEngine implements SsdStore {
 
   @Override
   public long capacityBytes() {
-    return options.capacityBytes();
+    SsdOptions wanted = options;
+    int absent = wanted.directories().size() - directories.length();
+    return wanted.capacityBytes() - absent * wanted.share();
   }
 
   @Override

@@ -48,7 +48,10 @@ public interface SsdStore extends AutoCloseable {
    */
   void free(long slot);
 
-  /** The hard cap over all directories, lost ones included. */
+  /**
+   * The hard cap over all {@link #directories}, lost ones included. Less than what was asked for
+   * where some could not be opened: nobody takes over their shares.
+   */
   long capacityBytes();
 
   /**

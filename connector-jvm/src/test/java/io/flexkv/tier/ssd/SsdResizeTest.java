@@ -320,6 +320,19 @@ class SsdResizeTest {
   }
 
   @Test
+  void resize_aFolderCouldNotBeOpened_capacityIsWithoutItsShare() throws IOException {
+    Path file = Files.createFile(folder.resolve("f"));
+    SsdOptions options = SsdRig.options(0, 160 << 20, folder.resolve("a"), file);
+    try (SsdRig rig = SsdRig.open(options, SsdTuning.defaults().withExtentBytes(8 << 20))) {
+      assertThat(rig.engine.capacityBytes()).isEqualTo(80 << 20);
+      fill(rig, 20, 0);
+      resize(rig, 200 << 20);
+      assertThat(rig.engine.capacityBytes()).isEqualTo(100 << 20);
+      checkHeld(rig);
+    }
+  }
+
+  @Test
   void prepared_butNotResized_isGivenBack() throws IOException {
     try (SsdRig rig = open(SMALL, true)) {
       fill(rig);
