@@ -15,9 +15,10 @@ from fake_sidecar import FakeSidecar
 from test_launcher import fake_java
 
 import flexkv
-from flexkv import cli, doctor, launcher, ssd_folders
+from flexkv import cli, config_check, doctor, launcher, ssd_folders
 from flexkv.config import Settings
 from flexkv.errors import ControlError
+from flexkv.machine import MachineMemory
 from flexkv.protocol import ROLE_TOOL, Hello
 from flexkv.session import open_session
 
@@ -564,6 +565,34 @@ def test_config_check_size_in_blocks_is_guessed_and_compared_with_the_room(
     assert "Remedy: make num_ssd_blocks smaller" in said
     path.write_text(f'{{"num_ssd_blocks": 4096, "ssd_cache_dir": "{tmp_path}"}}')
     assert "warning: with blocks" not in check(capsys, path)[1]
+
+
+def test_host_tier_in_blocks_is_guessed_and_compared_with_the_memory(
+    address: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = MachineMemory(100_000_000_000, "this machine has")
+    monkeypatch.setattr(MachineMemory, "read", lambda: here)
+    monkeypatch.setattr(config_check, "memory", lambda: (100_000_000_000, 60_000_000_000))
+    path = tmp_path / "c.yaml"
+    refused = (
+        "the host pool is to have 209.7 GB (num_cpu_blocks), this machine has 100.0 GB. Remedy"
+    )
+    remedy = "make num_cpu_blocks (FLEXKV_NUM_CPU_BLOCKS) smaller: 75.0 GB at most, or give"
+    for blocks, guess, state, told in (
+        (100_000, "209.7", doctor.WARN, f"{refused}: {remedy}"),
+        (40_000, "83.9", doctor.OK, "that is 23.9 GB too much for this machine now"),
+        (20_000, "41.9", doctor.OK, ""),
+    ):
+        path.write_text(f"num_cpu_blocks: {blocks}\n")
+        code, said, _ = check(capsys, path)
+        assert code == 0, "a guess is no reason to refuse"
+        assert f"blocks take (with blocks of 2 MiB that is {guess} GB; " in said
+        assert (f"warning: with blocks of 2 MiB {told}" in said) == bool(told)
+        found = findings(Settings.load({}, {"FLEXKV_CONFIG_PATH": str(path)}))["host pool"]
+        assert found.state == state
+        assert guess in found.text and (state == doctor.OK or told in found.text)
+    path.write_text("num_cpu_blocks: 100000\ncpu_cache_gb: 1\n")
+    assert "warning" not in check(capsys, path)[1], "blocks beside a size are a cap"
 
 
 def test_config_check_lists_everything_that_is_wrong(

@@ -60,6 +60,14 @@ def address_objection(settings: Settings) -> str:
     )
 
 
+def host_guess_gb(settings: Settings) -> float:
+    """GB of the host tier with blocks of 2 MiB; 0 where its size is not in blocks alone."""
+    if settings.sources.get("cpu_cache_gb", "default") != "default":
+        return 0.0
+    blocks = _number(settings.values.get("num_cpu_blocks", 0))
+    return blocks * ssd_folders.TYPICAL_BLOCK_BYTES / GB
+
+
 def unusable_folders(settings: Settings) -> list[Folder]:
     """Folders of the SSD tier that would be left out, each with its objection."""
     if not settings.enabled:
@@ -117,15 +125,25 @@ def _meeting(settings: Settings) -> Iterator[str]:
 def _host_tier(settings: Settings) -> Iterator[str]:
     values, sources = settings.values, settings.sources
     blocks = _number(values["num_cpu_blocks"])
-    if blocks and sources["cpu_cache_gb"] == "default":
-        yield (
-            f"Host memory: what {blocks:.0f} of the engine's blocks take; `flexkv serve`, which "
-            f"knows no engine, takes {MachineMemory.read().host_gb(settings):g} GB."
-        )
-        return
-    wanted = MachineMemory.read().host_gb(settings) * GB
-    cap = f", at most {blocks:.0f} blocks" if blocks else ""
+    machine = MachineMemory.read()
     total, available = memory()
+    if blocks and sources["cpu_cache_gb"] == "default":
+        guess = host_guess_gb(settings)
+        yield (
+            f"Host memory: what {blocks:.0f} of the engine's blocks take (with blocks of 2 MiB "
+            f"that is {guess:,.1f} GB; the engine's log says it); of {total / GB:.1f} GB here "
+            f"{available / GB:.1f} GB are available. `flexkv serve`, which knows no engine, takes "
+            f"{machine.host_gb(settings):g} GB."
+        )
+        # Of a guess nothing more can be said than that it is worth a look.
+        why = machine.objection(guess, "num_cpu_blocks")
+        if not why and guess * GB > available:
+            why = f"that is {guess - available / GB:.1f} GB too much for this machine now"
+        if why:
+            yield f"{_WARNING}with blocks of 2 MiB {why}"
+        return
+    wanted = machine.host_gb(settings) * GB
+    cap = f", at most {blocks:.0f} blocks" if blocks else ""
     yield (
         f"Host memory: {wanted / GB:g} GB{cap}, taken at the start; of {total / GB:.1f} GB here "
         f"{available / GB:.1f} GB are available."

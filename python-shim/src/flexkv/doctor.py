@@ -18,7 +18,7 @@ from flexkv import ssd_folders
 from flexkv.asking import ask
 from flexkv.client import rings_usable
 from flexkv.config import Settings
-from flexkv.config_check import address_objection, socket_objection
+from flexkv.config_check import address_objection, host_guess_gb, socket_objection
 from flexkv.errors import FlexKVError
 from flexkv.java import find_jar, find_java
 from flexkv.launcher import runtime_dir
@@ -190,6 +190,12 @@ def may_lock_memory(status: Path = Path("/proc/self/status")) -> bool:
 
 def _host_pool(settings: Settings) -> tuple[str, str]:
     memory = MachineMemory.read()
+    guess = host_guess_gb(settings)
+    if guess:
+        why = memory.objection(guess, "num_cpu_blocks")
+        there = f"{memory.source} {memory.limit / GB:.1f} GB"
+        said = why or f"{guess:,.1f} GB (num_cpu_blocks), {there}"
+        return (WARN if why else OK), f"with blocks of 2 MiB {said}"
     size = memory.host_gb(settings)
     objection = memory.objection(size)
     if objection:

@@ -61,15 +61,20 @@ class MachineMemory:
             return wanted
         return min(wanted, round(max(0.01, self.limit * DEFAULT_SHARE / GB), 2))
 
-    def objection(self, pool_gb: float) -> str:
-        """Why a host pool of this size cannot be, with the remedy; empty if it can."""
+    def objection(self, pool_gb: float, option: str = "cpu_cache_gb") -> str:
+        """Why a host pool of this size cannot be, with the remedy; empty if it can.
+
+        ``option`` is the one that has given the size: it, or ``num_cpu_blocks``.
+        """
         if pool_gb * GB <= self.limit:
             return ""
         most = int(self.limit * SENSIBLE_SHARE / GB * 10) / 10
+        remedy = f"set cpu_cache_gb (FLEXKV_CPU_CACHE_GB) to {most} or less"
+        if option != "cpu_cache_gb":
+            remedy = f"make {option} (FLEXKV_{option.upper()}) smaller: {most} GB at most"
         return (
-            f"the host pool is to have {pool_gb:.1f} GB (cpu_cache_gb), {self.source} "
-            f"{self.limit / GB:.1f} GB. Remedy: set cpu_cache_gb (FLEXKV_CPU_CACHE_GB) to {most} "
-            "or less, or give the container more memory"
+            f"the host pool is to have {pool_gb:.1f} GB ({option}), {self.source} "
+            f"{self.limit / GB:.1f} GB. Remedy: {remedy}, or give the container more memory"
         )
 
 
