@@ -43,12 +43,12 @@ final class StatusMetrics {
   private static final String TRANSFERRED = "Payload read from and written to the SSD";
   private static final String REFUSED = "Accesses that a disk refused";
   private static final String HITS =
-      "Lookups that found something, also where the engine had it itself";
+      "Requests that found something, also where the engine had it itself";
   private static final String TOLD = "KV events told to engines";
 
   private static final List<Figure> FIGURES =
       List.of(
-          counter("flexkv_lookups", "Lookups answered", "/cache/lookups"),
+          counter("flexkv_lookups", "Requests looked up", "/cache/lookups"),
           counter("flexkv_hits", HITS, "/cache/hits"),
           counter("flexkv_hit_blocks", "Blocks that those found", "/cache/hit_blocks"),
           counter("flexkv_loads_planned", "Loads planned", "/cache/loads_planned"),
@@ -70,7 +70,7 @@ final class StatusMetrics {
           gauge("flexkv_open_jobs", OPEN, "/cache/load_jobs", "kind", "load"),
           gauge("flexkv_open_jobs", OPEN, "/cache/save_jobs", "kind", "save"),
           gauge("flexkv_quarantined_slots", "Slots kept for copies", "/cache/quarantined_slots"),
-          counter("flexkv_ssd_hits", "Lookups served from the SSD", "/ssd/hits"),
+          counter("flexkv_ssd_hits", "Requests served from the SSD", "/ssd/hits"),
           counter("flexkv_ssd_loads", "Loads that began before their last read", "/ssd/loads"),
           counter("flexkv_ssd_loads_cut", "Those whose reads failed", "/ssd/loads_cut"),
           counter("flexkv_ssd_promoted_blocks", "Blocks read", "/ssd/promoted_blocks"),

@@ -5,9 +5,9 @@ import java.util.Map;
 /**
  * A snapshot of the cache core: what happened since its start, and what is there now.
  *
- * @param lookups lookups answered
- * @param hits lookups that found something beyond the engine's own blocks
- * @param hitBlocks blocks found beyond the engine's own
+ * @param lookups requests that were looked up, however often each asked
+ * @param hits those of them that found something beyond the engine's own blocks
+ * @param hitBlocks blocks found beyond the engine's own: of a request, the most at once
  * @param loadsPlanned loads that were accepted
  * @param loadsRefused loads that were refused at their plan
  * @param loadPartsOk parts of loads that ended well
@@ -66,7 +66,7 @@ public record CacheStats(
    * The SSD tier; all 0 where there is none.
    *
    * @param blocks servable blocks with a copy there
-   * @param hits lookups that were answered with blocks of it
+   * @param hits requests that were answered with blocks of it
    * @param loads loads that began while blocks were still being read
    * @param loadsCut those of them whose rest did not come
    * @param promotedBlocks blocks read into the host tier

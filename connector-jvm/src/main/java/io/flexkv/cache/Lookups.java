@@ -7,7 +7,7 @@ import org.jspecify.annotations.Nullable;
 /**
  * Answers lookups: how deep a chain is servable, and the lease on that. Where it goes on in the
  * tier below, {@link Promotions} says whether to wait for it. Allocates nothing, except for leases
- * and reads that begin.
+ * and reads that begin. Counts requests, not their questions: one that waits asks again and again.
  */
 final class Lookups {
   private final BlockTree tree;
@@ -31,12 +31,15 @@ final class Lookups {
   /** See {@link CacheCore#lookup}. */
   LookupResult lookup(
       @Nullable Instance instance, long requestId, int groupId, int firstBlock, int maxBlocks) {
-    counters.lookups++;
     if (instance == null) {
       return result.set(0, 0, 0, 0, 0);
     }
     Namespace namespace = instance.namespace;
     RequestChain chain = instance.chain(requestId);
+    if (chain != null && !chain.lookedUp) {
+      chain.lookedUp = true;
+      counters.lookups++;
+    }
     if (chain == null || !namespace.hasGroup(groupId) || firstBlock < 0 || maxBlocks < 0) {
       return result.set(0, 0, 0, 0, namespace.generation());
     }
@@ -64,8 +67,9 @@ final class Lookups {
       tree.copies().touch(deepest);
       lower.writes().hit(deepest);
       if (servable > firstBlock) {
-        counters.hits++;
-        counters.hitBlocks += servable - firstBlock;
+        counters.hits += chain.hit ? 0 : 1;
+        counters.hitBlocks += chain.foundMore(groupId, servable - firstBlock);
+        chain.hit = true;
         leaseId = leases.take(chain, namespace, groupId, deepest, servable, now).id;
       }
     }

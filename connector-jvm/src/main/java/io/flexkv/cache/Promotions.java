@@ -105,7 +105,10 @@ final class Promotions {
       return decline(lease, hot);
     }
     if (lease.reading == null && lease.promoted > first && begun(lease)) {
-      counters.ssdHits += lease.firstRead == NONE ? 0 : 1; // else no room was found for any
+      if (lease.firstRead != NONE && !chain.ssdHit) { // else no room was found for any
+        chain.ssdHit = true;
+        counters.ssdHits++;
+      }
       return Math.max(hot, Math.min(lease.promoted, deep));
     }
     return now - lease.waitUntil >= 0 ? decline(lease, hot) : -1;

@@ -7,6 +7,7 @@ import org.jspecify.annotations.Nullable;
 /** The block hashes of one request, in order: the last 16 bytes of each. */
 final class RequestChain {
   private static final int MIN_CAPACITY = 32;
+  private static final int[] NOTHING_FOUND = {};
 
   private long[] words = new long[2 * MIN_CAPACITY];
   private int blocks;
@@ -17,6 +18,13 @@ final class RequestChain {
    * is refused: what the request was promised, or has computed, may be from before the reset.
    */
   int generation;
+
+  /** What the counters know of it already: they count requests, however often one asks. */
+  boolean lookedUp;
+
+  boolean hit;
+  boolean ssdHit;
+  private int[] found = NOTHING_FOUND;
 
   /** What its planned saves tell of the engine's speed. */
   final ComputeSpeed.Prompt prompt = new ComputeSpeed.Prompt();
@@ -63,6 +71,16 @@ final class RequestChain {
       words[2 * block + 1] = hashes.get(BlockKey.WORD, end - 8);
     }
     blocks = Math.max(blocks, wanted);
+  }
+
+  /** A lookup found so many blocks in a group: how many more than any earlier one. */
+  int foundMore(int group, int count) {
+    if (group >= found.length) {
+      found = Arrays.copyOf(found, group + 1);
+    }
+    int more = Math.max(0, count - found[group]);
+    found[group] += more;
+    return more;
   }
 
   @Nullable Lease lease(int group) {

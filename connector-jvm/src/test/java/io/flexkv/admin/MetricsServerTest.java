@@ -40,7 +40,7 @@ class MetricsServerTest {
     try (MetricsServer server = MetricsServer.start("127.0.0.1", 0, () -> status)) {
       assertThat(scrape(server))
           .contains("# TYPE flexkv_lookups_total counter")
-          .contains("# HELP flexkv_lookups_total Lookups answered")
+          .contains("# HELP flexkv_lookups_total Requests looked up")
           .contains("flexkv_answers 1.0")
           .contains("flexkv_lookups_total 7.0")
           .contains("flexkv_blocks{tier=\"host\"} 5.0")

@@ -52,6 +52,35 @@ class LookupTest {
   }
 
   @Test
+  void stats_aRequestAsksAgain_isCountedOnce() {
+    f.cached(1, 6);
+    f.extend(1, 1, 3);
+    f.core.lookup(ENGINE, 1, 0, 0, 9);
+    f.core.lookup(ENGINE, 1, 0, 2, 9);
+    assertCounted(1, 1, 3);
+    f.extend(1, 1, 6);
+    f.core.lookup(ENGINE, 1, 0, 1, 9);
+    assertCounted(1, 1, 5);
+    f.extend(2, 2, 6);
+    f.core.lookup(ENGINE, 2, 0, 0, 9);
+    f.core.lookup(ENGINE, 2, 0, 0, 9);
+    assertCounted(2, 1, 5);
+    f.core.endRequest(ENGINE, 1);
+    f.extend(1, 1, 6);
+    f.core.lookup(ENGINE, 1, 0, 0, 9);
+    assertCounted(3, 2, 11);
+    f.core.lookup(ENGINE, 77, 0, 0, 9);
+    assertCounted(3, 2, 11);
+  }
+
+  private void assertCounted(long requests, long hits, long blocks) {
+    CacheStats told = f.core.stats();
+    assertThat(told.lookups()).isEqualTo(requests);
+    assertThat(told.hits()).isEqualTo(hits);
+    assertThat(told.hitBlocks()).isEqualTo(blocks);
+  }
+
+  @Test
   void tick_leaseNotRefreshed_expiresAndUnpins() {
     CoreFixture g = new CoreFixture(4, 1);
     g.cached(1, 4);

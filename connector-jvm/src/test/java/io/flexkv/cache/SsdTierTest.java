@@ -117,6 +117,22 @@ class SsdTierTest {
     assertThat(f.servable(1, 4)).as("and it is in the host tier now").isEqualTo(4);
   }
 
+  @Test
+  void stats_requestsWaitForTheSsd_areCountedOnceAndAllAsHits() {
+    onSsdAlone();
+    CacheStats before = f.core.stats();
+    SsdTransfer read = reading(1);
+    look(1, 0, 9);
+    f.core.ssd().readProgress(read.id(), 1);
+    assertThat(look(1, 0, 9).pending()).isFalse();
+    assertThat(look(1, 0, 9).pending()).as("the engine had no room for it").isFalse();
+    CacheStats after = f.core.stats();
+    assertThat(after.lookups() - before.lookups()).isEqualTo(1);
+    assertThat(after.hits() - before.hits()).isEqualTo(1);
+    assertThat(after.hitBlocks() - before.hitBlocks()).isEqualTo(4);
+    assertThat(after.ssd().hits() - before.ssd().hits()).isEqualTo(1);
+  }
+
   /** As {@link #onSsdAlone}, and a chain takes one block a turn. */
   private void onSsdAloneBlockByBlock(long transferBytes) {
     f =
