@@ -39,7 +39,7 @@ record Disk(String name, boolean system, long totalBytes, long freeBytes) {
    */
   String madeText(Path path, long capacityBytes) {
     String text =
-        "SSD directory %s was not there and has been made on %s%s: %s GB are free there, it takes %s"
+        "SSD directory %s was not there and has been made on %s%s: %s GB are free there, it takes %s GB"
             .formatted(
                 path,
                 system ? "the system's disk, " : "",

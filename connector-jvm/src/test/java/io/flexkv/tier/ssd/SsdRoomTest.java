@@ -105,9 +105,9 @@ class SsdRoomTest {
     assertThat(new Disk("/ (/dev/vda)", true, 1, 54_000_000_000L).madeText(path, 20_000_000_000L))
         .startsWith(
             "SSD directory /mnt/typo/ssd was not there and has been made on the system's disk, "
-                + "/ (/dev/vda): 54 GB are free there, it takes 20. If another disk is meant: ");
+                + "/ (/dev/vda): 54 GB are free there, it takes 20 GB. If another disk is meant: ");
     assertThat(
             new Disk("/mnt (/dev/nvme0)", false, 1, 54_000_000_000L).madeText(path, 1_000_000_000))
-        .endsWith("has been made on /mnt (/dev/nvme0): 54 GB are free there, it takes 1");
+        .endsWith("has been made on /mnt (/dev/nvme0): 54 GB are free there, it takes 1 GB");
   }
 }
