@@ -1,6 +1,7 @@
 package io.flexkv.sidecar;
 
 import io.flexkv.config.ConfigException;
+import io.flexkv.config.Option;
 import io.flexkv.config.Options;
 import io.flexkv.config.Settings;
 import java.io.IOException;
@@ -94,19 +95,38 @@ record MachineMemory(long bytes, String source) {
    * Refuses a host pool that can never be there: filling it would get this process, or the engine
    * beside it, killed hours later.
    *
+   * @param option the one that says so
    * @throws IOException with what was asked for, what there is, and the way out
    */
-  void require(long poolBytes) throws IOException {
-    if (poolBytes > bytes) {
-      throw new IOException(
-          String.format(
-              Locale.ROOT,
-              "the host pool is to have %.1f GB (cpu_cache_gb), %s %.1f GB: set cpu_cache_gb"
-                  + " (FLEXKV_CPU_CACHE_GB) to %.1f or less, or give the container more memory",
-              poolBytes / GB,
-              source,
-              bytes / GB,
-              Math.floor(bytes * SENSIBLE_SHARE / GB * 10) / 10));
+  void require(long poolBytes, Option option) throws IOException {
+    if (poolBytes <= bytes) {
+      return;
     }
+    String remedy =
+        option.equals(Options.CPU_CACHE_GB)
+            ? "set %s (%s) to %.1f or less"
+            : "make %s (%s) smaller: %.1f GB at most";
+    double most = Math.floor(bytes * SENSIBLE_SHARE / GB * 10) / 10;
+    throw new IOException(
+        String.format(
+            Locale.ROOT,
+            "the host pool is to have %.1f GB (%s), %s %.1f GB: %s, or give the container more"
+                + " memory",
+            poolBytes / GB,
+            option.name(),
+            source,
+            bytes / GB,
+            String.format(Locale.ROOT, remedy, option.name(), option.env(), most)));
+  }
+
+  /**
+   * The option that gave the host tier its size: an engine that starts a sidecar says in GB what
+   * was given to it in blocks, as coming from there.
+   */
+  static Option sizedBy(Settings settings) {
+    String source = settings.source(Options.CPU_CACHE_GB).toLowerCase(Locale.ROOT);
+    return source.endsWith(Options.NUM_CPU_BLOCKS.name())
+        ? Options.NUM_CPU_BLOCKS
+        : Options.CPU_CACHE_GB;
   }
 }

@@ -1,5 +1,6 @@
 package io.flexkv.sidecar;
 
+import io.flexkv.config.Options;
 import io.flexkv.device.Devices;
 import io.flexkv.ffm.ErrnoException;
 import io.flexkv.protocol.RequestException;
@@ -79,7 +80,7 @@ final class PoolResizing implements AutoCloseable {
     }
     boolean prepared = false;
     try {
-      machine.require(bytes);
+      machine.require(bytes, Options.CPU_CACHE_GB);
       long capacity = pool.resized(bytes);
       pool.openMemory(capacity);
       prepared = true;

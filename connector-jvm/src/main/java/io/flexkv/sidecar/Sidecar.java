@@ -85,7 +85,7 @@ final class Sidecar {
     this.address = settings.text(Options.SERVER_RECV_PORT);
     this.identity = identity;
     this.idleExitNanos = idleExit ? settings.nanos(Options.IDLE_EXIT_S) : 0;
-    machine.require(settings.hostBytes());
+    machine.require(settings.hostBytes(), MachineMemory.sizedBy(settings));
     placement = placement(settings);
     PoolPages pages = pages(settings).placed(placement);
     pool = HostPool.create("flexkv-host", settings.hostBytes(), pages);

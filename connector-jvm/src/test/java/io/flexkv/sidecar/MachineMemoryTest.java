@@ -4,10 +4,13 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatCode;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import io.flexkv.config.Option;
+import io.flexkv.config.Options;
 import io.flexkv.config.Settings;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Map;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -75,12 +78,30 @@ class MachineMemoryTest {
   void require_moreThanThereIs_namesBothAndTheRemedy() throws IOException {
     write("proc/self/cgroup", "0::/\n");
     write("sys/fs/cgroup/memory.max", Long.toString(6 * GB));
-    assertThatThrownBy(() -> memory().require(16 * GB))
+    assertThatThrownBy(() -> memory().require(16 * GB, Options.CPU_CACHE_GB))
         .isInstanceOf(IOException.class)
         .hasMessageContaining("16.0 GB (cpu_cache_gb)")
         .hasMessageContaining("/sys/fs/cgroup/memory.max allows 6.0 GB")
         .hasMessageContaining("set cpu_cache_gb (FLEXKV_CPU_CACHE_GB) to 4.5 or less");
-    assertThatCode(() -> memory().require(6 * GB)).doesNotThrowAnyException();
+    assertThatCode(() -> memory().require(6 * GB, Options.CPU_CACHE_GB)).doesNotThrowAnyException();
+  }
+
+  @Test
+  void require_sizeGivenInBlocks_namesTheOptionThatWasGiven() throws Exception {
+    for (String source : List.of("FLEXKV_NUM_CPU_BLOCKS", "/etc/f.yaml num_cpu_blocks")) {
+      Settings told =
+          Settings.load(
+              Map.of(
+                  Options.OVERRIDES_ENV,
+                  "{\"cpu_cache_gb\": 900, \"sources\": {\"cpu_cache_gb\": \"" + source + "\"}}"),
+              Map.of());
+      Option option = MachineMemory.sizedBy(told);
+      assertThatThrownBy(() -> new MachineMemory(8 * GB, "x has").require(900 * GB, option))
+          .hasMessageContaining("900.0 GB (num_cpu_blocks), x has 8.0 GB")
+          .hasMessageContaining("make num_cpu_blocks (FLEXKV_NUM_CPU_BLOCKS) smaller: 6.0 GB at");
+    }
+    Settings named = Settings.load(Map.of("FLEXKV_CPU_CACHE_GB", "16"), Map.of());
+    assertThat(MachineMemory.sizedBy(named)).isEqualTo(Options.CPU_CACHE_GB);
   }
 
   @Test
