@@ -18,7 +18,15 @@ from typing import Any, NamedTuple
 
 from flexkv.config_file import CONFIG_PATH_ENV, FileValues, read_file
 from flexkv.errors import ConfigError
-from flexkv.options import BY_KEY, DEFAULT_ADDRESS, OPTIONS, Option, Value, nearest
+from flexkv.options import (
+    BY_KEY,
+    DEFAULT_ADDRESS,
+    OPTIONS,
+    Option,
+    Value,
+    nearest,
+    nearest_variable,
+)
 
 OVERRIDES_ENV = "FLEXKV_OVERRIDES"
 """Options as a JSON object, from whoever starts a sidecar: above file and environment."""
@@ -293,8 +301,7 @@ def unknown_variables(env: Mapping[str, str]) -> Iterator[str]:
             continue
         if "KUBERNETES_SERVICE_HOST" in env and _KUBERNETES.fullmatch(name):
             continue  # of a service called flexkv: every pod gets these
-        key = name.removeprefix("FLEXKV_").lower()
-        yield f"the environment has an unknown {name}{nearest(key)}"
+        yield f"the environment has an unknown {name}{nearest_variable(name)}"
 
 
 def parsed(source: str, option: Option, value: Any) -> Value:

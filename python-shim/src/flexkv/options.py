@@ -179,6 +179,20 @@ DEFAULT_ADDRESS = OPTIONS_BY_NAME["server_recv_port"].default_text
 
 
 def nearest(key: str) -> str:
-    """Words for a message: the key that somebody most probably meant, if any is near."""
-    found = get_close_matches(key, BY_KEY, n=1, cutoff=0.7)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    """Words for a message: the key that somebody most probably meant, if any is near.
+
+    Only of options that do something: the others would be no help.
+    """
+    found = _nearest_key(key)
+    return f"; did you mean {found!r}?" if found else ""
+
+
+def nearest_variable(name: str) -> str:
+    """The same for an environment variable."""
+    found = _nearest_key(name.removeprefix("FLEXKV_").lower())
+    return f"; did you mean {BY_KEY[found].env!r}?" if found else ""
+
+
+def _nearest_key(key: str) -> str:
+    works = [known for known, option in BY_KEY.items() if option.status == "works"]
+    return next(iter(get_close_matches(key, works, n=1, cutoff=0.7)), "")

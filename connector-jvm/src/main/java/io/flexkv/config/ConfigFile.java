@@ -182,9 +182,7 @@ final class ConfigFile {
       } else if (Options.MODEL_SECTIONS.contains(section)) {
         engines.add(key);
       } else {
-        unknown.add(
-            "%s has an unknown key '%s'%s"
-                .formatted(where, key, Nearest.words(key, Options.BY_KEY.keySet())));
+        unknown.add("%s has an unknown key '%s'%s".formatted(where, key, Nearest.key(key)));
       }
     }
     if (!engines.isEmpty()) {

@@ -244,9 +244,7 @@ public final class Settings {
           env.containsKey("KUBERNETES_SERVICE_HOST") && KUBERNETES.matcher(name).matches();
       if (name.startsWith("FLEXKV_") && !known && !kubernetes) {
         String key = name.substring("FLEXKV_".length()).toLowerCase(Locale.ROOT);
-        found.add(
-            "the environment has an unknown %s%s"
-                .formatted(name, Nearest.words(key, Options.BY_KEY.keySet())));
+        found.add("the environment has an unknown %s%s".formatted(name, Nearest.variable(key)));
       }
     }
     return found;
@@ -266,10 +264,7 @@ public final class Settings {
       if (option == null) {
         throw new ConfigException(
             "%s has an unknown key '%s'%s"
-                .formatted(
-                    source,
-                    change.getKey(),
-                    Nearest.words(change.getKey(), Options.BY_KEY.keySet())));
+                .formatted(source, change.getKey(), Nearest.key(change.getKey())));
       }
       String where = (source + " " + option.name()).strip();
       changed.put(option.name(), Loading.checked(option, change.getValue(), where));
