@@ -374,16 +374,18 @@ def test_doctor_host_pool_larger_than_the_machine_is_refused(tmp_path: Path) -> 
 def test_doctor_has_a_line_for_each_ssd_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "used").mkdir()
-    names = [str(tmp_path / name) for name in ("new/a", "file", "used")]
-    settings = Settings.load({"ssd_cache_gb": 3e-3, "ssd_cache_dir": names}, {})
-    new, file, used = [f for f in doctor.examine(settings) if f.name == "ssd"]
+    names = [str(tmp_path / name) for name in ("new/a", "file", "used", "file/below")]
+    settings = Settings.load({"ssd_cache_gb": 4e-3, "ssd_cache_dir": names}, {})
+    new, file, used, below = [f for f in doctor.examine(settings) if f.name == "ssd"]
     assert new.state == used.state == doctor.OK
     assert new.text.startswith(f"{tmp_path}/new/a: 0.001 GB for blocks, ")
     assert new.text.endswith("; the folder is not there and will be made")
     assert "not there" not in used.text and " GB free on the " in used.text
     assert not (tmp_path / "new").exists(), "it only looks"
     assert file.state == doctor.WARN
-    assert f"{tmp_path}/file is not a folder. Remedy: set ssd_cache_dir" in file.text
+    said = "would not be used: {} is not a folder. Remedy: set ssd_cache_dir"
+    assert file.text.startswith(f"{tmp_path}/file {said.format('it')}")
+    assert below.text.startswith(f"{tmp_path}/file/below {said.format(f'{tmp_path}/file')}")
 
 
 def test_doctor_counts_what_an_ssd_folder_holds_already_as_room(

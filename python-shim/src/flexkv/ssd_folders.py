@@ -124,13 +124,14 @@ def _together(folders: Sequence[Folder], smaller: str) -> Iterator[Folder]:
 def access_objection(path: Path) -> str:
     """Why nothing could be kept in a folder, with the remedy; empty if it could, given room."""
     place = nearest(path)
+    which = "it" if place == path else str(place)
     if not place.is_dir():
-        return f"{path} would not be used: {place} is not a folder. {REMEDY}"
+        return f"{path} would not be used: {which} is not a folder. {REMEDY}"
     if not os.statvfs(place).f_blocks:  # /proc, /sys: root passes every check of permissions there
         what = "cannot hold files" if place == path else "is not there and cannot be made"
         return f"{path} {what}: {place} is no file system of a disk. {REMEDY}"
     if not os.access(place, os.W_OK | os.X_OK):
-        return f"{path} would not be used: {place} cannot be written. {REMEDY}"
+        return f"{path} would not be used: {which} cannot be written. {REMEDY}"
     return ""
 
 
