@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from memory_sidecar import FakeLink
+from memory_sidecar import FakeGenerations, FakeLink
 from test_engine_facts import FullAttentionSpec, caches, config
 
 from flexkv import registration, wiring
@@ -149,6 +149,24 @@ def rank(monkeypatch: pytest.MonkeyPatch) -> tuple[WorkerHooks, FakeLink]:
     monkeypatch.setattr(wiring, "prepare_worker", lambda *_: "a namespace")
     engine = config(kv_transfer_config__kv_connector_extra_config={})
     return wiring.worker_hooks(engine, caches(FullAttentionSpec())), link
+
+
+def test_only_the_workers_link_says_that_vllms_start_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler comes after the KV cache is registered: for its link nobody waits."""
+    asked: list[str] = []
+
+    def make(*_: object, held_up: str = "", **__: object) -> FakeLink:
+        asked.append(held_up)
+        return FakeLink(FakeGenerations(100))
+
+    monkeypatch.setattr(wiring, "Link", make)
+    monkeypatch.setattr(wiring, "prepare_worker", lambda *_: "a namespace")
+    monkeypatch.setattr(wiring, "prepare_scheduler", lambda *_: "a namespace")
+    monkeypatch.setattr(wiring, "exact_sleeps", lambda: True)  # it would last for all tests
+    engine = config(kv_transfer_config__kv_connector_extra_config={})
+    for hooks in (wiring.worker_hooks, wiring.scheduler_hooks):
+        hooks(engine, caches(FullAttentionSpec()))
+    assert asked == ["vLLM's start", ""]
 
 
 def assert_refused_in_one_line(
