@@ -67,9 +67,8 @@ final class Lookups {
       tree.copies().touch(deepest);
       lower.writes().hit(deepest);
       if (servable > firstBlock) {
-        counters.hits += chain.hit ? 0 : 1;
+        counters.hits += chain.isHit() ? 0 : 1;
         counters.hitBlocks += chain.foundMore(groupId, servable - firstBlock);
-        chain.hit = true;
         leaseId = leases.take(chain, namespace, groupId, deepest, servable, now).id;
       }
     }

@@ -22,7 +22,6 @@ final class RequestChain {
   /** What the counters know of it already: they count requests, however often one asks. */
   boolean lookedUp;
 
-  boolean hit;
   boolean ssdHit;
   private int[] found = NOTHING_FOUND;
 
@@ -71,6 +70,11 @@ final class RequestChain {
       words[2 * block + 1] = hashes.get(BlockKey.WORD, end - 8);
     }
     blocks = Math.max(blocks, wanted);
+  }
+
+  /** Whether a lookup has found something. */
+  boolean isHit() {
+    return found.length > 0;
   }
 
   /** A lookup found so many blocks in a group: how many more than any earlier one. */

@@ -104,7 +104,7 @@ final class CopyAgent implements Agent {
             limits,
             inFlight,
             new Pace(moveLimits, direction),
-            direction == Direction.SAVE ? loadsMove : new AtomicBoolean(),
+            this::givesWay,
             savePauseNanos,
             this::anyCanSubmit,
             clock);
@@ -340,7 +340,7 @@ final class CopyAgent implements Agent {
       }
       slice.clear();
       geometry.fill(slice, state, limits, budget.bytesOfNext());
-      long now = budget.submitting();
+      budget.submitting();
       submitting = state;
       try {
         stream.submit(slice);
@@ -356,14 +356,17 @@ final class CopyAgent implements Agent {
         return submitted + 1;
       }
       submitting = null;
-      budget.submitted(slice.bytes());
-      inFlight.add(state, slice.bytes(), now);
+      budget.submitted(state, slice.bytes());
       submitted++;
       if (direction == Direction.LOAD && state.allSubmitted()) {
         completions.announce();
       }
     }
     return submitted;
+  }
+
+  private boolean givesWay() {
+    return direction == Direction.SAVE && loadsMove.getAcquire();
   }
 
   private @Nullable JobState nextToSubmit() {

@@ -108,14 +108,15 @@ final class Geometry {
     int strided = 0;
     while (state.block < until && slice.bytes() < maxBytes) {
       int region = state.region;
+      long room = maxBytes - slice.bytes();
       boolean column =
           columnRows[region] > 1
               && state.offset == 0
               && limits.strided(bytes[region], columnPitch[region]);
-      if (column && slice.count() > 0 && isBetterInTheNext(region, slice.bytes(), maxBytes)) {
+      if (column && slice.count() > 0 && isBetterInTheNext(region, room, maxBytes)) {
         return;
       }
-      column &= 2 * bytes[region] <= maxBytes - slice.bytes();
+      column &= 2 * bytes[region] <= room;
       if (column && ++strided > MAX_STRIDED) {
         return;
       }
@@ -134,9 +135,8 @@ final class Geometry {
    * Whether the column at the cursor does not fit and would fit a slice of its own: one batched
    * call takes columns of one height alone, and a row by itself is none.
    */
-  private boolean isBetterInTheNext(int region, long taken, long maxBytes) {
+  private boolean isBetterInTheNext(int region, long room, long maxBytes) {
     long whole = columnRows[region] * bytes[region];
-    long room = maxBytes - taken;
     return room < whole && (whole <= maxBytes || room < 2 * bytes[region]);
   }
 

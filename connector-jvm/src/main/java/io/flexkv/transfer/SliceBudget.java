@@ -1,7 +1,6 @@
 package io.flexkv.transfer;
 
 import io.flexkv.device.SliceLimits;
-import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.BooleanSupplier;
 import java.util.function.LongSupplier;
 
@@ -41,7 +40,7 @@ final class SliceBudget {
   private final SliceLimits limits;
   private final SlicesInFlight inFlight;
   private final Pace pace;
-  private final AtomicBoolean othersFirst;
+  private final BooleanSupplier givesWay;
   private final long pauseNanos;
   private final BooleanSupplier anythingToSubmit;
   private final LongSupplier clock;
@@ -51,7 +50,7 @@ final class SliceBudget {
   private boolean heldBack;
 
   /**
-   * @param othersFirst while it is set, slices come at intervals
+   * @param givesWay whether slices are to come at intervals now
    * @param pauseNanos from one to the next then
    * @param anythingToSubmit asked where nothing may be
    */
@@ -59,14 +58,14 @@ final class SliceBudget {
       SliceLimits limits,
       SlicesInFlight inFlight,
       Pace pace,
-      AtomicBoolean othersFirst,
+      BooleanSupplier givesWay,
       long pauseNanos,
       BooleanSupplier anythingToSubmit,
       LongSupplier clock) {
     this.limits = limits;
     this.inFlight = inFlight;
     this.pace = pace;
-    this.othersFirst = othersFirst;
+    this.givesWay = givesWay;
     this.pauseNanos = pauseNanos;
     this.anythingToSubmit = anythingToSubmit;
     this.clock = clock;
@@ -79,7 +78,7 @@ final class SliceBudget {
       return false;
     }
     long now = clock.getAsLong();
-    return pace.allows(now) && (!givesWay() || now - lastSubmitNanos >= pauseNanos);
+    return pace.allows(now) && (!givesWay.getAsBoolean() || now - lastSubmitNanos >= pauseNanos);
   }
 
   private boolean hasRoom() {
@@ -98,31 +97,27 @@ final class SliceBudget {
     return enough;
   }
 
-  private boolean givesWay() {
-    return othersFirst.getAcquire();
-  }
-
   /**
    * Bytes that the next slice may have. What comes at intervals does not begin with a short one:
    * the device rests anyway.
    */
   long bytesOfNext() {
-    if (givesWay() || pace.oneAtATime()) {
+    if (givesWay.getAsBoolean() || pace.oneAtATime()) {
       return pace.bytesOfNext(limits.bytes());
     }
     long aPart = inFlight.bytesWithin(AHEAD_NANOS / SLICES_AHEAD) / CUT_BYTES * CUT_BYTES;
     return Math.min(limits.bytesOfNext(inFlight.bytes()), Math.max(limits.firstBytes(), aPart));
   }
 
-  /** A slice is about to be submitted, whether that will do or not; returns the time. */
-  long submitting() {
+  /** A slice is about to be submitted, whether that will do or not. */
+  void submitting() {
     lastSubmitNanos = clock.getAsLong();
-    return lastSubmitNanos;
   }
 
-  /** It was submitted. */
-  void submitted(long bytes) {
+  /** It was submitted: of this job, up to the block that it submits next. */
+  void submitted(JobState state, long bytes) {
     pace.submitted(bytes, lastSubmitNanos);
+    inFlight.add(state, bytes, lastSubmitNanos);
   }
 
   /** When the last slice was {@link #submitting}. */

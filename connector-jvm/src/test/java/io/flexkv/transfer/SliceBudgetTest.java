@@ -29,7 +29,7 @@ final class SliceBudgetTest {
           LIMITS,
           inFlight,
           new Pace(limits, Direction.SAVE),
-          loadsMove,
+          loadsMove::get,
           SliceBudget.SAVE_PAUSE_NANOS,
           () -> true,
           now::get);
@@ -66,8 +66,7 @@ final class SliceBudgetTest {
         lastEnd = start + device.perSlice() + (long) (length / device.bytesPerNano());
         longestWait = Math.max(longestWait, lastEnd - now.get());
         ends.add(lastEnd);
-        budget.submitted(length);
-        inFlight.add(job, length, now.get());
+        budget.submitted(job, length);
         moved += length;
         now.addAndGet(20_000 * length / (16 * MIB)); // the driver's call
       }
@@ -77,17 +76,16 @@ final class SliceBudgetTest {
   }
 
   private void look(Device device) {
-    int hidden = device.late() && ends.size() > 1 ? 1 : 0;
-    while (ends.size() > hidden && endOf(hidden) <= now.get()) {
+    while (!ends.isEmpty() && firstShowsAt(device) <= now.get()) {
       ends.remove();
       ended++;
-      hidden = device.late() && ends.size() > 1 ? 1 : 0;
     }
     budget.endUpTo(ended);
   }
 
-  private long endOf(int index) {
-    return ends.stream().skip(index).findFirst().orElseThrow();
+  private long firstShowsAt(Device device) {
+    int by = device.late() && ends.size() > 1 ? 1 : 0;
+    return ends.stream().skip(by).findFirst().orElseThrow();
   }
 
   @ParameterizedTest
