@@ -123,12 +123,11 @@ def _meeting(settings: Settings) -> Iterator[str]:
 
 
 def _host_tier(settings: Settings) -> Iterator[str]:
-    values, sources = settings.values, settings.sources
-    blocks = _number(values["num_cpu_blocks"])
+    blocks = _number(settings.values["num_cpu_blocks"])
     machine = MachineMemory.read()
     total, available = memory()
-    if blocks and sources["cpu_cache_gb"] == "default":
-        guess = host_guess_gb(settings)
+    guess = host_guess_gb(settings)
+    if guess:
         yield (
             f"Host memory: what {blocks:.0f} of the engine's blocks take (with blocks of 2 MiB "
             f"that is {guess:,.1f} GB; the engine's log says it); of {total / GB:.1f} GB here "

@@ -57,13 +57,11 @@ def conflicts(settings: Settings, theirs: dict[str, Any]) -> list[str]:
 
 def remedy(settings: Settings, theirs: dict[str, Any], pid: int) -> str:
     """What to do about conflicts: with other engines, or with a sidecar that outlived its own."""
-    changes = [
-        f"{option.name}={option.shown(ours)}" if _changes_live(option, seen, ours) else ""
-        for option, seen, ours in _differences(settings, theirs)
-    ]
+    differences = list(_differences(settings, theirs))
     change = ""
-    if changes and all(changes):
-        change = f"flexkv set --address {settings.server_recv_port} {' '.join(changes)}, or "
+    if differences and all(_changes_live(*one) for one in differences):
+        wanted = " ".join(f"{option.name}={option.shown(ours)}" for option, _, ours in differences)
+        change = f"flexkv set --address {settings.server_recv_port} {wanted}, or "
     who = "an engine" if settings.launch else "flexkv serve"
     return (
         f"{change}stop that sidecar (kill {pid}), and {who} starts one as asked; engines that "
