@@ -35,6 +35,17 @@ def address(socket_path: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
+def fake_runtime(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``FLEXKV_JAVA`` and ``FLEXKV_JAR`` name a Java that runs the fake sidecar, and some jar."""
+    from fake_sidecar import fake_java
+
+    jar = tmp_path / "flexkv-sidecar.jar"
+    jar.touch()
+    monkeypatch.setenv("FLEXKV_JAVA", str(fake_java(tmp_path)))
+    monkeypatch.setenv("FLEXKV_JAR", str(jar))
+
+
+@pytest.fixture
 def control() -> Iterator[Any]:
     """A control endpoint that answers what ``answer`` says for the request."""
     zmq = pytest.importorskip("zmq", reason="pyzmq is not installed")

@@ -250,6 +250,21 @@ class FakeSidecar:
         return self.clients[count - 1]
 
 
+def fake_java(folder: Path, version: str = "25.0.1", name: str = "java") -> Path:
+    """A ``java`` that reports ``version`` and otherwise runs the fake sidecar."""
+    script = folder / "bin" / name
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(
+        f"""#!/bin/sh
+if [ "$1" = -version ]; then echo 'openjdk version "{version}" 2026-01-01' >&2; exit 0; fi
+echo "$@" > "{folder}/argv"
+exec {sys.executable} {Path(__file__).resolve()}
+"""
+    )
+    script.chmod(0o755)
+    return script
+
+
 def main(argv: list[str]) -> None:
     """A process of its own: counts its starts in ``<socket>.starts``, serves until killed.
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_launcher import fake_java, starts
+from fake_sidecar import fake_java
+from test_launcher import starts
 
 from flexkv import early
 from flexkv.config import Settings

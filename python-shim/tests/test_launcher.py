@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_sidecar import fake_java
 
 from flexkv import launcher
 from flexkv import protocol as p
@@ -28,21 +29,6 @@ from flexkv.java import find_jar, find_java, java_version
 from flexkv.session import Session, open_session
 
 FAKE = Path(__file__).with_name("fake_sidecar.py")
-
-
-def fake_java(folder: Path, version: str = "25.0.1", name: str = "java") -> Path:
-    """A ``java`` that reports ``version`` and otherwise runs the fake sidecar."""
-    script = folder / "bin" / name
-    script.parent.mkdir(parents=True, exist_ok=True)
-    script.write_text(
-        f"""#!/bin/sh
-if [ "$1" = -version ]; then echo 'openjdk version "{version}" 2026-01-01' >&2; exit 0; fi
-echo "$@" > "{folder}/argv"
-exec {sys.executable} {FAKE}
-"""
-    )
-    script.chmod(0o755)
-    return script
 
 
 @pytest.fixture
