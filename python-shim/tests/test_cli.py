@@ -240,13 +240,23 @@ def test_wrong_setting_is_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_options_of_the_sidecar_are_refused_elsewhere(address: str) -> None:
+@pytest.mark.parametrize(
+    ("typed", "said", "help_of"),
+    [
+        ("nonsense", "'nonsense'", "flexkv"),
+        ("", "COMMAND", "flexkv"),
+        ("status --cpu-cache-gb 5", "--cpu-cache-gb 5", "flexkv status"),
+        ("serve --address", "--address", "flexkv serve"),
+        ("ssd detach /a", "'detach'", "flexkv ssd"),
+        ("config check", "config check needs a FILE", "flexkv config"),
+    ],
+)
+def test_wrong_usage_is_one_line_with_the_way_out(
+    address: str, capsys: Any, typed: str, said: str, help_of: str
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["status", "--address", address, "--cpu-cache-gb", "0.5"])
+        cli.main(typed.split())
     assert caught.value.code == 2
-
-
-def test_usage_error_is_two() -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["nonsense"])
-    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("flexkv: ") and said in line
+    assert line.endswith(f". Remedy: {help_of} --help")

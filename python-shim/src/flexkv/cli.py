@@ -13,7 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from flexkv import config_check, doctor, effective, launcher, status_text
 from flexkv.asking import ask
@@ -48,15 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = _parser().parse_known_args(argv)
     arguments.rest = rest
     if arguments.rest and arguments.run is not serve:
-        parser.error(f"unrecognized arguments: {' '.join(arguments.rest)}")
+        arguments.wrong(f"unrecognized arguments: {' '.join(arguments.rest)}")
     if arguments.config:
         os.environ[CONFIG_PATH_ENV] = arguments.config
     if arguments.command == "config" and bool(arguments.action) != bool(arguments.file):
-        parser.error("config check needs a FILE")
+        arguments.wrong("config check needs a FILE")
     try:
         if getattr(arguments, "file", None):
             return check_file(arguments.file)
@@ -76,17 +75,24 @@ def _main(argv: Sequence[str] | None) -> int:
     return result
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as all of this command does: in one line, with the way out."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(launcher.EXIT_SETTINGS, f"flexkv: {message}. Remedy: {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flexkv", description="A KV-cache tier for vLLM.")
+    parser = _Parser(prog="flexkv", description="A KV-cache tier for vLLM.")
     parser.add_argument("--version", action="version", version=f"flexkv {__version__}")
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = _Parser(add_help=False)
     shared.add_argument("--address", help="ipc:///path of the socket (FLEXKV_SERVER_RECV_PORT)")
     shared.add_argument("--config", help="configuration file (FLEXKV_CONFIG_PATH)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text, parents=[shared])
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, wrong=command.error)
         return command
 
     run = add("serve", serve, "run the sidecar in the foreground until it is stopped; further "

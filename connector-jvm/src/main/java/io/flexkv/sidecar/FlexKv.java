@@ -41,13 +41,9 @@ public final class FlexKv implements Callable<Integer> {
     System.exit(commandLine().execute(args));
   }
 
-  /** What is wrong in a line or two, and where help is: not the help itself, which is long. */
   private static int wrongUsage(CommandLine.ParameterException e, String[] args) {
     PrintWriter err = e.getCommandLine().getErr();
-    err.println("flexkv: " + e.getMessage());
-    if (!CommandLine.UnmatchedArgumentException.printSuggestions(e, err)) {
-      err.println("flexkv serve --help lists the options");
-    }
+    err.println("flexkv: " + WrongUsage.text(e));
     err.flush();
     return EXIT_SETTINGS;
   }
