@@ -59,6 +59,19 @@ def test_begin_that_did_not_last_long_enough_yet_is_said_when_it_has(rig: Rig) -
     assert "answered nothing for 2.0 s" in rig.said()[0]
 
 
+def test_end_that_an_idle_engine_sees_late_says_within_what_time_it_came(rig: Rig) -> None:
+    """Whether the sidecar answered at once or just now is not to be seen."""
+    rig.silent_for(4)
+    assert len(rig.said()) == 1
+    rig.now += 597.0
+    rig.silence.end()
+    (line,) = rig.said()
+    assert line == (
+        "The FlexKV sidecar (pid 7) answers again, after 3.0 s at least and 601.0 s at most: this "
+        "engine looks only in its steps, and made none between"
+    )
+
+
 def test_begin_again_within_a_minute_is_said_only_if_it_lasts(rig: Rig) -> None:
     rig.silent_for(3)
     rig.silence.end()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 SAY_EVERY_S = 60.0
+LOOK_GAP_S = 1.0
+"""An engine that has not looked for longer cannot tell when the silence ended, only within what."""
 
 
 def cause(pid: int) -> str:
@@ -32,7 +34,7 @@ class Silence:
         self._say_after_s = say_after_s
         self.on = False
         self._pid = 0
-        self._since = 0.0
+        self._since = self._looked_at = 0.0
         self._said = False
         self._said_at = float("-inf")
 
@@ -40,10 +42,11 @@ class Silence:
         """Nothing has come from process ``pid`` since then."""
         self.on, self._said = True, False
         self._pid, self._since = pid, since
+        self._looked_at = self._clock()
 
     def goes_on(self) -> None:
         """Another step has ended, and still nothing has come."""
-        now = self._clock()
+        now = self._looked_at = self._clock()
         if self._said or now - self._since < self._say_after_s or now - self._said_at < SAY_EVERY_S:
             return
         self._said, self._said_at = True, now
@@ -54,14 +57,25 @@ class Silence:
         )  # fmt: skip
 
     def end(self) -> None:
-        """The sidecar has said something."""
+        """The sidecar has said something, at some time since the last look."""
         self.on = False
         if self._said:
             self._said = False
             logger.warning(
-                "The FlexKV sidecar (pid %d) answers again, after %.1f s",
-                self._pid, self._clock() - self._since,
-            )  # fmt: skip
+                "The FlexKV sidecar (pid %d) answers again, %s", self._pid, self._lasted()
+            )
+
+    def _lasted(self) -> str:
+        """How long it was silent, as far as this engine can know."""
+        now = self._clock()
+        most_s = now - self._since
+        if now - self._looked_at <= LOOK_GAP_S:
+            return f"after {most_s:.1f} s"
+        least_s = self._looked_at - self._since
+        return (
+            f"after {least_s:.1f} s at least and {most_s:.1f} s at most: this engine looks only in "
+            "its steps, and made none between"
+        )
 
     def forget(self) -> None:
         """Its session is over, which others say."""
