@@ -141,7 +141,7 @@ def test_config_check_folders_of_one_disk_are_added_up(
     )
     assert said.startswith(f"{path} can be used, but not all of its SSD folders: {told}")
     assert said.count("warning: " + told) == 1
-    settings = Settings.load({}, {"FLEXKV_CONFIG_PATH": str(path)})
+    settings = Settings.load({"server_recv_port": address}, {"FLEXKV_CONFIG_PATH": str(path)})
     assert told in findings(settings)["ssd"].text
     path.write_text(text + "ssd_cache_gb: 59.4\n")
     assert check(capsys, path)[0] == 0
@@ -186,7 +186,8 @@ def test_host_tier_in_blocks_is_guessed_and_compared_with_the_memory(
         assert code == 0, "a guess is no reason to refuse"
         assert f"blocks take (with blocks of 2 MiB that is {guess} GB; " in said
         assert (f"warning: with blocks of 2 MiB {told}" in said) == bool(told)
-        found = findings(Settings.load({}, {"FLEXKV_CONFIG_PATH": str(path)}))["host pool"]
+        env = {"FLEXKV_CONFIG_PATH": str(path), "FLEXKV_SERVER_RECV_PORT": address}
+        found = findings(Settings.load({}, env))["host pool"]
         assert found.state == state
         assert guess in found.text and (state == doctor.OK or told in found.text)
     path.write_text("num_cpu_blocks: 100000\ncpu_cache_gb: 1\n")

@@ -24,7 +24,7 @@ def test_doctor_on_a_complete_machine(
     with FakeSidecar(socket_path, control_endpoint=control.endpoint):
         assert cli.main(["doctor", "--address", address]) == 0
     out = capsys.readouterr().out
-    assert len(out.splitlines()) == len(doctor.CHECKS)
+    assert len(out.splitlines()) == len(doctor.CHECKS) + 2, "who the sidecar is, and its host tier"
     assert "a sidecar answers" in out
     assert "Java 25 from FLEXKV_JAVA" in out
 
@@ -67,21 +67,23 @@ def test_doctor_names_what_is_missing(
     assert states["memfd"] == states["pidfd"] == doctor.OK
 
 
-def test_doctor_host_pool_larger_than_the_machine_is_refused(tmp_path: Path) -> None:
-    settings = Settings.load({"cpu_cache_gb": 1_000_000}, {})
+def test_doctor_host_pool_larger_than_the_machine_is_refused(address: str) -> None:
+    here = {"server_recv_port": address}
+    settings = Settings.load({**here, "cpu_cache_gb": 1_000_000}, {})
     found = findings(settings)["host pool"]
     assert found.state == doctor.FAIL
     assert "1000000.0 GB (cpu_cache_gb)" in found.text
     assert "Remedy: set cpu_cache_gb (FLEXKV_CPU_CACHE_GB) to " in found.text
-    small = findings(Settings.load({"cpu_cache_gb": 0.25}, {}))["host pool"]
+    small = findings(Settings.load({**here, "cpu_cache_gb": 0.25}, {}))["host pool"]
     assert small.state == doctor.OK
 
 
-def test_doctor_has_a_line_for_each_ssd_folder(tmp_path: Path) -> None:
+def test_doctor_has_a_line_for_each_ssd_folder(address: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "used").mkdir()
     names = [str(tmp_path / name) for name in ("new/a", "file", "used", "file/below")]
-    settings = Settings.load({"ssd_cache_gb": 4e-3, "ssd_cache_dir": names}, {})
+    asked = {"server_recv_port": address, "ssd_cache_gb": 4e-3, "ssd_cache_dir": names}
+    settings = Settings.load(asked, {})
     new, file, used, below = [f for f in doctor.examine(settings) if f.name == "ssd"]
     assert new.state == used.state == doctor.OK
     assert new.text.startswith(f"{tmp_path}/new/a: 0.001 GB for blocks, ")
@@ -150,3 +152,59 @@ def test_doctor_who_may_lock_memory_needs_no_limit(tmp_path: Path, mask: str, ma
     status = tmp_path / "status"
     status.write_text(f"CapPrm:\t0000000000000000\nCapEff:\t{mask}\nCapBnd:\t{mask}\n")
     assert doctor.may_lock_memory(status) is may
+
+
+def beside(control: Any, socket_path: str, theirs: dict[str, str], settings: Settings) -> Any:
+    """The findings beside a sidecar that tells ``STATUS`` and has these settings."""
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        return {"ok": True, "result": STATUS if request["op"] == "status" else theirs}
+
+    control.answer = answer
+    with FakeSidecar(socket_path, control_endpoint=control.endpoint):
+        return findings(settings)
+
+
+def test_doctor_beside_a_sidecar_that_runs_says_whose_tiers_count(
+    address: str, socket_path: str, control: Any, tmp_path: Path
+) -> None:
+    asked = {"cpu_cache_gb": 6, "ssd_cache_gb": 0.001, "ssd_cache_dir": str(tmp_path)}
+    settings = Settings.load({"server_recv_port": address, **asked}, {})
+    found = beside(control, socket_path, {"cpu_cache_gb": "3"}, settings)
+    told = f"pid {os.getpid()}, build 0.1.0, up 3 min 5 s, log "
+    assert found["sidecar"].text.startswith(told)
+    assert found["host tier"].text == "of the running sidecar: 1.50 of 3.00 GB used"
+    assert found["host pool"].text.startswith("for a sidecar started from here: 6 GB for blocks, ")
+    assert found["ssd"].text.startswith(f"for a sidecar started from here: {tmp_path}: ")
+    assert found["tiers"].state == doctor.WARN
+    assert found["tiers"].text.startswith(
+        "the running sidecar has other tiers than these settings ask for: cpu_cache_gb is 3, "
+        f"wanted 6.0. Remedy: flexkv set --address {address} cpu_cache_gb=6.0, or stop that "
+        f"sidecar (kill {os.getpid()}), and an engine starts one as asked"
+    )
+
+
+def test_doctor_beside_a_sidecar_that_runs_what_only_a_start_needs_is_no_failure(
+    address: str, socket_path: str, control: Any
+) -> None:
+    asked = {"jar": "/no.jar", "java": "/no/java", "cpu_cache_gb": 1_000_000}
+    settings = Settings.load({"server_recv_port": address, **asked}, {})
+    for there, found in (
+        (False, findings(settings)),
+        (True, beside(control, socket_path, {"cpu_cache_gb": "1000000"}, settings)),
+    ):
+        for name in ("java", "jar", "host pool"):
+            assert found[name].state == (doctor.WARN if there else doctor.FAIL)
+            assert found[name].text.startswith("for a sidecar started from here: ") == there
+        assert ("tiers" in found, "sidecar" in found) == (False, there)
+
+
+def test_doctor_beside_a_sidecar_that_runs_does_not_compare_sizes_in_blocks(
+    address: str, socket_path: str, control: Any
+) -> None:
+    """The engine that started it has said them in GB."""
+    theirs = {"cpu_cache_gb": "3", "num_cpu_blocks": "0"}
+    for env, differs in (({}, False), ({"FLEXKV_CPU_CACHE_GB": "3"}, True)):
+        asked = {**env, "FLEXKV_SERVER_RECV_PORT": address, "FLEXKV_NUM_CPU_BLOCKS": "100"}
+        found = beside(control, socket_path, theirs, Settings.load({}, asked))
+        assert ("tiers" in found) == differs, "beside a size they are a cap"

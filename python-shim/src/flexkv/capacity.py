@@ -71,3 +71,12 @@ def in_bytes(settings: Settings, facts: EngineFacts, kv_cache_config: Any) -> Se
             )
         )
     return dataclasses.replace(settings, sidecar=sidecar, sources=sources, notes=tuple(notes))
+
+
+def known_without_engine(settings: Settings) -> Settings:
+    """The settings less the capacities that are in blocks alone: an engine says those in GB."""
+    sources = dict(settings.sources)
+    for gigabytes, blocks in _TIERS:
+        if sources.get(gigabytes, "default") == "default":
+            sources[blocks] = "default"
+    return dataclasses.replace(settings, sources=sources)

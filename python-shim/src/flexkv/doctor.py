@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexkv import protocol as p
-from flexkv import ssd_folders
+from flexkv import running, ssd_folders
 from flexkv.asking import ask
 from flexkv.client import rings_usable
 from flexkv.config import Settings
@@ -28,7 +28,8 @@ from flexkv.ring import sealed_memfd
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 CAP_IPC_LOCK = 14
-ASK_TIMEOUT_S = 2.0
+FOR_A_START = {"java", "jar", "folders", "host pool", "memlock"}
+"""Checks of what the machine has for a sidecar that is started; one that runs has had it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,11 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """All findings, in the order in which a start would meet them."""
+    """All findings, in the order in which a start would meet them.
+
+    Beside a sidecar that runs, what only a start needs is said of one to come, and is no failure.
+    """
+    beside = running.look(settings)
     for name, check in CHECKS:
         try:
             state, text = check(settings)
@@ -49,11 +54,21 @@ def examine(settings: Settings) -> Iterator[Finding]:
             state, text = FAIL, str(error)
         except Exception as error:
             state, text = FAIL, f"{type(error).__name__}: {error}"
-        yield Finding(state, name, text)
-    yield from _ssd(settings)
+        found = Finding(state, name, text)
+        yield _of_one_to_come(found) if beside and name in FOR_A_START else found
+    theirs = list(running.report(settings, beside)) if beside else []
+    for line in theirs:
+        yield Finding(OK if line.well else WARN, line.name, line.text)
+    for found in _ssd(settings, {line.about for line in theirs}):
+        yield _of_one_to_come(found) if beside else found
     for warning, text in settings.notes:
         if warning:
             yield Finding(WARN, "settings", text)
+
+
+def _of_one_to_come(found: Finding) -> Finding:
+    state = WARN if found.state == FAIL else found.state
+    return Finding(state, found.name, f"for a sidecar started from here: {found.text}")
 
 
 def _python(settings: Settings) -> tuple[str, str]:
@@ -118,7 +133,7 @@ def _socket(settings: Settings) -> tuple[str, str]:
             "Remedy: flexkv serve"
         )
     try:
-        ask(settings, "status", {}, ASK_TIMEOUT_S)
+        ask(settings, "status", {}, running.ASK_TIMEOUT_S)
     except (FlexKVError, OSError) as error:
         return FAIL, f"a sidecar listens at {settings.server_recv_port}, but: {error}"
     return OK, f"a sidecar answers at {settings.server_recv_port}"
@@ -203,16 +218,11 @@ def _host_pool(settings: Settings) -> tuple[str, str]:
     return OK, f"{size:g} GB for blocks, {memory.source} {memory.limit / GB:.1f} GB"
 
 
-def _ssd(settings: Settings) -> Iterator[Finding]:
+def _ssd(settings: Settings, theirs: set[str]) -> Iterator[Finding]:
     """A line a folder; without them the host tier serves alone, so none is a failure.
 
-    Those of a sidecar that runs come first, by its own word: it may have been started
-    from elsewhere, with other settings than ours.
+    ``theirs`` are those of the sidecar that runs, which are said already.
     """
-    theirs: set[str] = set()
-    for path, state, text in _folders_in_use(settings):
-        theirs.add(path)
-        yield Finding(state, "ssd", f"{path}, of the running sidecar: {text}")
     if "ssd_cache_gb" not in settings.values:
         return
     wanted = ssd_folders.wanted_bytes(settings)
@@ -229,27 +239,6 @@ def _ssd(settings: Settings) -> Iterator[Finding]:
             continue
         free = f"{one.free_bytes / GB:.1f} GB free {ssd_folders.situation(one.path)}"
         yield Finding(OK, "ssd", f"{one.path}: {share}{free}")
-
-
-def _folders_in_use(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Path, state and a few words on each SSD folder of a sidecar that runs."""
-    try:
-        ssd = ask(settings, "status", {}, ASK_TIMEOUT_S)["ssd"]
-    except (FlexKVError, OSError, LookupError):
-        return  # nobody there, or it does not answer, which is no matter of its folders
-    for one in ssd.get("directories", []):
-        room = f"{one['used_bytes'] / GB:.2f} of {one['capacity_bytes'] / GB:.2f} GB used"
-        why = {
-            "serving": "",
-            "recovering": "",
-            "stalled": f": {one['cause']}. It serves again by itself: look at the disk's load",
-        }.get(
-            one["state"],
-            f": {one['cause']}. Remedy: flexkv ssd reattach {one['path']}, once it is mended",
-        )
-        yield one["path"], WARN if why else OK, f"{one['state']}, {room}{why}"
-    for one in ssd.get("unusable", []):
-        yield one["path"], WARN, f"not used: {one['cause']}"
 
 
 def _cuda(_: Settings) -> tuple[str, str]:

@@ -21,9 +21,9 @@ def short(status: Mapping[str, Any], address: str) -> Iterator[str]:
     """The lines; a figure that an older sidecar does not tell is 0 or left out."""
     cache, ssd = status.get("cache", {}), status.get("ssd", {})
     yield f"address   {status.get('address', address)}"
-    yield f"sidecar   pid {status['pid']}, build {status.get('build', '?')}{_uptime(status)}"
+    yield f"sidecar   pid {status['pid']}, build {status.get('build', '?')}{uptime(status)}"
     yield from _engines(status)
-    yield f"host      {_used(cache)}, {cache.get('host_blocks', 0)} blocks"
+    yield f"host      {used(cache)}, {cache.get('host_blocks', 0)} blocks"
     yield from _ssd(ssd)
     found, asked = cache.get("hits", 0), cache.get("lookups", 0)
     yield f"lookups   {asked}, {found} found something ({cache.get('hit_blocks', 0)} blocks)"
@@ -52,12 +52,13 @@ def _ssd(ssd: Mapping[str, Any]) -> Iterator[str]:
         yield "ssd       none" + (", although one is configured" if ssd.get("wanted") else "")
     for one in ssd.get("directories", []):
         cause = f": {one['cause']}" if one["cause"] else ""
-        yield f"ssd       {one['path']} {one['state']}, {_used(one)}{cause}"
+        yield f"ssd       {one['path']} {one['state']}, {used(one)}{cause}"
     for one in ssd.get("unusable", []):
         yield f"ssd       {one['path']} not used: {one['cause']}"
 
 
-def _used(figures: Mapping[str, Any]) -> str:
+def used(figures: Mapping[str, Any]) -> str:
+    """A tier's bytes in use, of all it has."""
     used, capacity = figures.get("used_bytes", 0), figures.get("capacity_bytes", 0)
     return f"{used / GB:.2f} of {capacity / GB:.2f} GB"
 
@@ -68,7 +69,7 @@ def _saves(status: Mapping[str, Any]) -> tuple[int, int]:
     return sum(s["jobs_ok"] for s in sides), sum(s["jobs_failed"] for s in sides)
 
 
-def _uptime(status: Mapping[str, Any]) -> str:
+def uptime(status: Mapping[str, Any]) -> str:
     """As the sidecar says: its pid may be of another namespace, and somebody else's here."""
     if "uptime_s" not in status:
         return ""
