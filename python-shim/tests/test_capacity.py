@@ -43,7 +43,9 @@ def test_blocks_as_a_size_are_the_users_and_no_default(tmp_path: Path) -> None:
     )
     decided = json.loads(environment(settings, {})[OVERRIDES_ENV])
     assert decided["cpu_cache_gb"] == 0.8
-    assert decided["sources"]["cpu_cache_gb"] == "FLEXKV_NUM_CPU_BLOCKS"
+    assert decided["num_cpu_blocks"] == 0
+    for name in ("cpu_cache_gb", "num_cpu_blocks"):  # by one source for both the sidecar tells
+        assert decided["sources"][name] == "FLEXKV_NUM_CPU_BLOCKS"
     unnamed = dataclasses.replace(settings, sources={**settings.sources, "cpu_cache_gb": "default"})
     decided = json.loads(environment(unnamed, {})[OVERRIDES_ENV])
     assert "cpu_cache_gb" not in decided["sources"], "the sidecar would cut it to an eighth"

@@ -120,12 +120,12 @@ record MachineMemory(long bytes, String source) {
   }
 
   /**
-   * The option that gave the host tier its size: an engine that starts a sidecar says in GB what
-   * was given to it in blocks, as coming from there.
+   * The option that gave the host tier its size. An engine that starts a sidecar says in GB what it
+   * was given in blocks, and names one source for both; no two options have the same one else.
    */
   static Option sizedBy(Settings settings) {
-    String source = settings.source(Options.CPU_CACHE_GB).toLowerCase(Locale.ROOT);
-    return source.endsWith(Options.NUM_CPU_BLOCKS.name())
+    String source = settings.source(Options.CPU_CACHE_GB);
+    return !source.equals("default") && source.equals(settings.source(Options.NUM_CPU_BLOCKS))
         ? Options.NUM_CPU_BLOCKS
         : Options.CPU_CACHE_GB;
   }

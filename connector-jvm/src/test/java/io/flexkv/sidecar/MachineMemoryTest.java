@@ -88,20 +88,33 @@ class MachineMemoryTest {
 
   @Test
   void require_sizeGivenInBlocks_namesTheOptionThatWasGiven() throws Exception {
-    for (String source : List.of("FLEXKV_NUM_CPU_BLOCKS", "/etc/f.yaml num_cpu_blocks")) {
-      Settings told =
-          Settings.load(
-              Map.of(
-                  Options.OVERRIDES_ENV,
-                  "{\"cpu_cache_gb\": 900, \"sources\": {\"cpu_cache_gb\": \"" + source + "\"}}"),
-              Map.of());
-      Option option = MachineMemory.sizedBy(told);
-      assertThatThrownBy(() -> new MachineMemory(8 * GB, "x has").require(900 * GB, option))
-          .hasMessageContaining("900.0 GB (num_cpu_blocks), x has 8.0 GB")
-          .hasMessageContaining("make num_cpu_blocks (FLEXKV_NUM_CPU_BLOCKS) smaller: 6.0 GB at");
+    Settings told =
+        Settings.load(
+            Map.of(
+                Options.OVERRIDES_ENV,
+                """
+                {"cpu_cache_gb": 900, "num_cpu_blocks": 0,
+                 "sources": {"cpu_cache_gb": "what was given", "num_cpu_blocks": "what was given"}}
+                """),
+            Map.of());
+    Option option = MachineMemory.sizedBy(told);
+    assertThatThrownBy(() -> new MachineMemory(8 * GB, "x has").require(900 * GB, option))
+        .hasMessageContaining("900.0 GB (num_cpu_blocks), x has 8.0 GB")
+        .hasMessageContaining("make num_cpu_blocks (FLEXKV_NUM_CPU_BLOCKS) smaller: 6.0 GB at");
+  }
+
+  @Test
+  void sizedBy_sizeGivenInGigabytesOrByNobody_isThatOption() throws Exception {
+    for (Map<String, String> env :
+        List.of(
+            Map.<String, String>of(),
+            Map.of("FLEXKV_CPU_CACHE_GB", "16"),
+            Map.of("FLEXKV_CPU_CACHE_GB", "16", "FLEXKV_NUM_CPU_BLOCKS", "9"),
+            Map.of("FLEXKV_NUM_CPU_BLOCKS", "9"))) {
+      assertThat(MachineMemory.sizedBy(Settings.load(env, Map.of())))
+          .as("%s", env)
+          .isEqualTo(Options.CPU_CACHE_GB);
     }
-    Settings named = Settings.load(Map.of("FLEXKV_CPU_CACHE_GB", "16"), Map.of());
-    assertThat(MachineMemory.sizedBy(named)).isEqualTo(Options.CPU_CACHE_GB);
   }
 
   @Test
