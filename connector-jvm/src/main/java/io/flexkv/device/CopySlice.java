@@ -1,18 +1,9 @@
 package io.flexkv.device;
 
-import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
-
 /**
  * The copies of one slice. Each is {@code rows} rows of {@code width} bytes; a plain copy has one.
  * Neighbouring plain copies are merged as they are added, ascending and descending, because no
  * driver does it. Owned by one thread; reused for every slice.
- *
- * <pre>
- *   0 u64 device address of row 0   8 u64 host address of row 0   16 u64 width in bytes
- *  24 u64 rows                     32 u64 device pitch           40 u64 host pitch
- * </pre>
  *
  * <p>A device address is the backend's: {@link DeviceMemory#regionAddress} plus an offset. All rows
  * of one copy lie in one allocation of the engine and in one segment of the pool.
@@ -26,21 +17,35 @@ public final class CopySlice {
   private static final int HOST_PITCH = 5;
   private static final int FIELDS = 6;
 
-  private final MemorySegment fields;
-  private final int capacity;
+  private final long[] fields;
   private int count;
   private long bytes;
 
+  /** The first host byte of all copies, and the one after the last. */
+  private long hostStart;
+
+  private long hostEnd;
+
+  /** Of the last copy; no neighbour joins one that is not plain. */
+  private boolean lastIsPlain;
+
+  private long lastDevice;
+  private long lastHost;
+  private long lastLength;
+
   /** Room for {@code capacity} copies. */
   public CopySlice(int capacity) {
-    this.capacity = capacity;
-    this.fields = Arena.ofAuto().allocate(8L * FIELDS * capacity, 8);
+    this.fields = new long[FIELDS * capacity];
+    clear();
   }
 
   /** Forgets all copies. */
   public void clear() {
     count = 0;
     bytes = 0;
+    hostStart = Long.MAX_VALUE;
+    hostEnd = Long.MIN_VALUE;
+    lastIsPlain = false;
   }
 
   /**
@@ -49,25 +54,41 @@ public final class CopySlice {
    * @return false if there is no room, and nothing was added
    */
   public boolean add(long deviceAddress, long hostAddress, long length) {
-    if (count > 0 && rows(count - 1) == 1) {
-      int last = count - 1;
-      long lastDevice = deviceAddress(last);
-      long lastHost = hostAddress(last);
-      long lastLength = width(last);
-      if (deviceAddress == lastDevice + lastLength && hostAddress == lastHost + lastLength) {
-        set(last, WIDTH, lastLength + length);
-        bytes += length;
-        return true;
+    if (lastIsPlain && join(deviceAddress, hostAddress, length)) {
+      fields[FIELDS * (count - 1) + DEVICE] = lastDevice;
+      fields[FIELDS * (count - 1) + HOST] = lastHost;
+      fields[FIELDS * (count - 1) + WIDTH] = lastLength;
+    } else {
+      if (!append(deviceAddress, hostAddress, length, 1, length, length)) {
+        return false;
       }
-      if (deviceAddress + length == lastDevice && hostAddress + length == lastHost) {
-        set(last, DEVICE, deviceAddress);
-        set(last, HOST, hostAddress);
-        set(last, WIDTH, lastLength + length);
-        bytes += length;
-        return true;
-      }
+      lastIsPlain = true;
+      lastDevice = deviceAddress;
+      lastHost = hostAddress;
+      lastLength = length;
     }
-    return append(deviceAddress, hostAddress, length, 1, length, length);
+    covers(hostAddress, length);
+    bytes += length;
+    return true;
+  }
+
+  private boolean join(long deviceAddress, long hostAddress, long length) {
+    if (deviceAddress == lastDevice + lastLength && hostAddress == lastHost + lastLength) {
+      lastLength += length;
+      return true;
+    }
+    if (deviceAddress + length == lastDevice && hostAddress + length == lastHost) {
+      lastDevice = deviceAddress;
+      lastHost = hostAddress;
+      lastLength += length;
+      return true;
+    }
+    return false;
+  }
+
+  private void covers(long hostAddress, long length) {
+    hostStart = Math.min(hostStart, hostAddress);
+    hostEnd = Math.max(hostEnd, hostAddress + length);
   }
 
   /**
@@ -91,7 +112,13 @@ public final class CopySlice {
     if (rows == 1 || (devicePitch == width && hostPitch == width)) {
       return add(deviceAddress, hostAddress, width * rows);
     }
-    return append(deviceAddress, hostAddress, width, rows, devicePitch, hostPitch);
+    if (!append(deviceAddress, hostAddress, width, rows, devicePitch, hostPitch)) {
+      return false;
+    }
+    lastIsPlain = false;
+    covers(hostAddress, (rows - 1) * hostPitch + width);
+    bytes += width * rows;
+    return true;
   }
 
   private boolean append(
@@ -101,26 +128,22 @@ public final class CopySlice {
       long rows,
       long devicePitch,
       long hostPitch) {
-    if (count == capacity) {
+    int at = FIELDS * count;
+    if (at == fields.length) {
       return false;
     }
-    set(count, DEVICE, deviceAddress);
-    set(count, HOST, hostAddress);
-    set(count, WIDTH, width);
-    set(count, ROWS, rows);
-    set(count, DEVICE_PITCH, devicePitch);
-    set(count, HOST_PITCH, hostPitch);
+    fields[at + DEVICE] = deviceAddress;
+    fields[at + HOST] = hostAddress;
+    fields[at + WIDTH] = width;
+    fields[at + ROWS] = rows;
+    fields[at + DEVICE_PITCH] = devicePitch;
+    fields[at + HOST_PITCH] = hostPitch;
     count++;
-    bytes += width * rows;
     return true;
   }
 
-  private void set(int index, int field, long value) {
-    fields.setAtIndex(ValueLayout.JAVA_LONG, (long) FIELDS * index + field, value);
-  }
-
   private long get(int index, int field) {
-    return fields.getAtIndex(ValueLayout.JAVA_LONG, (long) FIELDS * index + field);
+    return fields[FIELDS * index + field];
   }
 
   /** How many copies, after merging. */
@@ -131,6 +154,16 @@ public final class CopySlice {
   /** Bytes of all of them. */
   public long bytes() {
     return bytes;
+  }
+
+  /** The first host byte of all copies; no meaning without one. */
+  long hostStart() {
+    return hostStart;
+  }
+
+  /** The host byte after the last of all copies; no meaning without one. */
+  long hostEnd() {
+    return hostEnd;
   }
 
   public long deviceAddress(int index) {

@@ -11,7 +11,7 @@ import org.jspecify.annotations.Nullable;
 /**
  * The arrays of one slice as the driver takes them, and the calls that submit them. Plain copies go
  * by batched calls, strided ones by one batched 3-D call, in any order, since no two copies of a
- * slice touch the same byte. Owned by one stream.
+ * slice write one byte differently. Owned by one stream.
  *
  * <p>A batched call holds copies of one length, and no more than {@value #COPIES_A_CALL}: of 512
  * that were not all of one length the driver left one out now and then, and reported success
@@ -59,11 +59,21 @@ final class CudaBatch {
   private final MemorySegment failIndex;
   private final CudaRows rows;
   private int count;
+
+  /** Whether all taken over have the length of the first. */
+  private boolean ofOneLength = true;
+
+  private long firstLength;
+
   private boolean pinned;
   private boolean alone;
   private boolean stridedHere;
   private boolean onARestingStream;
-  private int lastSegment = -1;
+
+  /** A part of the pool that lies in one pinned piece; of this slice, for borders may change. */
+  private long pieceStart;
+
+  private long pieceEnd;
 
   /**
    * @param capacity copies of a slice
@@ -87,9 +97,9 @@ final class CudaBatch {
     this.destinations = arena.allocate(8L * capacity, 8);
     this.sources = arena.allocate(8L * capacity, 8);
     this.lengths = arena.allocate(8L * capacity, 8);
-    this.callDestinations = arena.allocate(8L * COPIES_A_CALL, 8);
-    this.callSources = arena.allocate(8L * COPIES_A_CALL, 8);
-    this.callLengths = arena.allocate(8L * COPIES_A_CALL, 8);
+    this.callDestinations = arena.allocate(8L * capacity, 8);
+    this.callSources = arena.allocate(8L * capacity, 8);
+    this.callLengths = arena.allocate(8L * capacity, 8);
     this.attributes = arena.allocate(CudaDriver.ATTRIBUTES_BYTES, 8);
     this.firstIndex = arena.allocate(8, 8);
     this.failIndex = arena.allocate(8, 8);
@@ -134,6 +144,7 @@ final class CudaBatch {
     alone = nothingOnItsWay;
     stridedHere = false;
     onARestingStream = false;
+    pieceEnd = pieceStart;
     int code = CudaDriver.SUCCESS;
     for (int i = 0; i < slice.count() && code == CudaDriver.SUCCESS; i++) {
       code = slice.rows(i) == 1 ? plain(slice, i, stream) : rows(slice, i, stream);
@@ -142,6 +153,11 @@ final class CudaBatch {
   }
 
   private boolean allPinned(CopySlice slice) {
+    int segment = pool.segmentOf(slice.hostStart());
+    return (segment >= 0 && slice.hostEnd() <= pool.pinnedEnd(segment)) || eachPinned(slice);
+  }
+
+  private boolean eachPinned(CopySlice slice) {
     int segment = -1;
     long end = 0;
     for (int i = 0; i < slice.count(); i++) {
@@ -160,14 +176,17 @@ final class CudaBatch {
     return true;
   }
 
-  /** The segment that holds the address; a slice's copies mostly lie in one. */
-  private int segmentOf(long host) {
-    if (lastSegment < 0
-        || host < pool.start(lastSegment)
-        || host - pool.start(lastSegment) >= pool.length(lastSegment)) {
-      lastSegment = pool.segmentOf(host);
+  /** How many bytes from here on lie in one piece; a slice's copies mostly lie in the last one. */
+  private long toBorder(long host) {
+    if (host < pieceStart || host >= pieceEnd) {
+      int segment = pool.segmentOf(host);
+      if (segment < 0) {
+        return Long.MAX_VALUE;
+      }
+      pieceStart = host;
+      pieceEnd = host + pool.toBorder(segment, host);
     }
-    return lastSegment;
+    return pieceEnd - host;
   }
 
   private int plain(CopySlice slice, int i, long stream) {
@@ -176,25 +195,30 @@ final class CudaBatch {
 
   /** Takes over a plain copy, cut at the borders of pinned pieces. */
   private int put(long device, long host, long length, long stream) {
-    int segment = segmentOf(host);
-    boolean load = direction == Direction.LOAD;
     while (length > 0) {
-      long part = Math.min(length, pool.toBorder(segment, host));
+      long part = Math.min(length, toBorder(host));
       if (count == capacity) {
         int code = flush(stream);
         if (code != CudaDriver.SUCCESS) {
           return code;
         }
       }
-      destinations.setAtIndex(JAVA_LONG, count, load ? device : host);
-      sources.setAtIndex(JAVA_LONG, count, load ? host : device);
-      lengths.setAtIndex(JAVA_LONG, count, part);
-      count++;
+      add(device, host, part);
       device += part;
       host += part;
       length -= part;
     }
     return CudaDriver.SUCCESS;
+  }
+
+  private void add(long device, long host, long length) {
+    boolean load = direction == Direction.LOAD;
+    destinations.setAtIndex(JAVA_LONG, count, load ? device : host);
+    sources.setAtIndex(JAVA_LONG, count, load ? host : device);
+    lengths.setAtIndex(JAVA_LONG, count, length);
+    firstLength = count == 0 ? length : firstLength;
+    ofOneLength = length == firstLength && (ofOneLength || count == 0);
+    count++;
   }
 
   /** Takes over a strided copy, cut likewise; a row that lies across a border goes by itself. */
@@ -205,15 +229,18 @@ final class CudaBatch {
     long devicePitch = slice.devicePitch(i);
     long hostPitch = slice.hostPitch(i);
     boolean whole = pinned && strided;
-    stridedHere = true;
-    if (whole && direction == Direction.LOAD && path != CudaCopyPath.LOOP) {
-      whole = !sections.rowByRow(driver.mappings(), device, slice.rows(i), alone);
-      onARestingStream |= !whole && sections.amongTheFirst();
-    }
-    int segment = segmentOf(host);
     int code = CudaDriver.SUCCESS;
+    stridedHere = true;
+    if (whole
+        && direction == Direction.LOAD
+        && path != CudaCopyPath.LOOP
+        && sections.rowByRow(driver.mappings(), device, slice.rows(i), alone)) {
+      onARestingStream |= sections.amongTheFirst();
+      whole = width > CudaSections.BY_PROCESSOR_UP_TO;
+      code = whole ? touchRows(slice, i, stream) : code;
+    }
     for (long left = slice.rows(i); left > 0 && code == CudaDriver.SUCCESS; ) {
-      long room = pool.toBorder(segment, host);
+      long room = toBorder(host);
       long fit = whole && room >= width ? Math.min(left, (room - width) / hostPitch + 1) : 1;
       if (fit > 1) {
         if (rows.full()) {
@@ -230,45 +257,78 @@ final class CudaBatch {
     return code;
   }
 
-  /** Submits what was taken over, and forgets it. */
-  private int flush(long stream) {
-    int plain = count;
-    count = 0;
-    int code = rows.submit(path, stream);
-    refusedStrided = code != CudaDriver.SUCCESS;
-    if (refusedStrided || plain == 0) {
-      return code;
-    }
-    if (!pinned || path == CudaCopyPath.LOOP) {
-      return loop(plain, stream);
-    }
-    for (int i = 0; i < plain && code == CudaDriver.SUCCESS; i++) {
-      long length = lengths.getAtIndex(JAVA_LONG, i);
-      code = length == 0 ? CudaDriver.SUCCESS : batches(i, plain, length, stream);
+  /** The beginning of each row by itself as well, for what {@link CudaSections} is after. */
+  private int touchRows(CopySlice slice, int i, long stream) {
+    int code = CudaDriver.SUCCESS;
+    for (long row = 0; row < slice.rows(i) && code == CudaDriver.SUCCESS; row++) {
+      long device = slice.deviceAddress(i) + row * slice.devicePitch(i);
+      long host = slice.hostAddress(i) + row * slice.hostPitch(i);
+      code = put(device, host, CudaSections.TOUCH_BYTES, stream);
     }
     return code;
   }
 
-  /** Submits the copies of one length from {@code first} on; their lengths are 0 afterwards. */
-  private int batches(int first, int plain, long length, long stream) {
-    int copies = 0;
-    for (int i = first; i < plain; i++) {
-      if (lengths.getAtIndex(JAVA_LONG, i) != length) {
-        continue;
-      }
-      lengths.setAtIndex(JAVA_LONG, i, 0);
-      callDestinations.setAtIndex(JAVA_LONG, copies, destinations.getAtIndex(JAVA_LONG, i));
-      callSources.setAtIndex(JAVA_LONG, copies, sources.getAtIndex(JAVA_LONG, i));
-      callLengths.setAtIndex(JAVA_LONG, copies, length);
-      if (++copies == COPIES_A_CALL) {
-        int code = batch(copies, length, stream);
-        if (code != CudaDriver.SUCCESS) {
-          return code;
-        }
-        copies = 0;
+  /**
+   * Submits what was taken over, and forgets it. Plain copies go first: where they are for the
+   * processor to write, the stream rests.
+   */
+  private int flush(long stream) {
+    int plain = count;
+    count = 0;
+    refusedStrided = false;
+    int code = plain == 0 ? CudaDriver.SUCCESS : submitPlain(plain, stream);
+    if (code == CudaDriver.SUCCESS) {
+      code = rows.submit(path, stream);
+      refusedStrided = code != CudaDriver.SUCCESS;
+    }
+    return code;
+  }
+
+  private int submitPlain(int plain, long stream) {
+    if (!pinned || path == CudaCopyPath.LOOP) {
+      return loop(plain, stream);
+    }
+    if (ofOneLength) {
+      return batches(destinations, sources, lengths, plain, stream);
+    }
+    int code = CudaDriver.SUCCESS;
+    for (int i = 0; i < plain && code == CudaDriver.SUCCESS; i++) {
+      if (lengths.getAtIndex(JAVA_LONG, i) != 0) {
+        int copies = gather(i, plain);
+        code = batches(callDestinations, callSources, callLengths, copies, stream);
       }
     }
-    return copies == 0 ? CudaDriver.SUCCESS : batch(copies, length, stream);
+    return code;
+  }
+
+  /** Collects the copies of the length of {@code first}; their lengths are 0 afterwards. */
+  private int gather(int first, int plain) {
+    long length = lengths.getAtIndex(JAVA_LONG, first);
+    int copies = 0;
+    for (int i = first; i < plain; i++) {
+      if (lengths.getAtIndex(JAVA_LONG, i) == length) {
+        lengths.setAtIndex(JAVA_LONG, i, 0);
+        callDestinations.setAtIndex(JAVA_LONG, copies, destinations.getAtIndex(JAVA_LONG, i));
+        callSources.setAtIndex(JAVA_LONG, copies, sources.getAtIndex(JAVA_LONG, i));
+        callLengths.setAtIndex(JAVA_LONG, copies, length);
+        copies++;
+      }
+    }
+    return copies;
+  }
+
+  /** Submits copies of one length. */
+  private int batches(
+      MemorySegment to, MemorySegment from, MemorySegment length, int copies, long stream) {
+    int code = CudaDriver.SUCCESS;
+    for (int i = 0; i < copies && code == CudaDriver.SUCCESS; i += COPIES_A_CALL) {
+      code = batch(at(to, i), at(from, i), length, Math.min(COPIES_A_CALL, copies - i), stream);
+    }
+    return code;
+  }
+
+  private static MemorySegment at(MemorySegment array, int index) {
+    return index == 0 ? array : array.asSlice(8L * index);
   }
 
   /**
@@ -276,8 +336,12 @@ final class CudaBatch {
    * has not been seen to end. Rows of what else is strided have nothing before them: it is because
    * the processor writes them that they help ({@link CudaSections}).
    */
-  private int batch(int copies, long length, long stream) {
-    if (lead != null && !stridedHere && copies >= WORTH_A_LEAD && length < CudaLead.BYTES) {
+  private int batch(
+      MemorySegment to, MemorySegment from, MemorySegment length, int copies, long stream) {
+    if (lead != null
+        && !stridedHere
+        && copies >= WORTH_A_LEAD
+        && length.get(JAVA_LONG, 0) < CudaLead.BYTES) {
       int code = lead.submit(stream);
       if (code != CudaDriver.SUCCESS) {
         return code;
@@ -287,17 +351,8 @@ final class CudaBatch {
       awaitRest(stream);
     }
     return path == CudaCopyPath.BATCH_V2
-        ? driver.batchV2(
-            callDestinations, callSources, callLengths, copies, attributes, firstIndex, stream)
-        : driver.batchV1(
-            callDestinations,
-            callSources,
-            callLengths,
-            copies,
-            attributes,
-            firstIndex,
-            failIndex,
-            stream);
+        ? driver.batchV2(to, from, length, copies, attributes, firstIndex, stream)
+        : driver.batchV1(to, from, length, copies, attributes, firstIndex, failIndex, stream);
   }
 
   /**

