@@ -88,6 +88,11 @@ final class BareCopies implements AutoCloseable {
     }
   }
 
+  /** Runs on these processors from now on. */
+  void runOn(BenchCpus cpus, String list) throws IOException {
+    cpus.move(Long.toString(process.pid()), list);
+  }
+
   /** One pass; {@code direction} null moves half of the bytes each way at once. */
   Rate copy(@Nullable Direction direction, Primitive primitive, Rows rows, long bytes, int seed)
       throws IOException {
