@@ -62,6 +62,8 @@ RUNS = {
     "gpu-batches": "One engine after another, every peer in one run: start-up with a large pool, "
     "32 prompts of 8,192 tokens at once, stalls while the pool is pinned (cut at its time limit)",
     "gpu-batches-early-start": "The same on another machine, without the peers",
+    "gpu-batches-compiled-anew": "The same with a quarter of the time of our own for a copy, on a "
+    "third machine where each engine compiled anew (cut before PegaFlow)",
     "gpu-death-stops-copies": "The sidecar killed in the middle of loads of 1 GiB, "
     "canaries in the blocks afterwards",
     "gpu-dead-forward": "Engines killed in the middle of a forward whose blocks are to be saved "
@@ -71,12 +73,14 @@ RUNS = {
     "pinned and to go",
     "gpu-copy-paths": "Copy paths of the CUDA backend, byte for byte",
     "gpu-copy-bench": "The movers beside the link and beside bare loops of whichever call of the "
-    "driver moves such rows best; rows of 4 to 64 KiB",
-    "gpu-copy-bench-80-layers": "The same with 80 layers, as a model of 70B has: rows of 4 to 16 "
+    "driver moves such rows best, on one processor at a time; rows of 4 to 64 KiB. Where rows are "
+    "copies each, the ratio to the bare loop is the median of those of a pass to the one before it",
+    "gpu-copy-bench-80-layers": "The same with 80 layers, as a model of 70B has: rows of 4 to 32 "
     "KiB",
     "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in a run of their own",
     "gpu-limits": "What limits of loads and saves keep of a neighbour's step of a millisecond, and "
     "leave of the rate (limit: what was allowed), for rows of each size",
+    "gpu-limits-loop": "The same without limits where every copy is a call of its own",
     "gpu-handover": "What a load waits for beside its copies, without an engine",
     "gpu-visible-gpus": "Two engines that see one GPU each, around a sidecar that one of them "
     "started; every byte compared",
@@ -132,19 +136,13 @@ _BESIDE_COPIES = (
     "a step's own small copies wait up to 1 ms for the copy engine, which serves one process at a "
     "time: 5 to 7 % at the median at full rate, 1 to 1.5 % at 10 GB/s each way (load_limit_gb_s, "
     "save_limit_gb_s; off unless set, because long hits come later with them). Copies under a "
-    "limit go in short slices, except in gpu-neighbour, gpu-pairs and gpu-pairs-told-ahead: "
+    "limit go in short slices, except in gpu-neighbour and gpu-pairs-told-ahead: "
     "docs/decisions/a-copy-engine-serves-one-process-at-a-time.md"
 )
-_TRANSLATIONS = (
-    "each pass of ours came between passes of the bare loops here, and two processes take the "
-    "copy engine's address translations from each other; by themselves, or beside large copies of "
-    "another process, movers were 0.95 to 1.0 of the bare loop, 36 to 37.5 and 39.8 GB/s at 4 KiB "
-    "in 80 layers (docs/performance/tried/gpu-copy-turns.json). The bench has turns now: "
-    "docs/decisions/small-rows-move-as-strided-copies.md"
-)
 _DRIVERS_TIME = (
-    "one descriptor a row: the driver takes 0.4 to 1.2 microseconds for each, within one run, the "
-    "bare loop's as well"
+    "one descriptor a row: the driver takes 0.45 to 0.95 microseconds for each, by whether "
+    "anything computes on the core's other hyperthread, the bare loop's as well; ours adds 0.014 "
+    "and the hand-over of a pass: docs/decisions/hyperthreads-halve-the-drivers-pace.md"
 )
 #: Why a bar was missed, by the file and a part of the record's name.
 REASONS: dict[tuple[str, str], str] = {
@@ -160,17 +158,16 @@ REASONS: dict[tuple[str, str], str] = {
     "microseconds (gpu-host-ssd-lookups)",
     ("gpu-copy-bench", "runs of 8"): "neighbours are not kept together on the host: "
     "docs/decisions/small-rows-move-as-strided-copies.md",
-    ("gpu-copy-bench", "64 KiB rows"): "the bare batch of the same run is as far from the link",
-    ("gpu-copy-bench", "32 KiB rows"): "the GPU takes 0.63 microseconds a copy; the driver's call "
-    "takes 0.4 to 0.5 in some processes and 0.8 to 1.2 in others, the bare loop's too",
+    ("gpu-copy-bench", "64 KiB rows"): "the best bare loop of the same run is further from the "
+    "link",
+    ("gpu-copy-bench", "rests 0 ms"): "for comparison: saves that do not give way, which is not "
+    "what movers do",
     ("gpu-copy-bench", " rows, an allocation a layer, scattered"): _DRIVERS_TIME,
-    ("gpu-copy-bench", " rows, one allocation, scattered"): _TRANSLATIONS
-    + ". The bars against the link are of 80 layers a copy; with 32, as here, a bare loop falls "
-    "short of them too",
+    ("gpu-copy-bench", " rows, one allocation, scattered"): "the bars against the link are of 80 "
+    "layers a copy; with 32, as here, the bare loop falls as short of them",
     ("gpu-copy-bench-80-layers", "runs of 8"): "neighbours are not kept together on the host: "
     "docs/decisions/small-rows-move-as-strided-copies.md",
     ("gpu-copy-bench-80-layers", "an allocation a layer, scattered"): _DRIVERS_TIME,
-    ("gpu-copy-bench-80-layers", "one allocation, scattered"): _TRANSLATIONS,
     ("gpu-copy-bench-large-rows", " KiB rows"): "the bare batch of the same run is about as far "
     "from the link",
     ("gpu-stall", "longest stall"): "a virtual machine that itself gets its memory while the pool "
