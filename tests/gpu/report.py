@@ -74,7 +74,8 @@ RUNS = {
     "gpu-copy-paths": "Copy paths of the CUDA backend, byte for byte",
     "gpu-copy-bench": "The movers beside the link and beside bare loops of whichever call of the "
     "driver moves such rows best, on one processor at a time; rows of 4 to 64 KiB. Where rows are "
-    "copies each, the ratio to the bare loop is the median of those of a pass to the one before it",
+    "copies each, the ratio to the bare loop is the median of those of a pass to the one before "
+    "it. Bare saves of one allocation were in their slow state here, for no loads came before them",
     "gpu-copy-bench-80-layers": "The same with 80 layers, as a model of 70B has: rows of 4 to 32 "
     "KiB",
     "gpu-copy-bench-large-rows": "The same for rows of 64 KiB and more, in a run of their own",
@@ -134,15 +135,16 @@ _BEYOND_THE_LINK = (
 )
 _BESIDE_COPIES = (
     "a step's own small copies wait up to 1 ms for the copy engine, which serves one process at a "
-    "time: 5 to 7 % at the median at full rate, 1 to 1.5 % at 10 GB/s each way (load_limit_gb_s, "
+    "time: 5 to 7 % at the median at full rate, 1 to 1.7 % at 10 GB/s each way (load_limit_gb_s, "
     "save_limit_gb_s; off unless set, because long hits come later with them). Copies under a "
     "limit go in short slices, except in gpu-neighbour and gpu-pairs-told-ahead: "
     "docs/decisions/a-copy-engine-serves-one-process-at-a-time.md"
 )
 _DRIVERS_TIME = (
     "one descriptor a row: the driver takes 0.45 to 0.95 microseconds for each, by whether "
-    "anything computes on the core's other hyperthread, the bare loop's as well; ours adds 0.014 "
-    "and the hand-over of a pass: docs/decisions/hyperthreads-halve-the-drivers-pace.md"
+    "anything computes on the core's other hyperthread, the bare loop's as well. Ours adds 0.03 to "
+    "0.06 to a save, of which 0.014 is our arithmetic; the rest was not found: "
+    "docs/decisions/hyperthreads-halve-the-drivers-pace.md"
 )
 #: Why a bar was missed, by the file and a part of the record's name.
 REASONS: dict[tuple[str, str], str] = {

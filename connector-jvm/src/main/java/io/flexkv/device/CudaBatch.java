@@ -10,8 +10,8 @@ import org.jspecify.annotations.Nullable;
 
 /**
  * The arrays of one slice as the driver takes them, and the calls that submit them. Plain copies go
- * by batched calls, strided ones by one batched 3-D call, in any order, since no two copies of a
- * slice write one byte differently. Owned by one stream.
+ * by batched calls, strided ones by one batched 3-D call. Their order is for pace alone, since no
+ * two copies of a slice write one byte differently. Owned by one stream.
  *
  * <p>A batched call holds copies of one length, and no more than {@value #COPIES_A_CALL}: of 512
  * that were not all of one length the driver left one out now and then, and reported success
@@ -140,6 +140,7 @@ final class CudaBatch {
    * @return a {@code CUresult}; if it is not 0, some copies may be on their way
    */
   int submit(CopySlice slice, long stream, boolean nothingOnItsWay) {
+    clear();
     pinned = allPinned(slice);
     alone = nothingOnItsWay;
     stridedHere = false;
@@ -150,6 +151,12 @@ final class CudaBatch {
       code = slice.rows(i) == 1 ? plain(slice, i, stream) : rows(slice, i, stream);
     }
     return code == CudaDriver.SUCCESS ? flush(stream) : code;
+  }
+
+  /** What a slice that failed has left here is not of the next. */
+  private void clear() {
+    count = 0;
+    rows.clear();
   }
 
   private boolean allPinned(CopySlice slice) {
@@ -243,10 +250,10 @@ final class CudaBatch {
       long room = toBorder(host);
       long fit = whole && room >= width ? Math.min(left, (room - width) / hostPitch + 1) : 1;
       if (fit > 1) {
-        if (rows.full()) {
-          code = flush(stream);
+        code = rows.full() ? flush(stream) : code;
+        if (code == CudaDriver.SUCCESS) {
+          rows.put(device, host, width, fit, devicePitch, hostPitch);
         }
-        rows.put(device, host, width, fit, devicePitch, hostPitch);
       } else {
         code = put(device, host, width, stream);
       }
@@ -375,8 +382,6 @@ final class CudaBatch {
    * @return false if there is nothing simpler
    */
   boolean simplify(boolean forGood) {
-    count = 0;
-    rows.clear();
     if (!pinned) {
       return false;
     }

@@ -15,7 +15,8 @@ import java.util.Arrays;
  *
  * <p>So the next {@value #ROWS} rows go by themselves when nothing else is on its way, and from
  * then on the first block in each section of 16 MiB; but only after {@value #WORTH_IT} strided
- * copies without a change of mappings, for they change all the time while the pool is pinned.
+ * copies without a change of mappings, for they change all the time while the pool is pinned. Of
+ * rows that the processor would not write, the beginning goes by itself, before the strided copy.
  */
 final class CudaSections {
   /** Slow copies lose in it about what the rows cost. */
@@ -45,7 +46,8 @@ final class CudaSections {
   private boolean amongTheFirst;
 
   /**
-   * Whether the strided copy that is about to be made should go row by row.
+   * Whether the rows of the strided copy that is about to be made, or their beginnings, should go
+   * by themselves.
    *
    * @param mappingsNow how often mappings have changed
    * @param device where it starts, not 0

@@ -19,7 +19,7 @@ final class BenchCpus {
 
   private final String all;
   private final List<Integer> each = new ArrayList<>();
-  private boolean told;
+  private boolean moved = true;
 
   BenchCpus() throws IOException {
     all =
@@ -39,6 +39,11 @@ final class BenchCpus {
   /** Another one for each number, not the first, where interrupts go. */
   String one(int number) {
     return each.size() == 1 ? all : Integer.toString(each.get(1 + number % (each.size() - 1)));
+  }
+
+  /** Whether all went where they were told to. */
+  boolean moved() {
+    return moved;
   }
 
   /** All that this process may use. */
@@ -63,8 +68,8 @@ final class BenchCpus {
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
     } catch (IOException e) {
-      if (!told) {
-        told = true;
+      if (moved) {
+        moved = false;
         System.err.println("sides may run on different processors: " + e.getMessage());
       }
     }

@@ -21,7 +21,7 @@ final class BenchTurns {
    * the addresses, and it knows those of some 8 GiB: two processes that copy alternately, over as
    * much each, take them from each other, which an engine and its sidecar do not. So there each
    * side has its passes in a row, and begins with what makes strided copies fast on that side: ours
-   * with a registration and some loads, the bare one with plain copies.
+   * with a registration and some loads, the bare one with plain loads.
    */
   private static final int TURN = 8;
 
@@ -31,10 +31,12 @@ final class BenchTurns {
   /** What a request of 1,024 tokens of an 8B model has. */
   private static final long JOB_BYTES = 128L << 20;
 
-  /** Wider rows are copies each on our side. */
+  /** Wider rows are copies each on our side ({@code device.CudaCopyStream}). */
   private static final int STRIDED_UP_TO = 32 << 10;
 
-  private static final int RUN = 8;
+  /** Neighbouring blocks, where there are any. */
+  static final int RUN = 8;
+
   private static final double MOVER_BAR = 0.96;
 
   private final BenchRig rig;
@@ -65,6 +67,11 @@ final class BenchTurns {
     return rows.single() && rows.width() <= STRIDED_UP_TO;
   }
 
+  /** Whether each measurement one way was of one processor at a time. */
+  boolean onOneProcessor() {
+    return cpus.moved();
+  }
+
   void measure(BareCopies.Rows rows) throws IOException, DeviceException {
     measure(rows, Direction.LOAD);
     measure(rows, Direction.SAVE);
@@ -76,6 +83,8 @@ final class BenchTurns {
    */
   private void measure(BareCopies.Rows rows, @Nullable Direction direction)
       throws IOException, DeviceException {
+    rig.bare().runOn(cpus, direction == null ? cpus.all() : cpus.one(turns));
+    warmBare(rows);
     BareCopies.Primitive best = best(rows, direction);
     Sides sides = new Sides();
     int rounds = rig.plan().rounds();
@@ -115,7 +124,7 @@ final class BenchTurns {
       String cpu)
       throws IOException, DeviceException {
     boolean inARow = inARow(rows);
-    bare(direction, BareCopies.Primitive.BATCH, rows, from);
+    warmBare(rows);
     for (int round = from - 1; inARow && round < to; round++) {
       bare(sides, rows, direction, best, round, from);
     }
@@ -141,6 +150,11 @@ final class BenchTurns {
   private int warmUps(BareCopies.Rows rows) {
     long block = (long) rig.plan().layers() * rows.width();
     return 2 + (int) (STRIDED_BEFORE * block / rig.plan().passBytes());
+  }
+
+  /** Plain loads, which make strided copies fast on that side, saves too. */
+  private void warmBare(BareCopies.Rows rows) throws IOException {
+    bare(Direction.LOAD, BareCopies.Primitive.BATCH, rows, 0);
   }
 
   private MoverDriver on(String cpu, DeviceMemory memory) throws IOException, DeviceException {

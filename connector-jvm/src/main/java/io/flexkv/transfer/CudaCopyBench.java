@@ -17,18 +17,15 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /**
- * How much of the link comes through the mover, for rows of every size: beside large copies (the
- * link) and beside a bare loop of whichever call of the driver moves such rows best, in turns of
- * {@value #TURN} passes. Then what a hit pays beyond the link's time, what a load loses to a save
- * beside it, and how long a copy waits while the pool is being pinned. Prints the records as JSON.
+ * How long a copy waits while the pool is being pinned, what a hit pays beyond the link's time,
+ * what a load loses to a save beside it; then how much of the link comes through the mover, for
+ * rows of every size ({@link BenchTurns}). Prints the records as JSON.
  *
  * <p>Usage: {@code java -cp flexkv-sidecar.jar io.flexkv.transfer.CudaCopyBench BARE_COPY
  * [records.json [rounds [GPU bytes [bytes a pass [bytes of cold pool [smallest KiB [largest KiB
  * [layers]]]]]]]]}, where BARE_COPY is {@code tests/gpu/bare_copy.cpp}, compiled.
  */
 public final class CudaCopyBench {
-  private static final int RUN = 8;
-
   /** From here on neighbours gain nothing, and every other width will do. */
   private static final int LARGE_WIDTH = 128 << 10;
 
@@ -86,10 +83,12 @@ public final class CudaCopyBench {
       for (boolean single : new boolean[] {false, true}) {
         measure(turns, new BareCopies.Rows(single, plan.layers(), width, 1));
         if (width < LARGE_WIDTH) {
-          measure(turns, new BareCopies.Rows(single, plan.layers(), width, RUN));
+          measure(turns, new BareCopies.Rows(single, plan.layers(), width, BenchTurns.RUN));
         }
       }
     }
+    records.check("both sides on one processor at a time", turns.onOneProcessor());
+    save();
   }
 
   private void measure(BenchTurns turns, BareCopies.Rows rows) throws IOException, DeviceException {

@@ -124,7 +124,7 @@ final class Geometry {
       if (!added) {
         return;
       }
-      if (!column && columnRows[region] == 1) {
+      if (columnRows[region] == 1) {
         addRowsThatFit(slice, state, maxBytes);
       }
       if (state.region == bytes.length) {

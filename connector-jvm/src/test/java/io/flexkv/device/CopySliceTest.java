@@ -74,6 +74,24 @@ final class CopySliceTest {
   }
 
   @Test
+  void hostStartAndEnd_allKindsOfCopies_coverThem() {
+    slice.add(100, 1000, 10);
+    slice.add(95, 995, 5);
+    assertThat(slice.hostStart()).as("joined downwards").isEqualTo(995);
+    assertThat(slice.hostEnd()).isEqualTo(1010);
+    slice.addRows(500, 2000, 10, 3, 50, 20);
+    assertThat(slice.hostEnd()).as("the last row's end").isEqualTo(2050);
+    slice.add(700, 300, 5);
+    assertThat(slice.hostStart()).isEqualTo(300);
+    assertThat(slice.add(800, 5000, 5)).as("full").isFalse();
+    assertThat(slice.hostEnd()).isEqualTo(2050);
+    slice.clear();
+    slice.add(100, 1000, 10);
+    assertThat(slice.hostStart()).isEqualTo(1000);
+    assertThat(slice.hostEnd()).isEqualTo(1010);
+  }
+
+  @Test
   void addRows_withoutGaps_isAPlainCopy() {
     slice.add(90, 990, 10);
     slice.addRows(100, 1000, 10, 3, 10, 10);

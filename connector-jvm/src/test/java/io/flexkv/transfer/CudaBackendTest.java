@@ -63,6 +63,9 @@ final class CudaBackendTest {
     assertThat(counted("fast-rows"))
         .as("strided loads to where a plain one was first since the last change of mappings")
         .isGreaterThan(counted("slow-rows") / 4); // a twelfth where chance alone brings it about
+    assertThat(counted("fast-wide-rows"))
+        .as("strided loads to where only the beginning of such a row came by itself")
+        .isGreaterThan(counted("slow-wide-rows") / 3); // a tenth where chance alone does
   }
 
   /** As the stand-in counted them, where there were any. */

@@ -25,6 +25,7 @@ static struct { uint64_t start, length; } registered[MAX], mapped[MAX];
 static int registrations, mappings, named;
 static uint64_t visited[MAX]; /* since mappings changed: 32 MiB where a small plain load came first */
 static long fast_rows, slow_rows; /* strided loads, by whether theirs was */
+static long fast_wide_rows, slow_wide_rows; /* of rows that the processor never writes */
 static long after_shortage; /* batches of a stream that was once told of a shortage */
 static void *told;
 static long by_processor; /* small loads onto a stream that may rest, but for those of 4 KiB and less */
@@ -211,6 +212,8 @@ static void say(const char *what, long count) {
 }
 static void __attribute__((destructor)) say_all(void) {
   say("fast-rows", fast_rows);
+  say("fast-wide-rows", fast_wide_rows);
+  say("slow-wide-rows", slow_wide_rows);
   say("slow-rows", slow_rows);
   say("after-shortage", after_shortage);
   say("by-processor", by_processor);
@@ -368,7 +371,9 @@ static CUresult copy_rows(int load, uint64_t device, size_t device_pitch, uint64
   if (!is_stream(s) || !width || !height || device_pitch < width || host_pitch < width) return INVALID;
   if (!on_device(device, (height - 1) * device_pitch + width)) return INVALID;
   size_t there = (height - 1) * host_pitch + width;
-  if (load) *(visited[device >> 25 & (MAX - 1)] == device >> 25 ? &fast_rows : &slow_rows) += 1;
+  int fast = visited[device >> 25 & (MAX - 1)] == device >> 25;
+  if (load) *(fast ? &fast_rows : &slow_rows) += 1;
+  if (load && width >= 32 << 10) *(fast ? &fast_wide_rows : &slow_wide_rows) += 1;
   if (pinned(host, there) != 1 && !on_device(host, there)) return INVALID;
   for (size_t i = 0; i < height; i++) {
 #ifdef WRONG_STRIDED
