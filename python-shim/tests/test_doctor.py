@@ -33,6 +33,7 @@ def test_doctor_sidecar_that_listens_and_does_not_answer_is_a_failure(
     address: str, socket_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flexkv.rendezvous.WELCOME_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("flexkv.silence.OURS", b"")
     with FakeSidecar(socket_path, silent=True) as server:
         found = findings(Settings.load({"server_recv_port": address}, {}))["socket"]
         server._stop.set()

@@ -255,11 +255,24 @@ def test_refusal_carries_code_and_text(socket_path: str) -> None:
 
 def test_silent_server_is_bounded(socket_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flexkv.rendezvous.WELCOME_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("flexkv.silence.OURS", b"")
     with FakeSidecar(socket_path, silent=True) as server:
         began = time.monotonic()
         with pytest.raises(AttachError, match=f"pid {os.getpid()}. is there and has not answered"):
             open_session(socket_path, SCHEDULER, None)
         assert 0.3 <= time.monotonic() - began < 2
+        server._stop.set()
+
+
+def test_another_program_that_listens_is_not_to_be_killed(
+    socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flexkv.rendezvous.WELCOME_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("flexkv.silence.OURS", b"not in the line of this process")
+    with FakeSidecar(socket_path, silent=True) as server:
+        with pytest.raises(AttachError, match=f"process {os.getpid()} .* runs no FlexKV") as caught:
+            open_session(socket_path, SCHEDULER, None)
+        assert "kill" not in str(caught.value)
         server._stop.set()
 
 

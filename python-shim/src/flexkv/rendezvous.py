@@ -115,6 +115,12 @@ def greet(sock: socket.socket, hello: p.Hello, fds: list[int]) -> Greeting:
 
 
 def _silent(pid: int) -> str:
+    if not silence.may_be_a_sidecar(pid):
+        return (
+            f"the process {pid} that listens there has not answered for {WELCOME_TIMEOUT_S:g} s, "
+            "and runs no FlexKV. Remedy: give FlexKV an address of its own (server_recv_port), or "
+            "end that program if nobody needs it"
+        )
     who = f" (pid {pid})" if pid else ""
     return (
         f"the sidecar{who} is there and has not answered for {WELCOME_TIMEOUT_S:g} s: "

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+OURS = b"flexkv"
+"""What the command line of every sidecar has in it, at least in the path of its jar."""
 
 SAY_EVERY_S = 60.0
 LOOK_GAP_S = 1.0
 """An engine that has not looked for longer cannot tell when the silence ended, only within what."""
+
+
+def may_be_a_sidecar(pid: int) -> bool:
+    """Whether the command line of ``pid`` names one, or cannot be seen from here."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True
+    return not command or OURS in command.lower()
 
 
 def cause(pid: int) -> str:

@@ -103,11 +103,11 @@ final class DirectoryFiles implements AutoCloseable {
    * @throws IOException if it was never used, or by another version
    */
   static DirectoryFiles openToExamine(Path path) throws IOException {
+    if (!Files.exists(path.resolve(META))) {
+      throw new IOException(path + " holds no " + META + ": FlexKV has never used it");
+    }
     DirectoryLock lock = DirectoryLock.take(path);
     try {
-      if (!Files.exists(path.resolve(META))) {
-        throw new IOException(path + " holds no " + META + ": FlexKV has never used it");
-      }
       DirectFile metaFile = DirectFile.openToRead(path.resolve(META));
       DirectoryMeta found = readMeta(path, metaFile);
       DirectoryFiles files = new DirectoryFiles(path, lock, metaFile, found);

@@ -3,6 +3,8 @@ package io.flexkv.tier.ssd;
 import io.flexkv.ffm.Errno;
 import java.io.IOException;
 import java.lang.foreign.Arena;
+import java.nio.file.AccessDeniedException;
+import java.nio.file.FileSystemException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
@@ -57,7 +59,7 @@ public final class SsdDoctor {
     if (!Files.isDirectory(path)) {
       throw new IOException(path + " is not a folder: name one that ssd_cache_dir names");
     }
-    DirectoryFiles files = DirectoryFiles.openToExamine(path.toAbsolutePath().normalize());
+    DirectoryFiles files = open(path.toAbsolutePath().normalize());
     DirectoryMeta meta = files.meta();
     SsdOptions options =
         new SsdOptions(List.of(path), meta.extents * meta.extentBytes, 0, 0, 0, THREADS, 0);
@@ -68,6 +70,18 @@ public final class SsdDoctor {
       return new SsdDoctor(directory, say).examine();
     } finally {
       directory.close(Long.MAX_VALUE / 4);
+    }
+  }
+
+  private static DirectoryFiles open(Path path) throws IOException {
+    try {
+      return DirectoryFiles.openToExamine(path);
+    } catch (FileSystemException e) {
+      String cause = e instanceof AccessDeniedException ? "permission denied" : e.getReason();
+      throw new IOException(
+          "%s cannot be opened (%s). Remedy: run this as the user whom the sidecar runs as"
+              .formatted(e.getFile(), cause),
+          e);
     }
   }
 

@@ -98,6 +98,20 @@ class SsdDoctorTest {
         .hasMessageContaining("is not a folder");
     assertThatThrownBy(() -> SsdDoctor.examine(folder, said::add))
         .hasMessageContaining("has never used it");
+    assertThat(folder.resolve("flexkv-ssd.lock")).as("nothing is left there").doesNotExist();
+  }
+
+  @Test
+  void lockThatCannotBeOpened_saysWhyAndWhatToDo() throws IOException {
+    try (SsdRig rig = SsdRig.open(options(0), SsdRig.tuning())) {
+      assertThat(rig.engine.usedBytes()).isZero();
+    }
+    Path lock = directory().resolve("flexkv-ssd.lock");
+    Files.delete(lock);
+    Files.createDirectory(lock);
+    assertThatThrownBy(() -> SsdDoctor.examine(directory(), said::add))
+        .hasMessageContaining("flexkv-ssd.lock cannot be opened (")
+        .hasMessageContaining("Remedy: run this as the user");
   }
 
   @Test
