@@ -10,7 +10,7 @@ import pytest
 from command_rig import STATUS, findings
 from fake_sidecar import FakeSidecar, fake_java
 
-from flexkv import cli, doctor, launcher, ssd_folders
+from flexkv import cli, doctor, launcher, rendezvous, ssd_folders
 from flexkv.config import Settings
 
 pytest.importorskip("zmq", reason="pyzmq is not installed")
@@ -34,10 +34,18 @@ def test_doctor_sidecar_that_listens_and_does_not_answer_is_a_failure(
 ) -> None:
     monkeypatch.setattr("flexkv.rendezvous.WELCOME_TIMEOUT_S", 0.1)
     monkeypatch.setattr("flexkv.silence.OURS", b"")
+    greet, hellos = rendezvous.greet, []
+
+    def counted(*hello: Any) -> Any:
+        hellos.append(hello)
+        return greet(*hello)
+
+    monkeypatch.setattr(rendezvous, "greet", counted)
     with FakeSidecar(socket_path, silent=True) as server:
         found = findings(Settings.load({"server_recv_port": address}, {}))["socket"]
         server._stop.set()
     assert found.state == doctor.FAIL
+    assert len(hellos) == 1, "each is a wait of seconds"
     assert f"kill -CONT {os.getpid()}" in found.text
 
 

@@ -26,6 +26,7 @@ from flexkv.machine import GB, MachineMemory
 from flexkv.rendezvous import NobodyThereError, connect
 from flexkv.ring import sealed_memfd
 
+Check = Callable[[Settings], tuple[str, str]]
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 CAP_IPC_LOCK = 14
 FOR_A_START = {"java", "jar", "folders", "host pool", "memlock"}
@@ -46,15 +47,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
     Beside a sidecar that runs, what only a start needs is said of one to come, and is no failure.
     """
-    beside = running.look(settings)
+    socket = _finding("socket", _socket, settings)
+    # One that listens and does not answer is waited for once, here.
+    beside = None if socket.state == FAIL else running.look(settings)
     for name, check in CHECKS:
-        try:
-            state, text = check(settings)
-        except FlexKVError as error:
-            state, text = FAIL, str(error)
-        except Exception as error:
-            state, text = FAIL, f"{type(error).__name__}: {error}"
-        found = Finding(state, name, text)
+        found = socket if check is _socket else _finding(name, check, settings)
         yield _of_one_to_come(found) if beside and name in FOR_A_START else found
     theirs = list(running.report(settings, beside)) if beside else []
     for line in theirs:
@@ -64,6 +61,16 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for warning, text in settings.notes:
         if warning:
             yield Finding(WARN, "settings", text)
+
+
+def _finding(name: str, check: Check, settings: Settings) -> Finding:
+    try:
+        state, text = check(settings)
+    except FlexKVError as error:
+        state, text = FAIL, str(error)
+    except Exception as error:
+        state, text = FAIL, f"{type(error).__name__}: {error}"
+    return Finding(state, name, text)
 
 
 def _of_one_to_come(found: Finding) -> Finding:
@@ -258,7 +265,7 @@ def _versions(_: Settings) -> tuple[str, str]:
     return OK, f"protocol {p.PROTOCOL_VERSION}"
 
 
-CHECKS: tuple[tuple[str, Callable[[Settings], tuple[str, str]]], ...] = (
+CHECKS: tuple[tuple[str, Check], ...] = (
     ("python", _python),
     ("packages", _packages),
     ("vllm", _vllm),
